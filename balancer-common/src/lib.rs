@@ -1,0 +1,2 @@
+//! Layouts and packet logic.
+#![no_std]

@@ -1,0 +1,3 @@
+//! The configuration file: its model, reading, writing and checking.
+
+pub mod model;

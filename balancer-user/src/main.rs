@@ -1,0 +1,2 @@
+//! The `balancer` command.
+fn main() {}

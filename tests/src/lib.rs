@@ -1,0 +1,2 @@
+//! Lab and suites.
+pub mod lab;

@@ -1,2 +1,19 @@
-//! Layouts and packet logic.
+//! What the kernel programs and the controller must agree on.
+//!
+//! [`layout`] holds the structures in shared maps; [`parse`], [`hash`],
+//! [`affinity`] and [`encap`] hold the packet logic as pure functions over
+//! bytes, so that the kernel program, unit tests and fuzzers run the same
+//! code. Nothing here knows XDP, maps, files or clocks, and nothing allocates.
 #![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod affinity;
+pub mod checksum;
+pub mod encap;
+pub mod hash;
+pub mod layout;
+pub mod parse;
+pub mod verdict;

@@ -1,1 +1,89 @@
+//! The kernel programs: order of the stages, and verdict to XDP action.
+//!
+//! `balancer` is the load balancer, `decap` the backend's side. The packet
+//! logic is in `balancer-common`; the files beside this one are one stage
+//! each and hold what needs a map, a helper or a raw pointer.
+#![cfg_attr(target_arch = "bpf", no_std)]
+#![cfg_attr(target_arch = "bpf", no_main)]
+// The `xdp` attribute makes an undocumented entry point of each program.
+#![allow(missing_docs)]
+
+mod count;
+mod decap;
+mod forward;
+mod maps;
+mod packet;
+mod pick;
+mod trace;
+mod vip;
+
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::macros::xdp;
+use aya_ebpf::programs::XdpContext;
+use balancer_common::parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet};
+use balancer_common::verdict::{Disposition, Reason};
+
+/// The load balancer.
+#[xdp]
+fn balancer(ctx: XdpContext) -> u32 {
+    let (action, reason) = match stages(&ctx) {
+        Ok(action) => (action, Reason::Forwarded),
+        Err(reason) => match reason.disposition() {
+            Disposition::Pass => (XDP_PASS, reason),
+            Disposition::Drop | Disposition::Forward => (XDP_DROP, reason),
+        },
+    };
+    count::reason(reason);
+    trace::reason(&ctx, reason);
+    action
+}
+
+/// The backend's side: undoes the encapsulation.
+#[xdp]
+fn decap(ctx: XdpContext) -> u32 {
+    decap::run(&ctx);
+    XDP_PASS
+}
+
+#[inline(always)]
+fn stages(ctx: &XdpContext) -> Result<u32, Reason> {
+    trace::begin();
+    match parse::ethertype(ctx_frame(ctx))? {
+        ETHERTYPE_IPV4 => balance(ctx, parse::ipv4(ctx_frame(ctx))?),
+        ETHERTYPE_IPV6 => balance(ctx, parse::ipv6(ctx_frame(ctx))?),
+        _ => Err(Reason::NotIp),
+    }
+}
+
+#[inline(always)]
+fn balance<A: vip::Family>(ctx: &XdpContext, packet: Packet<A>) -> Result<u32, Reason> {
+    let node = maps::generation().ok_or(Reason::BadTable)?;
+    let target = vip::lookup(&node, &packet).ok_or(Reason::NoService)?;
+    trace::service(target.service);
+    let opening = parse::transport(ctx_frame(ctx), &packet)?;
+    let picked = pick::member(&node, target, &packet, opening)?;
+    trace::flow(&picked);
+    let action = forward::send(ctx, &packet, &picked)?;
+    count::member(picked.member.counter, packet.ip_len, opening);
+    Ok(action)
+}
+
+#[inline(always)]
+fn ctx_frame(ctx: &XdpContext) -> &packet::XdpFrame {
+    packet::XdpFrame::of(ctx)
+}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier refuses a program in which this could be reached.
+    loop {}
+}
+
+/// Licence the kernel reads; its GPL-only helpers ask for a compatible one.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(not(target_arch = "bpf"))]
 fn main() {}

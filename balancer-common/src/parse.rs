@@ -1,0 +1,311 @@
+//! Reads what the balancer needs from an Ethernet frame, in two steps.
+//!
+//! [`ipv4`] and [`ipv6`] read only what tells a packet's service, and fail
+//! only with reasons that let the packet pass. [`transport`] is called once
+//! the service is known and finds every fault that makes a packet of a
+//! service a drop, in this order: fragment, TTL, length, transport header.
+//!
+//! Pure: bytes arrive through [`Frame`], so the kernel program, unit tests
+//! and fuzzers run this same code.
+
+use crate::affinity::Opening;
+use crate::hash::Address;
+use crate::verdict::Reason;
+
+/// Length of an Ethernet header without tags.
+pub const ETHERNET_LEN: usize = 14;
+/// EtherType of IPv4.
+pub const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
+/// EtherType of IPv6.
+pub const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
+/// Length of an IPv4 header without options.
+pub const IPV4_LEN: usize = 20;
+/// Length of an IPv6 header without extensions.
+pub const IPV6_LEN: usize = 40;
+/// IP protocol number of IPv4 in IP.
+pub const PROTOCOL_IPIP: u8 = 4;
+/// IP protocol number of TCP.
+pub const PROTOCOL_TCP: u8 = 6;
+/// IP protocol number of UDP.
+pub const PROTOCOL_UDP: u8 = 17;
+/// IP protocol number of IPv6 in IP.
+pub const PROTOCOL_IPV6: u8 = 41;
+
+const TCP_LEN: u32 = 20;
+const UDP_LEN: u32 = 8;
+const TCP_SYN: u8 = 0x02;
+const TCP_ACK: u8 = 0x10;
+
+/// Bounds-checked access to one Ethernet frame.
+pub trait Frame {
+    /// Bytes of the frame.
+    fn len(&self) -> usize;
+
+    /// Whether the frame has no byte at all.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The `N` bytes at `offset`, or `None` if the frame ends before them.
+    fn bytes<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+}
+
+impl Frame for [u8] {
+    fn len(&self) -> usize {
+        <[u8]>::len(self)
+    }
+
+    fn bytes<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let end = offset.checked_add(N)?;
+        self.get(offset..end)?.try_into().ok()
+    }
+}
+
+/// What tells the service and the flow of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packet<A> {
+    /// Source address, network order.
+    pub source: A,
+    /// Destination address, network order.
+    pub destination: A,
+    /// Source and destination port, network order.
+    pub ports: [u8; 4],
+    /// IP protocol number: TCP or UDP.
+    pub protocol: u8,
+    /// DSCP and ECN.
+    pub traffic_class: u8,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// Whether it is the first of several fragments.
+    pub is_fragment: bool,
+    /// Bytes of the IP header.
+    pub header_len: u32,
+    /// Bytes of the whole IP packet as its header says.
+    pub ip_len: u32,
+}
+
+impl<A: Address> Packet<A> {
+    /// The destination port, network order.
+    #[inline(always)]
+    pub fn destination_port(&self) -> [u8; 2] {
+        [self.ports[2], self.ports[3]]
+    }
+}
+
+/// The EtherType of the frame.
+#[inline(always)]
+pub fn ethertype(frame: &(impl Frame + ?Sized)) -> Result<[u8; 2], Reason> {
+    frame.bytes(ETHERNET_LEN - 2).ok_or(Reason::Truncated)
+}
+
+/// Reads an IPv4 packet's service and flow (RFC 791); options are skipped.
+#[inline(always)]
+pub fn ipv4(frame: &(impl Frame + ?Sized)) -> Result<Packet<[u8; 4]>, Reason> {
+    let ip: [u8; IPV4_LEN] = frame.bytes(ETHERNET_LEN).ok_or(Reason::Truncated)?;
+    let words = u32::from(ip[0] & 0x0f);
+    if ip[0] >> 4 != 4 || words < 5 {
+        return Err(Reason::BadIpHeader);
+    }
+    let protocol = ip[9];
+    if protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP {
+        return Err(Reason::NotTcpUdp);
+    }
+    // Thirteen bits of offset; the bit before them is "more fragments".
+    let fragment = u16::from_be_bytes([ip[6], ip[7]]);
+    if fragment & 0x1fff != 0 {
+        return Err(Reason::LaterFragment);
+    }
+    let header_len = words * 4;
+    let ports = frame
+        .bytes(ETHERNET_LEN + header_len as usize)
+        .ok_or(Reason::Truncated)?;
+    Ok(Packet {
+        source: [ip[12], ip[13], ip[14], ip[15]],
+        destination: [ip[16], ip[17], ip[18], ip[19]],
+        ports,
+        protocol,
+        traffic_class: ip[1],
+        ttl: ip[8],
+        is_fragment: fragment & 0x2000 != 0,
+        header_len,
+        ip_len: u32::from(u16::from_be_bytes([ip[2], ip[3]])),
+    })
+}
+
+/// Reads an IPv6 packet's service and flow (RFC 8200) where TCP or UDP
+/// follows the fixed header at once.
+#[inline(always)]
+pub fn ipv6(frame: &(impl Frame + ?Sized)) -> Result<Packet<[u8; 16]>, Reason> {
+    let ip: [u8; 8] = frame.bytes(ETHERNET_LEN).ok_or(Reason::Truncated)?;
+    let source = frame.bytes(ETHERNET_LEN + 8).ok_or(Reason::Truncated)?;
+    let destination = frame.bytes(ETHERNET_LEN + 24).ok_or(Reason::Truncated)?;
+    if ip[0] >> 4 != 6 {
+        return Err(Reason::BadIpHeader);
+    }
+    let protocol = ip[6];
+    if protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP {
+        return Err(Reason::NotTcpUdp);
+    }
+    let ports = frame
+        .bytes(ETHERNET_LEN + IPV6_LEN)
+        .ok_or(Reason::Truncated)?;
+    Ok(Packet {
+        source,
+        destination,
+        ports,
+        protocol,
+        traffic_class: ip[0] << 4 | ip[1] >> 4,
+        ttl: ip[7],
+        is_fragment: false,
+        header_len: IPV6_LEN as u32,
+        ip_len: IPV6_LEN as u32 + u32::from(u16::from_be_bytes([ip[4], ip[5]])),
+    })
+}
+
+/// Checks the rest of a packet that is for a service, and tells how it
+/// stands to its flow.
+#[inline(always)]
+pub fn transport<A: Address>(
+    frame: &(impl Frame + ?Sized),
+    packet: &Packet<A>,
+) -> Result<Opening, Reason> {
+    if packet.is_fragment {
+        return Err(Reason::Fragment);
+    }
+    if packet.ttl == 0 {
+        return Err(Reason::TtlExpired);
+    }
+    // Ethernet pads short frames, so the frame may be longer than the packet.
+    if packet.ip_len as usize + ETHERNET_LEN > frame.len() {
+        return Err(Reason::BadLength);
+    }
+    let at = ETHERNET_LEN + packet.header_len as usize;
+    if packet.protocol == PROTOCOL_UDP {
+        if packet.ip_len < packet.header_len + UDP_LEN {
+            return Err(Reason::BadLength);
+        }
+        let udp_len: [u8; 2] = frame.bytes(at + 4).ok_or(Reason::BadLength)?;
+        let udp_len = u32::from(u16::from_be_bytes(udp_len));
+        if udp_len < UDP_LEN || udp_len > packet.ip_len - packet.header_len {
+            return Err(Reason::BadUdpLength);
+        }
+        return Ok(Opening::None);
+    }
+    if packet.ip_len < packet.header_len + TCP_LEN {
+        return Err(Reason::BadLength);
+    }
+    let [offset, flags]: [u8; 2] = frame.bytes(at + 12).ok_or(Reason::BadLength)?;
+    let tcp_len = u32::from(offset >> 4) * 4;
+    if tcp_len < TCP_LEN || tcp_len > packet.ip_len - packet.header_len {
+        return Err(Reason::BadTcpHeader);
+    }
+    Ok(match flags & (TCP_SYN | TCP_ACK) {
+        TCP_SYN => Opening::Syn,
+        _ => Opening::Established,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec;
+    use std::vec::Vec;
+
+    fn tcp_v4() -> Vec<u8> {
+        let mut frame = vec![0; 54];
+        frame[12..14].copy_from_slice(&ETHERTYPE_IPV4);
+        frame[14] = 0x45;
+        frame[17] = 40;
+        frame[22] = 64;
+        frame[23] = PROTOCOL_TCP;
+        frame[26..34].copy_from_slice(&[10, 0, 0, 1, 192, 0, 2, 1]);
+        frame[34..38].copy_from_slice(&[0x12, 0x34, 0, 80]);
+        frame[46] = 0x50;
+        frame[47] = TCP_SYN;
+        frame
+    }
+
+    fn udp_v6() -> Vec<u8> {
+        let mut frame = vec![0; 14 + 40 + 8];
+        frame[12..14].copy_from_slice(&ETHERTYPE_IPV6);
+        frame[14] = 0x6a;
+        frame[15] = 0xb0;
+        frame[19] = 8;
+        frame[20] = PROTOCOL_UDP;
+        frame[21] = 64;
+        frame[59] = 8;
+        frame
+    }
+
+    #[test]
+    fn five_tuple_is_read_behind_options() {
+        let mut frame = tcp_v4();
+        frame.splice(34..34, [1, 1, 1, 0]);
+        frame[14] = 0x46;
+        frame[17] = 44;
+        let packet = ipv4(frame.as_slice()).unwrap();
+        assert_eq!(packet.ports, [0x12, 0x34, 0, 80]);
+        assert_eq!(packet.header_len, 24);
+        assert_eq!(transport(frame.as_slice(), &packet), Ok(Opening::Syn));
+    }
+
+    #[test]
+    fn traffic_class_of_ipv6_straddles_two_bytes() {
+        let packet = ipv6(udp_v6().as_slice()).unwrap();
+        assert_eq!(packet.traffic_class, 0xab);
+    }
+
+    #[test]
+    fn each_fault_of_a_service_packet_has_its_reason() {
+        type Change = fn(&mut Vec<u8>);
+        let cases: &[(Change, Result<Opening, Reason>)] = &[
+            (|_| {}, Ok(Opening::Syn)),
+            (|f| f[47] = 0x12, Ok(Opening::Established)),
+            (|f| f[20] = 0x20, Err(Reason::Fragment)),
+            (|f| f[22] = 0, Err(Reason::TtlExpired)),
+            (|f| f[17] = 41, Err(Reason::BadLength)),
+            (|f| f[17] = 39, Err(Reason::BadLength)),
+            (|f| f[46] = 0x40, Err(Reason::BadTcpHeader)),
+            (|f| f[46] = 0x60, Err(Reason::BadTcpHeader)),
+            (|f| f.truncate(46), Err(Reason::BadLength)),
+        ];
+        for (index, (change, expected)) in cases.iter().enumerate() {
+            let mut frame = tcp_v4();
+            change(&mut frame);
+            let packet = ipv4(frame.as_slice()).unwrap();
+            assert_eq!(transport(frame.as_slice(), &packet), *expected, "case {index}");
+        }
+    }
+
+    #[test]
+    fn udp_length_must_hold_its_header_and_fit_the_packet() {
+        for (len, expected) in [
+            (8, Ok(Opening::None)),
+            (7, Err(Reason::BadUdpLength)),
+            (9, Err(Reason::BadUdpLength)),
+        ] {
+            let mut frame = udp_v6();
+            frame[59] = len;
+            let packet = ipv6(frame.as_slice()).unwrap();
+            assert_eq!(transport(frame.as_slice(), &packet), expected);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_told_a_service_passes_by_name() {
+        type Change = fn(&mut Vec<u8>);
+        let cases: &[(Change, Reason)] = &[
+            (|f| f[14] = 0x44, Reason::BadIpHeader),
+            (|f| f[14] = 0x65, Reason::BadIpHeader),
+            (|f| f[23] = 1, Reason::NotTcpUdp),
+            (|f| f[21] = 1, Reason::LaterFragment),
+            (|f| f.truncate(37), Reason::Truncated),
+            (|f| f.truncate(33), Reason::Truncated),
+        ];
+        for (change, expected) in cases {
+            let mut frame = tcp_v4();
+            change(&mut frame);
+            assert_eq!(ipv4(frame.as_slice()), Err(*expected));
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The backend's side of `ipip`: takes the outer header off.
+//!
+//! Only whole packets with an outer source that the command names are
+//! unwrapped; all else reaches the stack as it came.
+
+use aya_ebpf::helpers::generated::bpf_xdp_adjust_head;
+use aya_ebpf::programs::XdpContext;
+use balancer_common::parse::{
+    self, ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame, IPV6_LEN, PROTOCOL_IPIP,
+    PROTOCOL_IPV6,
+};
+
+use crate::maps;
+use crate::packet::XdpFrame;
+
+/// Set by the loader: unwrap whatever the outer source is.
+#[unsafe(no_mangle)]
+static DECAP_ANY_SOURCE: u8 = 0;
+
+/// A tunnel packet's outer header.
+struct Outer {
+    len: usize,
+    /// Protocol number of what is inside.
+    inner: u8,
+    /// IPv4 as v4-mapped.
+    source: [u8; 16],
+}
+
+#[inline(always)]
+pub(crate) fn run(ctx: &XdpContext) -> Option<()> {
+    let frame = XdpFrame::of(ctx);
+    let outer = match parse::ethertype(frame).ok()? {
+        ETHERTYPE_IPV4 => outer_v4(frame)?,
+        ETHERTYPE_IPV6 => outer_v6(frame)?,
+        _ => return None,
+    };
+    let ethertype = match outer.inner {
+        PROTOCOL_IPIP => ETHERTYPE_IPV4,
+        PROTOCOL_IPV6 => ETHERTYPE_IPV6,
+        _ => return None,
+    };
+    // SAFETY: a read of our own static; volatile, as the loader changes it
+    // behind the compiler's back.
+    let any = unsafe { core::ptr::read_volatile(&raw const DECAP_ANY_SOURCE) } != 0;
+    if !any && !maps::decap_trusts(&outer.source) {
+        return None;
+    }
+    unwrap(ctx, outer.len, ethertype)
+}
+
+#[inline(always)]
+fn outer_v4(frame: &XdpFrame) -> Option<Outer> {
+    let ip: [u8; 20] = frame.bytes(ETHERNET_LEN)?;
+    let is_fragment = u16::from_be_bytes([ip[6], ip[7]]) & 0x3fff != 0;
+    let len = usize::from(ip[0] & 0x0f) * 4;
+    if ip[0] >> 4 != 4 || len < 20 || is_fragment {
+        return None;
+    }
+    let mut source = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0];
+    source[12..].copy_from_slice(&[ip[12], ip[13], ip[14], ip[15]]);
+    Some(Outer {
+        len,
+        inner: ip[9],
+        source,
+    })
+}
+
+#[inline(always)]
+fn outer_v6(frame: &XdpFrame) -> Option<Outer> {
+    let ip: [u8; 8] = frame.bytes(ETHERNET_LEN)?;
+    if ip[0] >> 4 != 6 {
+        return None;
+    }
+    Some(Outer {
+        len: IPV6_LEN,
+        inner: ip[6],
+        source: frame.bytes(ETHERNET_LEN + 8)?,
+    })
+}
+
+#[inline(always)]
+fn unwrap(ctx: &XdpContext, outer_len: usize, ethertype: [u8; 2]) -> Option<()> {
+    let frame = XdpFrame::of(ctx);
+    // The inner header must begin inside the frame before anything moves.
+    let _: [u8; 20] = frame.bytes(ETHERNET_LEN + outer_len)?;
+    let addresses: [u8; 12] = frame.bytes(0)?;
+    let inner_len = frame.len() - ETHERNET_LEN - outer_len;
+    // SAFETY: a helper call on the program's own context; every pointer into
+    // the packet is made anew after it.
+    if unsafe { bpf_xdp_adjust_head(ctx.ctx, outer_len as i32) } != 0 {
+        return None;
+    }
+    frame.write(0, addresses)?;
+    frame.write(ETHERNET_LEN - 2, ethertype)?;
+    let counters = maps::decap_counters()?;
+    // SAFETY: the entry of this CPU in a live map; nobody else writes it.
+    let counters = unsafe { &mut *counters };
+    counters.packets += 1;
+    counters.bytes += inner_len as u64;
+    Some(())
+}

@@ -1,0 +1,121 @@
+//! Sends a packet to its member: rewrite or encapsulate, then transmit.
+
+use aya_ebpf::bindings::xdp_action::XDP_TX;
+use aya_ebpf::helpers::generated::bpf_xdp_adjust_head;
+use aya_ebpf::programs::XdpContext;
+use balancer_common::encap;
+use balancer_common::layout::Member;
+use balancer_common::parse::{ETHERNET_LEN, Frame, IPV4_LEN, IPV6_LEN, Packet};
+use balancer_common::verdict::Reason;
+
+use crate::maps;
+use crate::packet::XdpFrame;
+use crate::pick::Picked;
+use crate::vip::Family;
+
+#[inline(always)]
+pub(crate) fn send<A: Family>(
+    ctx: &XdpContext,
+    packet: &Packet<A>,
+    picked: &Picked,
+) -> Result<u32, Reason> {
+    let member = picked.member;
+    if member.flags & Member::RESOLVED == 0 {
+        return Err(Reason::NoNextHop);
+    }
+    if packet.ip_len + encap::overhead(member.kind) > u32::from(member.mtu) {
+        return Err(Reason::ExceedsMtu);
+    }
+    let ethernet = ethernet(ctx, member)?;
+    match member.kind {
+        Member::L2 => write_addresses(ctx, ethernet)?,
+        Member::IPIP_V4 => ipip_v4(ctx, packet, picked, ethernet)?,
+        Member::IPIP_V6 => ipip_v6(ctx, packet, picked, ethernet)?,
+        _ => return Err(Reason::BadTable),
+    }
+    transmit(ctx, member)
+}
+
+/// The outgoing Ethernet addresses. The frame's own destination is an
+/// address of the interface it came in on, so it is the right source where
+/// it leaves the same way.
+#[inline(always)]
+fn ethernet(ctx: &XdpContext, member: &Member) -> Result<[u8; 12], Reason> {
+    let mut ethernet = member.ethernet;
+    if member.flags & Member::SOURCE_FROM_FRAME != 0 {
+        let own: [u8; 6] = XdpFrame::of(ctx).bytes(0).ok_or(Reason::Truncated)?;
+        ethernet[6..].copy_from_slice(&own);
+    }
+    Ok(ethernet)
+}
+
+#[inline(always)]
+fn write_addresses(ctx: &XdpContext, ethernet: [u8; 12]) -> Result<(), Reason> {
+    XdpFrame::of(ctx)
+        .write(0, ethernet)
+        .ok_or(Reason::Truncated)
+}
+
+#[inline(always)]
+fn ipip_v4<A: Family>(
+    ctx: &XdpContext,
+    packet: &Packet<A>,
+    picked: &Picked,
+    ethernet: [u8; 12],
+) -> Result<(), Reason> {
+    let outer = encap::outer_ipv4(
+        picked.member,
+        packet.traffic_class,
+        packet.ip_len,
+        A::TUNNEL_PROTOCOL,
+    );
+    push::<IPV4_LEN>(ctx, ethernet, Member::IPIP_V4)?;
+    XdpFrame::of(ctx)
+        .write(ETHERNET_LEN, outer)
+        .ok_or(Reason::NoHeadroom)
+}
+
+#[inline(always)]
+fn ipip_v6<A: Family>(
+    ctx: &XdpContext,
+    packet: &Packet<A>,
+    picked: &Picked,
+    ethernet: [u8; 12],
+) -> Result<(), Reason> {
+    let outer = encap::outer_ipv6(
+        packet.traffic_class,
+        packet.ip_len,
+        A::TUNNEL_PROTOCOL,
+        picked.hash,
+    );
+    push::<IPV6_LEN>(ctx, ethernet, Member::IPIP_V6)?;
+    let frame = XdpFrame::of(ctx);
+    frame
+        .write(ETHERNET_LEN, outer)
+        .and_then(|()| frame.write(ETHERNET_LEN + 8, picked.member.outer_source))
+        .and_then(|()| frame.write(ETHERNET_LEN + 24, picked.member.outer_destination))
+        .ok_or(Reason::NoHeadroom)
+}
+
+/// Makes room for an outer header of `N` bytes and writes the Ethernet
+/// header before it; the old one lies in that room and is overwritten.
+#[inline(always)]
+fn push<const N: usize>(ctx: &XdpContext, ethernet: [u8; 12], kind: u8) -> Result<(), Reason> {
+    // SAFETY: a helper call on the program's own context; every pointer into
+    // the packet is made anew after it.
+    if unsafe { bpf_xdp_adjust_head(ctx.ctx, -(N as i32)) } != 0 {
+        return Err(Reason::NoHeadroom);
+    }
+    write_addresses(ctx, ethernet)?;
+    XdpFrame::of(ctx)
+        .write(ETHERNET_LEN - 2, encap::ethertype(kind))
+        .ok_or(Reason::NoHeadroom)
+}
+
+#[inline(always)]
+fn transmit(ctx: &XdpContext, member: &Member) -> Result<u32, Reason> {
+    if member.egress == 0 || member.egress == ctx.ingress_ifindex() as u32 {
+        return Ok(XDP_TX);
+    }
+    maps::redirect(u32::from(member.egress_port)).ok_or(Reason::BadTable)
+}

@@ -1,0 +1,144 @@
+//! Every map: what it holds, who writes it, and safe access.
+//!
+//! Sizes here are the smallest the kernel takes; the loader sets the real
+//! ones from the configuration. Tables are `BPF_F_MMAPABLE` arrays: the
+//! controller writes them through a mapping, never element by element.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, DevMap, HashMap, LruHashMap, PerCpuArray};
+use balancer_common::layout::{
+    DecapCounters, FlowKey, FlowRecord, GenerationHead, MAX_EGRESS_PORTS, Member, MemberCounters,
+    Node, ServiceV4, ServiceV6, SlotBlock, TraceRecord,
+};
+use balancer_common::verdict::Reason;
+
+/// `BPF_F_MMAPABLE` of `linux/bpf.h`.
+const MMAPABLE: u32 = 1 << 10;
+
+/// One entry; written by the controller.
+#[map]
+static NODE: Array<Node> = Array::with_max_entries(1, MMAPABLE);
+/// Two generations of buckets; written by the controller.
+#[map]
+static SERVICES_V4: Array<ServiceV4> = Array::with_max_entries(2, MMAPABLE);
+/// As `SERVICES_V4`.
+#[map]
+static SERVICES_V6: Array<ServiceV6> = Array::with_max_entries(2, MMAPABLE);
+/// Tables, in regions of blocks; written by the controller.
+#[map]
+static SLOTS: Array<SlotBlock> = Array::with_max_entries(1, MMAPABLE);
+/// Two generations of members; written by the controller.
+#[map]
+static MEMBERS: Array<Member> = Array::with_max_entries(2, MMAPABLE);
+/// Interfaces packets leave by; written by the controller.
+#[map]
+static EGRESS: DevMap = DevMap::with_max_entries(MAX_EGRESS_PORTS, 0);
+/// Who owns a flow of an unsettled slot; written by the program.
+#[map]
+static FLOWS: LruHashMap<FlowKey, FlowRecord> = LruHashMap::with_max_entries(1, 0);
+/// One entry a member; written by the program.
+#[map]
+static COUNTERS: PerCpuArray<MemberCounters> = PerCpuArray::with_max_entries(1, 0);
+/// One entry a reason; written by the program.
+#[map]
+static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::COUNT as u32, 0);
+/// One entry, of a program loaded for `trace`; written by the program.
+#[map]
+static TRACE: Array<TraceRecord> = Array::with_max_entries(1, MMAPABLE);
+/// Outer sources that `decap` trusts, IPv4 as v4-mapped; written by `decap`'s command.
+#[map]
+static DECAP_SOURCES: HashMap<[u8; 16], u8> = HashMap::with_max_entries(256, 0);
+/// One entry; written by `decap`.
+#[map]
+static DECAP_COUNTERS: PerCpuArray<DecapCounters> = PerCpuArray::with_max_entries(1, 0);
+
+/// The generation in force and its head.
+pub(crate) struct Generation {
+    /// 0 or 1.
+    pub(crate) index: u32,
+    /// Its keys, seeds and masks.
+    pub(crate) head: &'static GenerationHead,
+}
+
+/// Reads which generation is in force: once a packet, so that all its
+/// look-ups see the same configuration.
+#[inline(always)]
+pub(crate) fn generation() -> Option<Generation> {
+    let node = NODE.get(0)?;
+    // SAFETY: `node` is a live map value. Volatile, as the controller may
+    // store to it at any time: the value must be read once and kept.
+    let index = unsafe { core::ptr::read_volatile(&raw const node.active) } & 1;
+    Some(Generation {
+        index,
+        head: &node.generations[index as usize],
+    })
+}
+
+impl Generation {
+    #[inline(always)]
+    pub(crate) fn bucket_v4(&self, bucket: u32) -> Option<&'static ServiceV4> {
+        SERVICES_V4.get(self.index * (self.head.mask_v4 + 1) + bucket)
+    }
+
+    #[inline(always)]
+    pub(crate) fn bucket_v6(&self, bucket: u32) -> Option<&'static ServiceV6> {
+        SERVICES_V6.get(self.index * (self.head.mask_v6 + 1) + bucket)
+    }
+}
+
+/// A member by its index in `MEMBERS`, generation included.
+#[inline(always)]
+pub(crate) fn member(index: u32) -> Option<&'static Member> {
+    MEMBERS.get(index)
+}
+
+#[inline(always)]
+pub(crate) fn slots(block: u32) -> Option<&'static SlotBlock> {
+    SLOTS.get(block)
+}
+
+#[inline(always)]
+pub(crate) fn flow(key: &FlowKey) -> Option<FlowRecord> {
+    // SAFETY: the record is copied at once; an entry that is reused in
+    // between gives another record, which its incarnation tells.
+    unsafe { FLOWS.get(key) }.copied()
+}
+
+/// Records a flow's owner. A full table evicts the least recently used; an
+/// insert that fails leaves the flow to the slot's owners, as before.
+#[inline(always)]
+pub(crate) fn record_flow(key: &FlowKey, record: &FlowRecord) {
+    let _ = FLOWS.insert(key, record, 0);
+}
+
+/// Sends the frame out of the interface in `port`, or gives its XDP action
+/// for failure.
+#[inline(always)]
+pub(crate) fn redirect(port: u32) -> Option<u32> {
+    EGRESS.redirect(port, 0).ok()
+}
+
+#[inline(always)]
+pub(crate) fn counters(index: u32) -> Option<*mut MemberCounters> {
+    COUNTERS.get_ptr_mut(index)
+}
+
+#[inline(always)]
+pub(crate) fn reasons(index: u32) -> Option<*mut u64> {
+    REASONS.get_ptr_mut(index)
+}
+
+#[inline(always)]
+pub(crate) fn trace() -> Option<*mut TraceRecord> {
+    TRACE.get_ptr_mut(0)
+}
+
+#[inline(always)]
+pub(crate) fn decap_trusts(source: &[u8; 16]) -> bool {
+    DECAP_SOURCES.get_ptr(source).is_some()
+}
+
+#[inline(always)]
+pub(crate) fn decap_counters() -> Option<*mut DecapCounters> {
+    DECAP_COUNTERS.get_ptr_mut(0)
+}

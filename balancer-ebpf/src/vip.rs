@@ -1,0 +1,98 @@
+//! Service lookup: two buckets, one compare each, no map helper.
+
+use balancer_common::hash::{self, Address};
+use balancer_common::layout::{GenerationHead, Target};
+use balancer_common::parse::{PROTOCOL_IPIP, PROTOCOL_IPV6, Packet};
+
+use crate::maps::Generation;
+
+/// An address family with a service array of its own.
+pub(crate) trait Family: Address {
+    /// IP protocol number of such a packet inside a tunnel.
+    const TUNNEL_PROTOCOL: u8;
+
+    fn mask(head: &GenerationHead) -> u32;
+
+    /// The bucket's target, if the bucket holds this key.
+    fn bucket(
+        node: &Generation,
+        bucket: u32,
+        address: Self,
+        port: [u8; 2],
+        protocol: u8,
+    ) -> Option<&'static Target>;
+}
+
+impl Family for [u8; 4] {
+    const TUNNEL_PROTOCOL: u8 = PROTOCOL_IPIP;
+
+    #[inline(always)]
+    fn mask(head: &GenerationHead) -> u32 {
+        head.mask_v4
+    }
+
+    #[inline(always)]
+    fn bucket(
+        node: &Generation,
+        bucket: u32,
+        address: Self,
+        port: [u8; 2],
+        protocol: u8,
+    ) -> Option<&'static Target> {
+        let entry = node.bucket_v4(bucket)?;
+        let found = u32::from_ne_bytes(entry.address) == u32::from_ne_bytes(address)
+            && u16::from_ne_bytes(entry.port) == u16::from_ne_bytes(port)
+            && entry.protocol == protocol
+            && entry.target.service != 0;
+        found.then_some(&entry.target)
+    }
+}
+
+impl Family for [u8; 16] {
+    const TUNNEL_PROTOCOL: u8 = PROTOCOL_IPV6;
+
+    #[inline(always)]
+    fn mask(head: &GenerationHead) -> u32 {
+        head.mask_v6
+    }
+
+    #[inline(always)]
+    fn bucket(
+        node: &Generation,
+        bucket: u32,
+        address: Self,
+        port: [u8; 2],
+        protocol: u8,
+    ) -> Option<&'static Target> {
+        let entry = node.bucket_v6(bucket)?;
+        let found = u128::from_ne_bytes(entry.address) == u128::from_ne_bytes(address)
+            && u16::from_ne_bytes(entry.port) == u16::from_ne_bytes(port)
+            && entry.protocol == protocol
+            && entry.target.service != 0;
+        found.then_some(&entry.target)
+    }
+}
+
+/// The service of a packet. Any-port services cost a second probe, and only
+/// where one exists.
+#[inline(always)]
+pub(crate) fn lookup<A: Family>(node: &Generation, packet: &Packet<A>) -> Option<&'static Target> {
+    let exact = find(node, packet, packet.destination_port());
+    if exact.is_none() && node.head.flags & GenerationHead::ANY_PORT != 0 {
+        return find(node, packet, [0, 0]);
+    }
+    exact
+}
+
+#[inline(always)]
+fn find<A: Family>(
+    node: &Generation,
+    packet: &Packet<A>,
+    port: [u8; 2],
+) -> Option<&'static Target> {
+    let (address, protocol) = (packet.destination, packet.protocol);
+    let mask = A::mask(node.head);
+    let (first, second) = hash::buckets(node.head.lookup_seed, mask, address, port, protocol);
+    A::bucket(node, first, address, port, protocol)
+        .or_else(|| A::bucket(node, second, address, port, protocol))
+}

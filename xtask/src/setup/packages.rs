@@ -1,0 +1,199 @@
+//! The programs that lab and tests call, and the packages they are in.
+//!
+//! What counts is that the program is there, not which package brought it: a
+//! machine with another nginx keeps its own.
+
+use super::{Outcome, Policy, Report, Scope, apt};
+use crate::process::find_program;
+
+const NAME: &str = "programs";
+
+/// A program and the packages that have it, as each distribution calls them.
+struct Program {
+    command: &'static str,
+    scope: Scope,
+    apt: &'static str,
+    dnf: &'static str,
+    pacman: &'static str,
+}
+
+const fn lab(
+    command: &'static str,
+    apt: &'static str,
+    dnf: &'static str,
+    pacman: &'static str,
+) -> Program {
+    Program {
+        command,
+        scope: Scope::Lab,
+        apt,
+        dnf,
+        pacman,
+    }
+}
+
+const fn bench(command: &'static str, package: &'static str) -> Program {
+    Program {
+        command,
+        scope: Scope::Bench,
+        apt: package,
+        dnf: package,
+        pacman: package,
+    }
+}
+
+const PROGRAMS: &[Program] = &[
+    // For the C in the TLS library.
+    lab("cc", "gcc libc6-dev", "gcc glibc-devel", "gcc"),
+    lab("ip", "iproute2", "iproute", "iproute2"),
+    lab("ethtool", "ethtool", "ethtool", "ethtool"),
+    lab("ping", "iputils-ping", "iputils", "iputils"),
+    lab("tcpdump", "tcpdump", "tcpdump", "tcpdump"),
+    lab("nginx", "nginx-light", "nginx", "nginx"),
+    lab("curl", "curl", "curl", "curl"),
+    lab("wrk", "wrk", "wrk", "wrk"),
+    lab("iperf3", "iperf3", "iperf3", "iperf3"),
+    lab("dnsmasq", "dnsmasq-base", "dnsmasq", "dnsmasq"),
+    lab("dig", "bind9-dnsutils", "bind-utils", "bind"),
+    bench("nft", "nftables"),
+    bench("haproxy", "haproxy"),
+];
+
+/// The package managers whose commands we know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Manager {
+    Apt,
+    Dnf,
+    Pacman,
+}
+
+impl Manager {
+    /// The one of this machine.
+    pub(super) fn detect() -> Option<Self> {
+        let known = [
+            ("apt-get", Self::Apt),
+            ("dnf", Self::Dnf),
+            ("pacman", Self::Pacman),
+        ];
+        known
+            .into_iter()
+            .find(|(name, _)| find_program(name).is_some())
+            .map(|(_, it)| it)
+    }
+
+    fn package(self, program: &Program) -> &'static str {
+        match self {
+            Self::Apt => program.apt,
+            Self::Dnf => program.dnf,
+            Self::Pacman => program.pacman,
+        }
+    }
+
+    fn install_command(self) -> &'static str {
+        match self {
+            Self::Apt => "apt-get install --no-remove --no-install-recommends",
+            Self::Dnf => "dnf install",
+            Self::Pacman => "pacman -S --needed",
+        }
+    }
+}
+
+/// Finds or installs them, with a line for the report.
+pub(super) fn ensure(scope: Scope, policy: Policy, report: &mut Report) {
+    let wanted: Vec<&Program> = PROGRAMS.iter().filter(|it| it.scope <= scope).collect();
+    let (found, missing): (Vec<&Program>, Vec<&Program>) = wanted
+        .into_iter()
+        .partition(|it| find_program(it.command).is_some());
+    if !found.is_empty() {
+        report.item(NAME, Outcome::Found(commands(&found)));
+    }
+    if !missing.is_empty() {
+        let outcome = fetch(&missing, policy, report);
+        report.item(NAME, outcome);
+    }
+}
+
+fn fetch(missing: &[&Program], policy: Policy, report: &Report) -> Outcome {
+    let names = commands(missing);
+    let Some(manager) = Manager::detect() else {
+        return Outcome::Missing(format!(
+            "{names}: install them with this system's package manager"
+        ));
+    };
+    let packages: Vec<&str> = missing
+        .iter()
+        .flat_map(|it| manager.package(it).split(' '))
+        .collect();
+    let advice = format!("`{} {}`", manager.install_command(), packages.join(" "));
+    if manager != Manager::Apt {
+        return Outcome::Missing(format!(
+            "{names}: setup installs on Debian only; run {advice}"
+        ));
+    }
+    if !policy.root {
+        return Outcome::NeedsRoot(format!("{names}: {advice}"));
+    }
+    if !policy.install {
+        return Outcome::Missing(format!("{names}: {advice}"));
+    }
+    report.note(&format!("installing {}", packages.join(" ")));
+    match apt::install(&packages) {
+        Ok(quieted) if quieted.is_empty() => Outcome::Installed(names),
+        Ok(quieted) => Outcome::Installed(format!("{names}; kept off: {}", quieted.join(" "))),
+        Err(error) => Outcome::Missing(format!("{names}: {error:#}")),
+    }
+}
+
+fn commands(programs: &[&Program]) -> String {
+    programs
+        .iter()
+        .map(|it| it.command)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ABSENT: Program = lab("no-such-program-anywhere", "absent", "absent", "absent");
+
+    #[test]
+    fn plain_user_is_sent_to_root_with_the_command() {
+        if Manager::detect() != Some(Manager::Apt) {
+            println!("skipped: this machine has no apt-get");
+            return;
+        }
+        let policy = Policy {
+            install: true,
+            root: false,
+        };
+        let Outcome::NeedsRoot(text) = fetch(&[&ABSENT], policy, &Report::default()) else {
+            panic!("without root nothing can be installed");
+        };
+        assert!(text.ends_with("--no-install-recommends absent`"), "{text}");
+    }
+
+    #[test]
+    fn dry_run_installs_nothing() {
+        let policy = Policy {
+            install: false,
+            root: true,
+        };
+        let outcome = fetch(&[&ABSENT], policy, &Report::default());
+        assert!(matches!(outcome, Outcome::Missing(_)));
+    }
+
+    #[test]
+    fn tests_do_not_ask_for_what_only_the_benchmark_uses() {
+        let lab: Vec<&str> = PROGRAMS
+            .iter()
+            .filter(|it| it.scope <= Scope::Lab)
+            .map(|it| it.command)
+            .collect();
+        assert!(
+            lab.contains(&"nginx") && !lab.contains(&"haproxy"),
+            "{lab:?}"
+        );
+    }
+}

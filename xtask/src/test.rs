@@ -1,0 +1,247 @@
+//! `test`: every test there is, in two parts, and what came of them.
+//!
+//! First the unit and property tests of the default members, which need
+//! nothing; then the suites of the `tests` crate, which make namespaces and
+//! load programs and therefore run one at a time. Both use the release
+//! profile, so that each crate is compiled once for binary and tests.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::ops::AddAssign;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::setup::{self, Scope};
+use crate::workspace::{Workspace, format_duration, require_root};
+use crate::{build, process};
+
+/// Arguments of `cargo xtask test`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only tests whose name contains this.
+    filter: Option<String>,
+    /// Take it that everything is installed; saves about a second.
+    #[arg(long)]
+    no_setup: bool,
+}
+
+/// Sets up, builds, tests, and closes with a line for each part.
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
+    require_root(
+        "test",
+        "makes network namespaces and loads programs into the kernel",
+    )?;
+    let mut times = Vec::new();
+    if !args.no_setup {
+        times.push(timed("setup", || setup::ensure(workspace, Scope::Lab))?);
+    }
+    times.push(timed("build", || {
+        build::run(workspace, &build::Args::default())
+    })?);
+    let mut parts = Vec::new();
+    for (name, mut command) in [
+        (
+            "unit and property",
+            unit_tests(workspace, args.filter.as_deref()),
+        ),
+        ("lab, as root", lab_tests(workspace, args.filter.as_deref())),
+    ] {
+        println!("\n== {name}: `{}`", process::spell(&command));
+        parts.push(run_part(name, &mut command, &mut io::stdout().lock())?);
+    }
+    summarise(&times, &parts)
+}
+
+fn unit_tests(workspace: &Workspace, filter: Option<&str>) -> Command {
+    let mut cargo = workspace.cargo_in_target("test");
+    cargo.args(["--release", "--no-fail-fast"]).args(filter);
+    cargo
+}
+
+fn lab_tests(workspace: &Workspace, filter: Option<&str>) -> Command {
+    let mut cargo = workspace.cargo_in_target("test");
+    cargo
+        .args(["--release", "--no-fail-fast", "--package", "balancer-tests"])
+        .args(filter);
+    cargo.args(["--", "--test-threads=1"]);
+    cargo.env("BALANCER_BIN", workspace.balancer("release"));
+    cargo
+}
+
+struct Timed {
+    name: &'static str,
+    took: Duration,
+}
+
+fn timed(name: &'static str, work: impl FnOnce() -> Result<()>) -> Result<Timed> {
+    let started = Instant::now();
+    work()?;
+    Ok(Timed {
+        name,
+        took: started.elapsed(),
+    })
+}
+
+/// What one run of `cargo test` has come to.
+struct Part {
+    name: &'static str,
+    took: Duration,
+    tally: Tally,
+    succeeded: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+}
+
+/// Passes cargo's output on to `out`, line by line, and adds up its result lines.
+fn run_part(name: &'static str, command: &mut Command, out: &mut impl Write) -> Result<Part> {
+    let started = Instant::now();
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("`{}` cannot be started", process::spell(command)))?;
+    let mut tally = Tally::default();
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).split(b'\n') {
+            let line = line.context("output of the tests cannot be read")?;
+            out.write_all(&line)?;
+            out.write_all(b"\n")?;
+            if let Some(result) = parse_result(&String::from_utf8_lossy(&line)) {
+                tally += result;
+            }
+        }
+    }
+    let succeeded = child.wait()?.success();
+    Ok(Part {
+        name,
+        took: started.elapsed(),
+        tally,
+        succeeded,
+    })
+}
+
+/// Reads `test result: ok. 3 passed; 0 failed; …`.
+fn parse_result(line: &str) -> Option<Tally> {
+    let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    let count = |word: &str| {
+        counts
+            .split("; ")
+            .find_map(|part| part.strip_suffix(word)?.trim().parse().ok())
+    };
+    Some(Tally {
+        passed: count("passed")?,
+        failed: count("failed")?,
+    })
+}
+
+fn summarise(times: &[Timed], parts: &[Part]) -> Result<()> {
+    println!("\n== summary");
+    for Timed { name, took } in times {
+        println!("{name:<20} {:>12}", format_duration(*took));
+    }
+    let mut total = Tally::default();
+    for Part {
+        name,
+        took,
+        tally,
+        succeeded,
+    } in parts
+    {
+        let word = if *succeeded { "" } else { "  FAILED" };
+        let Tally { passed, failed } = tally;
+        println!(
+            "{name:<20} {:>12}  {passed} passed, {failed} failed{word}",
+            format_duration(*took)
+        );
+        total += *tally;
+    }
+    println!("{} passed, {} failed", total.passed, total.failed);
+    let failed: Vec<&str> = parts
+        .iter()
+        .filter(|it| !it.succeeded)
+        .map(|it| it.name)
+        .collect();
+    if !failed.is_empty() {
+        bail!("tests failed: {}; their output is above", failed.join("; "));
+    }
+    if total.passed == 0 {
+        bail!("no test ran: no name contains the filter");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn result_lines_are_counted_and_others_are_not() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; \
+                    1 filtered out; finished in 0.02s";
+        assert_eq!(
+            parse_result(line),
+            Some(Tally {
+                passed: 12,
+                failed: 3
+            })
+        );
+        assert_eq!(parse_result("test a::b ... ok"), None);
+        assert_eq!(parse_result("running 3 tests"), None);
+    }
+
+    #[test]
+    fn part_adds_up_all_its_binaries() {
+        let script = "echo 'test result: ok. 1 passed; 0 failed; 0 ignored'; \
+                      echo 'test result: FAILED. 2 passed; 1 failed; 0 ignored'; exit 101";
+        // Not to stdout: whoever counts our own result lines would count these.
+        let mut out = Vec::new();
+        let mut command = Command::new("sh");
+        let part = run_part("x", command.args(["-c", script]), &mut out).unwrap();
+        assert_eq!(out.split(|it| *it == b'\n').count(), 3);
+        assert_eq!(
+            part.tally,
+            Tally {
+                passed: 3,
+                failed: 1
+            }
+        );
+        assert!(!part.succeeded);
+    }
+
+    #[test]
+    fn failure_without_a_failed_test_is_a_failure() {
+        let tally = Tally {
+            passed: 3,
+            failed: 0,
+        };
+        let part = Part {
+            name: "x",
+            took: Duration::ZERO,
+            tally,
+            succeeded: false,
+        };
+        assert!(summarise(&[], &[part]).is_err());
+    }
+
+    #[test]
+    fn filter_that_matches_nothing_is_a_failure() {
+        let part = Part {
+            name: "x",
+            took: Duration::ZERO,
+            tally: Tally::default(),
+            succeeded: true,
+        };
+        assert!(summarise(&[], &[part]).is_err());
+    }
+}

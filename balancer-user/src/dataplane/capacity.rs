@@ -1,0 +1,89 @@
+//! How large the maps are made for a state.
+
+use balancer_common::layout::SLOTS_PER_BLOCK;
+
+use super::State;
+
+/// Entries of each map whose size depends on the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// Buckets of one generation of `SERVICES_V4`; a power of two.
+    pub buckets_v4: u32,
+    /// Buckets of one generation of `SERVICES_V6`; a power of two.
+    pub buckets_v6: u32,
+    /// Blocks of `SLOTS`.
+    pub blocks: u32,
+    /// Members of one generation.
+    pub members: u32,
+    /// Entries of `COUNTERS`.
+    pub counters: u32,
+    /// Entries of the flow table.
+    pub flows: u32,
+}
+
+/// Flows whose owner can be remembered during changes.
+const FLOWS: u32 = 1 << 17;
+const LEAST_BUCKETS: u32 = 64;
+const LEAST_MEMBERS: u32 = 1024;
+/// Tables that one change can replace before a larger copy is needed.
+const SPARE_TABLES: u32 = 4;
+
+impl Capacity {
+    /// Room for the state and for everyday changes to it: the buckets are
+    /// filled to a quarter at most, so that a seed that fits is found at
+    /// once, and a quarter of the tables can be replaced in one change.
+    pub fn for_state(state: &State) -> Self {
+        let keys = |v4: bool| {
+            state
+                .services
+                .values()
+                .flat_map(|service| &service.keys)
+                .filter(|key| key.address.is_ipv4() == v4)
+                .count() as u32
+        };
+        let mut members = 0;
+        let mut blocks = 0;
+        let mut largest = 1;
+        for service in state.services.values() {
+            members += service.members.len() as u32;
+            let table = service.table.slot_count().div_ceil(SLOTS_PER_BLOCK);
+            blocks += table;
+            largest = largest.max(table);
+        }
+        let members = (members * 2).max(LEAST_MEMBERS);
+        Self {
+            buckets_v4: buckets(keys(true)),
+            buckets_v6: buckets(keys(false)),
+            blocks: blocks + (blocks / 4).max(largest * SPARE_TABLES),
+            members,
+            counters: members * 2,
+            flows: FLOWS,
+        }
+    }
+
+    /// Room for a change that did not fit: everything may change at once.
+    pub fn grown_for(state: &State) -> Self {
+        let fitted = Self::for_state(state);
+        Self {
+            blocks: fitted.blocks * 2,
+            ..fitted
+        }
+    }
+}
+
+fn buckets(keys: u32) -> u32 {
+    (keys * 4).next_power_of_two().max(LEAST_BUCKETS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_state_still_has_room_for_a_first_service() {
+        let capacity = Capacity::for_state(&State::empty());
+        assert_eq!(capacity.buckets_v4, LEAST_BUCKETS);
+        assert_eq!(capacity.members, LEAST_MEMBERS);
+        assert!(capacity.blocks >= 1);
+    }
+}

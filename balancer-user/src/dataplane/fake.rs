@@ -1,0 +1,236 @@
+//! A dataplane in plain memory: the controller's tests run on it.
+
+use std::collections::BTreeMap;
+
+use balancer_common::layout::{Member, Node, ServiceV4, ServiceV6, SlotBlock};
+use bytemuck::Zeroable;
+
+use super::capacity::Capacity;
+use super::tables::{Memory, Tables};
+use super::{Counters, Dataplane, Error, Plan, State, plan};
+
+/// The maps as vectors.
+pub struct PlainMemory {
+    node: Node,
+    services_v4: Vec<ServiceV4>,
+    services_v6: Vec<ServiceV6>,
+    slots: Vec<SlotBlock>,
+    members: Vec<Member>,
+    egress: Vec<u32>,
+}
+
+impl PlainMemory {
+    /// Zeroed memory of this capacity.
+    pub fn new(capacity: Capacity) -> Self {
+        Self {
+            node: Node::zeroed(),
+            services_v4: vec![ServiceV4::zeroed(); capacity.buckets_v4 as usize * 2],
+            services_v6: vec![ServiceV6::zeroed(); capacity.buckets_v6 as usize * 2],
+            slots: vec![SlotBlock::zeroed(); capacity.blocks as usize],
+            members: vec![Member::zeroed(); capacity.members as usize * 2],
+            egress: Vec::new(),
+        }
+    }
+}
+
+impl Memory for PlainMemory {
+    fn node(&mut self) -> &mut Node {
+        &mut self.node
+    }
+
+    fn services_v4(&mut self) -> &mut [ServiceV4] {
+        &mut self.services_v4
+    }
+
+    fn services_v6(&mut self) -> &mut [ServiceV6] {
+        &mut self.services_v6
+    }
+
+    fn slots(&mut self) -> &mut [SlotBlock] {
+        &mut self.slots
+    }
+
+    fn members(&mut self) -> &mut [Member] {
+        &mut self.members
+    }
+
+    fn flip(&mut self, generation: u32) {
+        self.node.active = generation;
+    }
+
+    fn wait_for_readers(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn egress_port(&mut self, interface: u32) -> Result<u16, Error> {
+        let known = self.egress.iter().position(|known| *known == interface);
+        Ok(known.unwrap_or_else(|| {
+            self.egress.push(interface);
+            self.egress.len() - 1
+        }) as u16)
+    }
+}
+
+/// A dataplane that forwards nothing.
+pub struct FakeDataplane {
+    tables: Tables<PlainMemory>,
+}
+
+impl FakeDataplane {
+    /// An empty one.
+    pub fn new(capacity: Capacity) -> Self {
+        Self {
+            tables: Tables::new(PlainMemory::new(capacity)),
+        }
+    }
+
+    /// The memory, for tests that alter it behind the controller's back.
+    pub fn memory(&mut self) -> &mut PlainMemory {
+        self.tables.memory()
+    }
+}
+
+impl Dataplane for FakeDataplane {
+    fn read_state(&mut self) -> Result<State, Error> {
+        Ok(self.tables.read())
+    }
+
+    fn apply(&mut self, plan: &Plan) -> Result<(), Error> {
+        self.tables.apply(plan)
+    }
+
+    fn replace(&mut self, capacity: Capacity, state: &State) -> Result<(), Error> {
+        let mut tables = Tables::new(PlainMemory::new(capacity));
+        tables.apply(&plan(state, &State::empty()))?;
+        self.tables = tables;
+        Ok(())
+    }
+
+    fn counters(&mut self, members: &[u32]) -> Result<Counters, Error> {
+        Ok(Counters {
+            members: members.iter().map(|at| (*at, Default::default())).collect::<BTreeMap<_, _>>(),
+            reasons: Vec::new(),
+        })
+    }
+
+    fn reset_counters(&mut self, _members: &[u32]) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use balancer_common::layout::Slot;
+    use proptest::prelude::*;
+
+    use super::super::{ServiceKey, ServiceState, Table};
+    use super::*;
+
+    fn service() -> impl Strategy<Value = ServiceState> {
+        (
+            prop::collection::btree_set((any::<u32>(), 0u16..3, any::<bool>()), 1..4),
+            1u16..6,
+            0usize..70,
+        )
+            .prop_map(|(keys, members, slots)| ServiceState {
+                keys: keys
+                    .into_iter()
+                    .map(|(address, port, v6)| ServiceKey {
+                        address: if v6 {
+                            std::net::Ipv6Addr::from(u128::from(address)).into()
+                        } else {
+                            std::net::Ipv4Addr::from(address).into()
+                        },
+                        port,
+                        protocol: 6,
+                    })
+                    .collect::<std::collections::BTreeSet<_>>()
+                    .into_iter()
+                    .collect(),
+                members: (0..members)
+                    .map(|counter| Member {
+                        kind: Member::L2,
+                        counter: u32::from(counter),
+                        egress: u32::from(counter % 3),
+                        ..Member::zeroed()
+                    })
+                    .collect(),
+                table: Table::new(Arc::from(vec![Slot::settled(members - 1); slots])),
+            })
+    }
+
+    fn state() -> impl Strategy<Value = State> {
+        (prop::collection::btree_map(1u32..8, service(), 0..6), any::<u64>()).prop_map(
+            |(services, key)| {
+                // A key may belong to one service only; checks see to that.
+                let mut seen = std::collections::BTreeSet::new();
+                let services = services
+                    .into_iter()
+                    .filter(|(_, service)| service.keys.iter().all(|key| seen.insert(*key)))
+                    .collect();
+                State {
+                    flow_keys: [key; 10],
+                    services,
+                }
+            },
+        )
+    }
+
+    fn capacity() -> Capacity {
+        Capacity {
+            blocks: 200,
+            ..Capacity::for_state(&State::empty())
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn applying_the_plan_makes_the_desired_state(
+            states in prop::collection::vec(state(), 1..6)
+        ) {
+            let mut dataplane = FakeDataplane::new(capacity());
+            for desired in states {
+                let actual = dataplane.read_state().unwrap();
+                dataplane.apply(&plan(&desired, &actual)).unwrap();
+                let after = dataplane.read_state().unwrap();
+                prop_assert_eq!(&after, &desired);
+                prop_assert!(plan(&desired, &after).is_empty());
+            }
+        }
+
+        #[test]
+        fn plan_of_a_state_with_itself_is_empty(state in state()) {
+            prop_assert!(plan(&state, &state).is_empty());
+        }
+    }
+
+    #[test]
+    fn change_that_does_not_fit_changes_nothing() {
+        let mut dataplane = FakeDataplane::new(Capacity {
+            blocks: 2,
+            ..capacity()
+        });
+        let key = |last: u8| ServiceKey {
+            address: [192, 0, 2, last].into(),
+            port: 80,
+            protocol: 6,
+        };
+        let service = |last, slots| ServiceState {
+            keys: vec![key(last)],
+            members: vec![Member::zeroed()],
+            table: Table::new(Arc::from(vec![Slot::settled(0); slots])),
+        };
+        let mut first = State::empty();
+        first.services.insert(1, service(1, 16));
+        dataplane.apply(&plan(&first, &State::empty())).unwrap();
+        let mut second = first.clone();
+        second.services.insert(2, service(2, 32));
+        let error = dataplane.apply(&plan(&second, &first)).unwrap_err();
+        assert!(matches!(error, Error::Full { map: "SLOTS", .. }), "{error}");
+        assert_eq!(dataplane.read_state().unwrap(), first);
+        dataplane.replace(Capacity::grown_for(&second), &second).unwrap();
+        assert_eq!(dataplane.read_state().unwrap(), second);
+    }
+}

@@ -1,0 +1,75 @@
+//! Arrays of the kernel as memory of ours.
+//!
+//! A `BPF_F_MMAPABLE` array can be mapped, so that filling a table is a copy
+//! and not a system call for every element. The kernel reads while we write;
+//! what keeps that sound is in [`super::tables`]: only what no packet can
+//! reach is written, and [`Mapped::flip`] is one atomic store.
+
+use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bytemuck::Pod;
+use memmap2::{MmapMut, MmapOptions};
+
+use super::Error;
+
+/// A mapped array of `T`.
+pub(super) struct Mapped<T> {
+    map: MmapMut,
+    len: usize,
+    element: PhantomData<T>,
+}
+
+impl<T: Pod> Mapped<T> {
+    /// Maps an array map of `len` elements. `T` must be a multiple of eight
+    /// bytes long, as the kernel pads elements to that.
+    pub(super) fn new(name: &str, fd: BorrowedFd<'_>, len: usize) -> Result<Self, Error> {
+        const { assert!(size_of::<T>().is_multiple_of(8)) };
+        let bytes = len * size_of::<T>();
+        // SAFETY: the descriptor is a BPF array, which cannot be truncated;
+        // writers and readers share it as the module's text says.
+        let map = unsafe { MmapOptions::new().len(bytes).map_mut(fd.as_raw_fd()) }
+            .map_err(|error| Error::kernel(format!("mapping {name}, {bytes} bytes"), error))?;
+        Ok(Self {
+            map,
+            len,
+            element: PhantomData,
+        })
+    }
+
+    /// The elements.
+    pub(super) fn elements(&mut self) -> &mut [T] {
+        let bytes = self.len * size_of::<T>();
+        bytemuck::cast_slice_mut(&mut self.map[..bytes])
+    }
+
+    /// Stores a 32-bit word at a byte offset, after everything written
+    /// before it.
+    pub(super) fn store(&mut self, offset: usize, value: u32) {
+        let word: &mut u32 = bytemuck::from_bytes_mut(&mut self.map[offset..offset + 4]);
+        // SAFETY: `word` is aligned, alive and reached through `&mut self`;
+        // the kernel's side only loads it.
+        let word = unsafe { AtomicU32::from_ptr(word) };
+        word.store(value, Ordering::SeqCst);
+    }
+}
+
+/// Returns when every packet that was under way at the call is done: XDP
+/// programs run inside RCU read-side sections, and this command of
+/// membarrier(2) waits for all of those.
+pub(super) fn wait_for_readers() -> Result<(), Error> {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+    // SAFETY: a system call with three integers.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result == 0 {
+        return Ok(());
+    }
+    let cause = std::io::Error::last_os_error();
+    // With nohz_full CPUs the command is refused (EINVAL); in seccomp
+    // sandboxes too (EPERM, ENOSYS). A grace period takes some tens of
+    // milliseconds; a packet's run takes microseconds.
+    tracing::debug!(%cause, "membarrier refused, waiting instead");
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    Ok(())
+}

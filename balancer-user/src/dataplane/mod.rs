@@ -1,0 +1,239 @@
+//! What the kernel should hold and what it holds, in our own types.
+//!
+//! [`State`] is a whole configuration as the packet path sees it. [`plan`]
+//! compares two of them, [`Dataplane`] reads one back and applies a plan. The
+//! kernel is behind [`aya`], plain memory behind [`fake`]; both share
+//! [`tables`], which knows how a state lies in the maps.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use balancer_common::layout::{FLOW_KEYS, Member, MemberCounters, Slot};
+use balancer_common::verdict::Reason;
+
+pub mod attach;
+pub mod aya;
+pub mod blocks;
+pub mod capacity;
+pub mod decap;
+pub mod fake;
+pub mod lookup;
+mod mapping;
+pub mod object;
+pub mod tables;
+pub mod trial;
+
+use capacity::Capacity;
+
+/// Number of a service: stable while the controller lives, never 0.
+pub type ServiceId = u32;
+
+/// Everything the packet path needs to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// Keys of the flow hash, drawn from the seed.
+    pub flow_keys: [u64; FLOW_KEYS],
+    /// The services by number.
+    pub services: BTreeMap<ServiceId, ServiceState>,
+}
+
+impl State {
+    /// No service, all keys zero: what a fresh map holds.
+    pub fn empty() -> Self {
+        Self {
+            flow_keys: [0; FLOW_KEYS],
+            services: BTreeMap::new(),
+        }
+    }
+}
+
+/// One service of a [`State`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceState {
+    /// Address, port and protocol of each way in; sorted, without doubles.
+    pub keys: Vec<ServiceKey>,
+    /// Members by index; an index nobody owns has kind [`Member::NONE`].
+    /// `egress_port` is the dataplane's own and zero here.
+    pub members: Vec<Member>,
+    /// Who owns which slot.
+    pub table: Table,
+}
+
+/// What a client dials.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceKey {
+    /// The VIP.
+    pub address: IpAddr,
+    /// The port; 0 is any.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+}
+
+/// A service's table, compared by its digest. One that was read back from
+/// the kernel has no slots, only their digest: tables are large.
+#[derive(Debug, Clone)]
+pub struct Table {
+    len: u32,
+    digest: u64,
+    slots: Option<Arc<[Slot]>>,
+}
+
+impl Table {
+    /// A table of these slots; none means that no backend gets traffic.
+    pub fn new(slots: Arc<[Slot]>) -> Self {
+        Self {
+            len: slots.len() as u32,
+            digest: digest(&slots),
+            slots: Some(slots),
+        }
+    }
+
+    /// A table that is known by its digest only.
+    pub fn read_back(slots: &[Slot]) -> Self {
+        Self {
+            len: slots.len() as u32,
+            digest: digest(slots),
+            slots: None,
+        }
+    }
+
+    /// How many slots it has.
+    pub fn slot_count(&self) -> u32 {
+        self.len
+    }
+
+    /// The slots, unless the table was read back.
+    pub fn slots(&self) -> Option<&[Slot]> {
+        self.slots.as_deref()
+    }
+}
+
+impl PartialEq for Table {
+    fn eq(&self, other: &Self) -> bool {
+        (self.len, self.digest) == (other.len, other.digest)
+    }
+}
+
+impl Eq for Table {}
+
+fn digest(slots: &[Slot]) -> u64 {
+    twox_hash::XxHash3_64::oneshot(bytemuck::cast_slice(slots))
+}
+
+/// What takes one state to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Keys of the flow hash, where they change.
+    pub flow_keys: Option<[u64; FLOW_KEYS]>,
+    /// Services that are new or differ, whole.
+    pub upsert: BTreeMap<ServiceId, ServiceState>,
+    /// Services that go.
+    pub remove: Vec<ServiceId>,
+}
+
+impl Plan {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.flow_keys.is_none() && self.upsert.is_empty() && self.remove.is_empty()
+    }
+}
+
+/// What takes `actual` to `desired`.
+pub fn plan(desired: &State, actual: &State) -> Plan {
+    Plan {
+        flow_keys: (desired.flow_keys != actual.flow_keys).then_some(desired.flow_keys),
+        upsert: desired
+            .services
+            .iter()
+            .filter(|(id, service)| actual.services.get(id) != Some(service))
+            .map(|(id, service)| (*id, service.clone()))
+            .collect(),
+        remove: actual
+            .services
+            .keys()
+            .filter(|id| !desired.services.contains_key(id))
+            .copied()
+            .collect(),
+    }
+}
+
+/// Why the kernel could not be read or changed. Nothing of a failed change
+/// is in force.
+#[derive(Debug)]
+pub enum Error {
+    /// A map is too small for the change; a larger copy is needed.
+    Full {
+        /// The map's name.
+        map: &'static str,
+        /// Entries the change needs.
+        needed: usize,
+        /// Entries there are.
+        limit: usize,
+    },
+    /// The plan names a table whose slots nobody has.
+    NoSlots(ServiceId),
+    /// A system call or a library failed.
+    Kernel {
+        /// What was tried.
+        doing: String,
+        /// What it said.
+        cause: String,
+    },
+    /// The kernel holds something this program did not write.
+    Foreign(String),
+}
+
+impl Error {
+    /// Wraps what a library said.
+    pub fn kernel(doing: impl Into<String>, cause: impl std::fmt::Display) -> Self {
+        Self::Kernel {
+            doing: doing.into(),
+            cause: cause.to_string(),
+        }
+    }
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Full { map, needed, limit } => {
+                write!(f, "map {map} holds {limit} entries, the change needs {needed}")
+            }
+            Self::NoSlots(id) => write!(f, "service number {id} has a table without slots"),
+            Self::Kernel { doing, cause } => write!(f, "{doing}: {cause}"),
+            Self::Foreign(what) => f.write_str(what),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Sums over all CPUs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// By the members' counter index.
+    pub members: BTreeMap<u32, MemberCounters>,
+    /// Packets by reason.
+    pub reasons: Vec<(Reason, u64)>,
+}
+
+/// A place where packets are forwarded by a [`State`].
+pub trait Dataplane: Send {
+    /// What is in force now, read back from where packets read it.
+    fn read_state(&mut self) -> Result<State, Error>;
+
+    /// Brings a plan into force at once: a packet sees all of it or nothing.
+    fn apply(&mut self, plan: &Plan) -> Result<(), Error>;
+
+    /// Replaces everything by a copy of this capacity that holds `state`,
+    /// without a packet in between seeing neither.
+    fn replace(&mut self, capacity: Capacity, state: &State) -> Result<(), Error>;
+
+    /// Reads the counters with these indexes and all reasons.
+    fn counters(&mut self, members: &[u32]) -> Result<Counters, Error>;
+
+    /// Sets a member's counters to zero, before its index is given again.
+    fn reset_counters(&mut self, members: &[u32]) -> Result<(), Error>;
+}

@@ -1,0 +1,417 @@
+//! How a [`State`] lies in the maps, and how a change gets there.
+//!
+//! A change is written into the generation that is not in force and into
+//! free regions of `SLOTS`; one store then flips the whole configuration.
+//! The generation and the regions that were in force are written again only
+//! after every CPU has left them ([`Memory::wait_for_readers`]), which is
+//! waited for at the next change, so that no change pays for it.
+//!
+//! Invariants: what is in force is never written; a plan that does not fit
+//! changes nothing; the state is always read back from the memory itself.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use balancer_common::hash;
+use balancer_common::layout::{
+    GenerationHead, LAYOUT_VERSION, Member, Node, SLOTS_PER_BLOCK, ServiceV4, ServiceV6, Slot,
+    SlotBlock, Target,
+};
+use bytemuck::Zeroable;
+
+use super::blocks::{Blocks, Region};
+use super::{Error, Plan, ServiceId, ServiceKey, ServiceState, State, Table, lookup};
+
+/// The shared maps as memory.
+pub trait Memory: Send {
+    /// The entry of `NODE`.
+    fn node(&mut self) -> &mut Node;
+    /// Both generations of `SERVICES_V4`.
+    fn services_v4(&mut self) -> &mut [ServiceV4];
+    /// Both generations of `SERVICES_V6`.
+    fn services_v6(&mut self) -> &mut [ServiceV6];
+    /// All of `SLOTS`.
+    fn slots(&mut self) -> &mut [SlotBlock];
+    /// Both generations of `MEMBERS`.
+    fn members(&mut self) -> &mut [Member];
+    /// Makes a generation the one in force; everything written before is
+    /// seen by who sees the flip.
+    fn flip(&mut self, generation: u32);
+    /// Returns when no packet is under way that began before the call.
+    fn wait_for_readers(&mut self) -> Result<(), Error>;
+    /// Index of an interface in the device map, entered if it is new.
+    fn egress_port(&mut self, interface: u32) -> Result<u16, Error>;
+}
+
+/// The tables of one loaded program.
+pub struct Tables<M> {
+    memory: M,
+    blocks: Blocks,
+    regions: BTreeMap<ServiceId, Region>,
+    /// What is in force, with slots.
+    state: State,
+    /// Regions that packets may still read.
+    retired: Vec<Region>,
+    unsettled: bool,
+}
+
+/// Where everything of the next generation goes; made before any write.
+struct Layout {
+    seed: u64,
+    buckets: Vec<u32>,
+    keys: Vec<(ServiceKey, ServiceId)>,
+    first_member: BTreeMap<ServiceId, u32>,
+}
+
+impl<M: Memory> Tables<M> {
+    /// Tables in fresh, zeroed memory.
+    pub fn new(mut memory: M) -> Self {
+        let blocks = Blocks::new(memory.slots().len() as u32);
+        let node = memory.node();
+        node.layout_version = LAYOUT_VERSION;
+        Self {
+            memory,
+            blocks,
+            regions: BTreeMap::new(),
+            state: State::empty(),
+            retired: Vec::new(),
+            unsettled: false,
+        }
+    }
+
+    /// The memory.
+    pub fn memory(&mut self) -> &mut M {
+        &mut self.memory
+    }
+
+    /// Brings a plan into force.
+    pub fn apply(&mut self, plan: &Plan) -> Result<(), Error> {
+        self.settle()?;
+        let next = self.next_state(plan)?;
+        let layout = self.lay_out(&next)?;
+        let mut regions = self.take_regions(plan)?;
+        if let Err(error) = self.write_generation(&next, &layout, plan, &regions) {
+            for region in regions.into_values() {
+                self.blocks.give(region);
+            }
+            return Err(error);
+        }
+        let generation = 1 - self.memory.node().active;
+        self.memory.flip(generation);
+        self.unsettled = true;
+        for id in plan.remove.iter().chain(plan.upsert.keys()) {
+            self.retired.extend(self.regions.remove(id));
+        }
+        self.regions.append(&mut regions);
+        self.state = next;
+        Ok(())
+    }
+
+    /// What is in force, decoded from the memory.
+    pub fn read(&mut self) -> State {
+        let node = *self.memory.node();
+        let generation = (node.active & 1) as usize;
+        let mut services = BTreeMap::new();
+        let half = self.memory.services_v4().len() / 2;
+        for bucket in self.memory.services_v4()[generation * half..][..half].to_vec() {
+            let address = IpAddr::from(bucket.address);
+            self.read_bucket(&mut services, address, bucket.port, bucket.protocol, bucket.target);
+        }
+        let half = self.memory.services_v6().len() / 2;
+        for bucket in self.memory.services_v6()[generation * half..][..half].to_vec() {
+            let address = IpAddr::from(bucket.address);
+            self.read_bucket(&mut services, address, bucket.port, bucket.protocol, bucket.target);
+        }
+        for service in services.values_mut() {
+            service.keys.sort_unstable();
+        }
+        State {
+            flow_keys: node.generations[generation].flow_keys,
+            services,
+        }
+    }
+
+    fn read_bucket(
+        &mut self,
+        services: &mut BTreeMap<ServiceId, ServiceState>,
+        address: IpAddr,
+        port: [u8; 2],
+        protocol: u8,
+        target: Target,
+    ) {
+        if target.service == 0 {
+            return;
+        }
+        let key = ServiceKey {
+            address,
+            port: u16::from_be_bytes(port),
+            protocol,
+        };
+        if let Some(service) = services.get_mut(&target.service) {
+            service.keys.push(key);
+            return;
+        }
+        let service = ServiceState {
+            keys: vec![key],
+            members: self.read_members(target),
+            table: self.read_table(target),
+        };
+        services.insert(target.service, service);
+    }
+
+    /// Whatever stands there; an index out of range reads as nothing, and so
+    /// differs from every state that was ever written.
+    fn read_members(&mut self, target: Target) -> Vec<Member> {
+        let first = target.members as usize;
+        let members = self.memory.members();
+        members
+            .get(first..first + target.member_count as usize)
+            .unwrap_or_default()
+            .iter()
+            .map(|member| Member {
+                egress_port: 0,
+                ..*member
+            })
+            .collect()
+    }
+
+    fn read_table(&mut self, target: Target) -> Table {
+        let first = target.table as usize;
+        let count = target.table_len.div_ceil(SLOTS_PER_BLOCK) as usize;
+        let blocks = self.memory.slots().get(first..first + count);
+        let slots: &[Slot] = bytemuck::cast_slice(blocks.unwrap_or_default());
+        Table::read_back(slots.get(..target.table_len as usize).unwrap_or_default())
+    }
+
+    /// Waits until the other generation and the retired regions are unused.
+    fn settle(&mut self) -> Result<(), Error> {
+        if self.unsettled {
+            self.memory.wait_for_readers()?;
+            self.unsettled = false;
+            for region in self.retired.drain(..) {
+                self.blocks.give(region);
+            }
+        }
+        Ok(())
+    }
+
+    fn next_state(&self, plan: &Plan) -> Result<State, Error> {
+        let mut next = self.state.clone();
+        if let Some(flow_keys) = plan.flow_keys {
+            next.flow_keys = flow_keys;
+        }
+        for id in &plan.remove {
+            next.services.remove(id);
+        }
+        for (id, service) in &plan.upsert {
+            if service.table.slots().is_none() {
+                return Err(Error::NoSlots(*id));
+            }
+            next.services.insert(*id, service.clone());
+        }
+        Ok(next)
+    }
+
+    fn lay_out(&mut self, next: &State) -> Result<Layout, Error> {
+        let mut first_member = BTreeMap::new();
+        let mut members = 0;
+        for (id, service) in &next.services {
+            first_member.insert(*id, members as u32);
+            members += service.members.len();
+        }
+        fits("MEMBERS", members, self.memory.members().len() / 2)?;
+        let keys: Vec<(ServiceKey, ServiceId)> = next
+            .services
+            .iter()
+            .flat_map(|(id, service)| service.keys.iter().map(|key| (*key, *id)))
+            .collect();
+        let v4 = keys.iter().filter(|(key, _)| key.address.is_ipv4()).count();
+        let half_v4 = self.memory.services_v4().len() / 2;
+        let half_v6 = self.memory.services_v6().len() / 2;
+        // Above half full a two-choice hash has no solution any more.
+        fits("SERVICES_V4", v4, half_v4 / 2)?;
+        fits("SERVICES_V6", keys.len() - v4, half_v6 / 2)?;
+        let (seed, buckets) = lookup::seeds()
+            .find_map(|seed| place_all(seed, &keys, half_v4 as u32, half_v6 as u32))
+            .ok_or(Error::Full {
+                map: "SERVICES",
+                needed: keys.len(),
+                limit: half_v4.min(half_v6),
+            })?;
+        Ok(Layout {
+            seed,
+            buckets,
+            keys,
+            first_member,
+        })
+    }
+
+    fn take_regions(&mut self, plan: &Plan) -> Result<BTreeMap<ServiceId, Region>, Error> {
+        let mut regions = BTreeMap::new();
+        for (id, service) in &plan.upsert {
+            let count = service.table.slot_count().div_ceil(SLOTS_PER_BLOCK);
+            if let Some(region) = self.blocks.take(count) {
+                regions.insert(*id, region);
+                continue;
+            }
+            for region in regions.into_values() {
+                self.blocks.give(region);
+            }
+            return Err(Error::Full {
+                map: "SLOTS",
+                needed: count as usize,
+                limit: self.blocks.free_count() as usize,
+            });
+        }
+        Ok(regions)
+    }
+
+    fn write_generation(
+        &mut self,
+        next: &State,
+        layout: &Layout,
+        plan: &Plan,
+        regions: &BTreeMap<ServiceId, Region>,
+    ) -> Result<(), Error> {
+        let generation = 1 - self.memory.node().active;
+        self.write_members(next, layout, generation)?;
+        for (id, service) in &plan.upsert {
+            let slots = service.table.slots().ok_or(Error::NoSlots(*id))?;
+            let region = regions.get(id).ok_or(Error::NoSlots(*id))?;
+            let blocks = &mut self.memory.slots()[region.first as usize..][..region.count as usize];
+            bytemuck::cast_slice_mut::<SlotBlock, Slot>(blocks)[..slots.len()]
+                .copy_from_slice(slots);
+        }
+        let targets = next
+            .services
+            .iter()
+            .filter_map(|(id, service)| {
+                let region = regions.get(id).or_else(|| self.regions.get(id))?;
+                let target = Target {
+                    service: *id,
+                    table: region.first,
+                    table_len: service.table.slot_count(),
+                    members: layout.first_member[id]
+                        + generation * (self.memory.members().len() / 2) as u32,
+                    member_count: service.members.len() as u32,
+                };
+                Some((*id, target))
+            })
+            .collect();
+        self.write_services(layout, &targets, generation);
+        self.write_head(next, layout, generation);
+        Ok(())
+    }
+
+    fn write_members(
+        &mut self,
+        next: &State,
+        layout: &Layout,
+        generation: u32,
+    ) -> Result<(), Error> {
+        let half = self.memory.members().len() / 2;
+        for (id, service) in &next.services {
+            let first = generation as usize * half + layout.first_member[id] as usize;
+            for (index, member) in service.members.iter().enumerate() {
+                let egress_port = match member.egress {
+                    0 => 0,
+                    interface => self.memory.egress_port(interface)?,
+                };
+                self.memory.members()[first + index] = Member {
+                    egress_port,
+                    ..*member
+                };
+            }
+        }
+        Ok(())
+    }
+
+    fn write_services(
+        &mut self,
+        layout: &Layout,
+        targets: &BTreeMap<ServiceId, Target>,
+        generation: u32,
+    ) {
+        let half_v4 = self.memory.services_v4().len() / 2;
+        let half_v6 = self.memory.services_v6().len() / 2;
+        let (at_v4, at_v6) = (generation as usize * half_v4, generation as usize * half_v6);
+        self.memory.services_v4()[at_v4..][..half_v4].fill(ServiceV4::zeroed());
+        self.memory.services_v6()[at_v6..][..half_v6].fill(ServiceV6::zeroed());
+        for ((key, id), bucket) in layout.keys.iter().zip(&layout.buckets) {
+            let port = key.port.to_be_bytes();
+            match key.address {
+                IpAddr::V4(address) => {
+                    self.memory.services_v4()[at_v4 + *bucket as usize] = ServiceV4 {
+                        address: address.octets(),
+                        port,
+                        protocol: key.protocol,
+                        reserved: 0,
+                        target: targets[id],
+                        padding: 0,
+                    };
+                }
+                IpAddr::V6(address) => {
+                    self.memory.services_v6()[at_v6 + *bucket as usize] = ServiceV6 {
+                        address: address.octets(),
+                        port,
+                        protocol: key.protocol,
+                        reserved: 0,
+                        target: targets[id],
+                    };
+                }
+            }
+        }
+    }
+
+    fn write_head(&mut self, next: &State, layout: &Layout, generation: u32) {
+        let any_port = layout.keys.iter().any(|(key, _)| key.port == 0);
+        let mask_v4 = (self.memory.services_v4().len() / 2 - 1) as u32;
+        let mask_v6 = (self.memory.services_v6().len() / 2 - 1) as u32;
+        self.memory.node().generations[generation as usize] = GenerationHead {
+            lookup_seed: layout.seed,
+            flow_keys: next.flow_keys,
+            mask_v4,
+            mask_v6,
+            flags: u32::from(any_port) * GenerationHead::ANY_PORT,
+            reserved: 0,
+        };
+    }
+}
+
+fn fits(map: &'static str, needed: usize, limit: usize) -> Result<(), Error> {
+    if needed > limit {
+        return Err(Error::Full { map, needed, limit });
+    }
+    Ok(())
+}
+
+/// The seed, and the bucket of each key in its own family's array.
+fn place_all(
+    seed: u64,
+    keys: &[(ServiceKey, ServiceId)],
+    buckets_v4: u32,
+    buckets_v6: u32,
+) -> Option<(u64, Vec<u32>)> {
+    let mut buckets = vec![0; keys.len()];
+    for v4 in [true, false] {
+        let family: Vec<usize> = (0..keys.len())
+            .filter(|at| keys[*at].0.address.is_ipv4() == v4)
+            .collect();
+        let count = if v4 { buckets_v4 } else { buckets_v6 };
+        let placement = lookup::place(seed, family.len(), count, |at| {
+            choices(seed, count - 1, &keys[family[at]].0)
+        })?;
+        for (at, bucket) in family.into_iter().zip(placement.buckets) {
+            buckets[at] = bucket;
+        }
+    }
+    Some((seed, buckets))
+}
+
+fn choices(seed: u64, mask: u32, key: &ServiceKey) -> (u32, u32) {
+    let port = key.port.to_be_bytes();
+    match key.address {
+        IpAddr::V4(address) => hash::buckets(seed, mask, address.octets(), port, key.protocol),
+        IpAddr::V6(address) => hash::buckets(seed, mask, address.octets(), port, key.protocol),
+    }
+}

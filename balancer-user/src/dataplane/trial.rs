@@ -1,0 +1,165 @@
+//! A private copy of the kernel program, asked packet by packet.
+//!
+//! Nothing is attached: the kernel runs the program over bytes that are
+//! handed to it (`BPF_PROG_TEST_RUN`) and returns the verdict and the bytes
+//! as the program left them. `trace`, the rehearsal and the program-run
+//! tests are this.
+
+use aya::programs::{TestRun, TestRunOptions};
+use balancer_common::layout::TraceRecord;
+use balancer_common::verdict::Reason;
+
+use super::capacity::Capacity;
+use super::mapping::Mapped;
+use super::object::{KernelMemory, Object, Purpose};
+use super::tables::Tables;
+use super::{Counters, Error, ServiceId, State, plan};
+
+/// Longest frame the kernel takes in a test run, with room for its own
+/// structures in a page.
+pub const MAX_FRAME: usize = 3_500;
+/// Shortest frame the kernel takes.
+pub const MIN_FRAME: usize = 14;
+
+/// What happens to a packet, in XDP's terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Up the host's stack.
+    Pass,
+    /// Dropped.
+    Drop,
+    /// Out of the interface it came in on.
+    Tx,
+    /// Out of another interface.
+    Redirect,
+    /// The program failed: never, if the verifier and we are right.
+    Aborted,
+}
+
+impl Action {
+    /// Name in `trace`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Drop => "drop",
+            Self::Tx => "tx",
+            Self::Redirect => "redirect",
+            Self::Aborted => "aborted",
+        }
+    }
+}
+
+/// What the program did with one frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The verdict.
+    pub action: Action,
+    /// Why.
+    pub reason: Reason,
+    /// The service it is for.
+    pub service: Option<ServiceId>,
+    /// Index of the member it goes to.
+    pub member: Option<u16>,
+    /// The slot its flow falls into, where a member was picked.
+    pub slot: Option<u32>,
+    /// Hash of its flow, likewise.
+    pub hash: Option<u64>,
+    /// The frame as the program left it.
+    pub frame: Vec<u8>,
+}
+
+/// A loaded copy that holds a state.
+pub struct Trial {
+    object: Object,
+    tables: Tables<KernelMemory>,
+    record: Mapped<TraceRecord>,
+    state: State,
+    buffer: Vec<u8>,
+    logger: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+}
+
+impl Trial {
+    /// Loads a copy and writes the state into it.
+    pub fn load(state: &State) -> Result<Self, Error> {
+        Self::with_capacity(Capacity::for_state(state), state)
+    }
+
+    /// As [`Trial::load`], with maps of a given size.
+    pub fn with_capacity(capacity: Capacity, state: &State) -> Result<Self, Error> {
+        let mut object = Object::load(capacity, Purpose::Trace)?;
+        let mut tables = Tables::new(object.map_memory(capacity)?);
+        tables.apply(&plan(state, &State::empty()))?;
+        Ok(Self {
+            record: object.map_trace()?,
+            object,
+            tables,
+            state: state.clone(),
+            buffer: vec![0; MAX_FRAME + 256],
+            logger: None,
+        })
+    }
+
+    /// Changes the state, as a change of the running balancer would.
+    pub fn change(&mut self, state: &State) -> Result<(), Error> {
+        self.tables.apply(&plan(state, &self.state))?;
+        self.state = state.clone();
+        Ok(())
+    }
+
+    /// The state as the maps hold it.
+    pub fn read_state(&mut self) -> State {
+        self.tables.read()
+    }
+
+    /// Counters of these members and all reasons.
+    pub fn counters(&self, members: &[u32]) -> Result<Counters, Error> {
+        self.object.counters(members)
+    }
+
+    /// From now on the program's own log line of each packet goes to the
+    /// `log` facade, at level debug.
+    pub fn attach_log(&mut self) -> Result<(), Error> {
+        let logger = aya_log::EbpfLogger::init(self.object.ebpf())
+            .map_err(|error| Error::kernel("opening the kernel program's log", error))?;
+        self.logger = Some(logger);
+        Ok(())
+    }
+
+    /// Runs one frame of [`MIN_FRAME`] to [`MAX_FRAME`] bytes.
+    pub fn run(&mut self, frame: &[u8]) -> Result<Outcome, Error> {
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.data_out = Some(&mut self.buffer);
+        let result = self
+            .object
+            .program()?
+            .test_run(options)
+            .map_err(|error| Error::kernel(format!("running a frame of {} bytes", frame.len()), error))?;
+        if let Some(logger) = &mut self.logger {
+            logger.flush();
+        }
+        let record = self.record.elements()[0];
+        let picked = (record.member != TraceRecord::NO_MEMBER).then_some(record);
+        Ok(Outcome {
+            action: action(result.return_value),
+            reason: Reason::from_number(record.reason).ok_or_else(|| {
+                Error::Foreign(format!("the kernel program gave reason number {}", record.reason))
+            })?,
+            service: (record.service != 0).then_some(record.service),
+            member: picked.map(|record| record.member as u16),
+            slot: picked.map(|record| record.slot),
+            hash: picked.map(|record| record.hash),
+            frame: self.buffer[..result.data_size_out as usize].to_vec(),
+        })
+    }
+}
+
+fn action(number: u32) -> Action {
+    match number {
+        1 => Action::Drop,
+        2 => Action::Pass,
+        3 => Action::Tx,
+        4 => Action::Redirect,
+        _ => Action::Aborted,
+    }
+}

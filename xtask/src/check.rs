@@ -56,6 +56,7 @@ fn doc(workspace: &Workspace) -> Result<()> {
     cargo.args([
         "--no-deps",
         "--lib",
+        "--document-private-items",
         "--package",
         "balancer-common",
         "--package",

@@ -10,6 +10,7 @@
 //! Debian's `rustc-web`.
 
 use std::cmp::Reverse;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -68,7 +69,12 @@ impl EbpfRustc {
 /// Finds a compiler, or says for each that was looked at why it will not do.
 pub(crate) fn find() -> Result<EbpfRustc> {
     let mut reasons = Vec::new();
+    let mut seen = HashSet::new();
     for sysroot in sysroots() {
+        // A toolchain may be a link to another.
+        if !seen.insert(sysroot.canonicalize().unwrap_or_else(|_| sysroot.clone())) {
+            continue;
+        }
         match inspect(&sysroot) {
             Ok(rustc) => return Ok(rustc),
             Err(why) => reasons.push(format!("{}: {why:#}", sysroot.display())),
@@ -92,7 +98,7 @@ pub(super) fn ensure(policy: Policy, report: &mut Report) -> Option<EbpfRustc> {
     let outcome = if policy.install {
         install(policy, report)
     } else {
-        Err(why)
+        Err(why.context("setup asks rustup, then apt, for it"))
     };
     match outcome.and_then(|()| find()) {
         Ok(rustc) => {
@@ -100,7 +106,7 @@ pub(super) fn ensure(policy: Policy, report: &mut Report) -> Option<EbpfRustc> {
             Some(rustc)
         }
         Err(why) => {
-            let text = format!("none with its source and LLVM {LLVM_MAJOR}: {why:#}");
+            let text = format!("none with rust-src and LLVM {LLVM_MAJOR}: {why:#}");
             let by_apt = Manager::detect() == Some(Manager::Apt) && !policy.root;
             let missing = if by_apt {
                 Outcome::NeedsRoot

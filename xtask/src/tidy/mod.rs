@@ -48,13 +48,13 @@ impl fmt::Display for Finding {
 
 /// Looks at every file and prints what it finds.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
-    let files = text_files(workspace.root())?;
-    let mut findings = Vec::new();
-    for path in &files {
-        let text = fs::read_to_string(path)
+    let mut texts = Vec::new();
+    for path in text_files(workspace.root())? {
+        let text = fs::read_to_string(&path)
             .with_context(|| format!("{}: is no readable text", path.display()))?;
-        findings.extend(examine(workspace.root(), &workspace.display(path), &text));
+        texts.push((workspace.display(&path), text));
     }
+    let mut findings = examine(workspace.root(), &texts);
     for (file, why) in REQUIRED {
         if !workspace.path(file).is_file() {
             let text = format!("is missing: {why}");
@@ -72,21 +72,31 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
         bail!(
             "{} findings in {} files looked at",
             findings.len(),
-            files.len()
+            texts.len()
         );
     }
     Ok(())
 }
 
-/// All findings in one file; `path` is relative to `root`.
-fn examine(root: &Path, path: &str, text: &str) -> Vec<Finding> {
-    let mut findings = rules::check_text(path, text);
-    if path.ends_with(".rs") {
-        findings.extend(rules::check_rust(&Source::parse(path, text)));
-    } else if path.ends_with(".md") {
-        findings.extend(links::check(root, path, text));
+/// All findings in files given by path, relative to `root`, and text.
+fn examine(root: &Path, texts: &[(String, String)]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut sources = Vec::new();
+    for (path, text) in texts {
+        findings.extend(rules::check_text(path, text));
+        if path.ends_with(".rs") {
+            sources.push(Source::parse(path, text));
+        } else if path.ends_with(".md") {
+            findings.extend(links::check(root, path, text));
+        }
     }
-    findings.sort_by_key(|finding| finding.line);
+    // Whether a file is for tests only is said where it is declared.
+    let test_modules: Vec<String> = sources.iter().flat_map(Source::test_modules).collect();
+    for source in &mut sources {
+        source.mark_if_among(&test_modules);
+        findings.extend(rules::check_rust(source));
+    }
+    findings.sort_by(|a, b| (&a.path, a.line).cmp(&(&b.path, b.line)));
     findings
 }
 
@@ -137,14 +147,34 @@ mod tests {
         assert_eq!(finding.to_string(), "a/b.rs:7: no");
     }
 
-    #[test]
-    fn findings_come_in_order_of_lines() {
-        let text = "fn a() {\n    b.unwrap();\t\n    dbg!(1);\n}\n";
-        let lines: Vec<usize> = examine(Path::new("/"), "xtask/src/a.rs", text)
+    fn places(texts: &[(&str, &str)]) -> Vec<String> {
+        let own = |(path, text): &(&str, &str)| ((*path).to_owned(), (*text).to_owned());
+        let texts: Vec<(String, String)> = texts.iter().map(own).collect();
+        let findings = examine(Path::new("/"), &texts);
+        findings
             .iter()
-            .map(|it| it.line)
-            .collect();
-        assert_eq!(lines, [2, 2, 2, 3]);
+            .map(|it| format!("{}:{}", it.path, it.line))
+            .collect()
+    }
+
+    #[test]
+    fn findings_come_in_order_of_files_and_lines() {
+        let unwrap = "fn a() {\n    b.unwrap();\t\n    dbg!(1);\n}\n";
+        assert_eq!(
+            places(&[("x/b.rs", "dbg!(1);\n"), ("x/a.rs", unwrap)]),
+            ["x/a.rs:2", "x/a.rs:2", "x/a.rs:2", "x/a.rs:3", "x/b.rs:1"]
+        );
+    }
+
+    #[test]
+    fn file_declared_for_tests_is_held_to_the_rules_of_tests() {
+        let unwrap = ("x/src/fake.rs", "fn a() { b.unwrap() }\n");
+        assert_eq!(
+            places(&[unwrap, ("x/src/lib.rs", "mod fake;\n")]),
+            ["x/src/fake.rs:1"]
+        );
+        let for_tests = ("x/src/lib.rs", "#[cfg(test)]\nmod fake;\n");
+        assert_eq!(places(&[unwrap, for_tests]), [] as [&str; 0]);
     }
 
     #[test]

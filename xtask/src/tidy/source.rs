@@ -17,24 +17,29 @@ pub(super) struct Line {
     pub(super) code: String,
     /// Comments only.
     pub(super) comment: String,
-    /// Inside an item that only tests compile.
+    /// Held to the rules of tests.
     pub(super) is_test: bool,
+    /// Inside an item that only tests compile, or in a file of tests.
+    pub(super) is_test_item: bool,
 }
 
 impl Source {
     /// Splits `text`; any text will do, also one that does not compile.
     pub(super) fn parse(path: &str, text: &str) -> Self {
         let (code, comment) = Splitter::split(text);
-        let all_test = is_test_path(path);
-        let is_test = test_lines(&code);
+        let all_items = path.contains("/tests/") || code.contains("#![cfg(test)]");
+        // The lab serves tests only, but is built like any library.
+        let all_test = path.starts_with("tests/");
+        let marks = test_lines(&code);
         let lines = code
             .lines()
             .zip(comment.lines())
-            .zip(is_test)
-            .map(|((code, comment), is_test)| Line {
+            .zip(marks)
+            .map(|((code, comment), marked)| Line {
                 code: code.to_owned(),
                 comment: comment.to_owned(),
-                is_test: all_test || is_test,
+                is_test: all_test || all_items || marked,
+                is_test_item: all_items || marked,
             })
             .collect();
         Self {
@@ -42,11 +47,43 @@ impl Source {
             lines,
         }
     }
+
+    /// Modules in files of their own that this file declares for tests only:
+    /// their paths, without `.rs`.
+    pub(super) fn test_modules(&self) -> Vec<String> {
+        let file = self.path.strip_suffix(".rs").unwrap_or(&self.path);
+        // The modules of `a/mod.rs` are in `a/`, those of `a.rs` too.
+        let dir = ["/mod", "/lib", "/main"]
+            .iter()
+            .find_map(|name| file.strip_suffix(name))
+            .unwrap_or(file);
+        let tests = self.lines.iter().filter(|line| line.is_test_item);
+        tests
+            .filter_map(|line| declared_module(&line.code))
+            .map(|name| format!("{dir}/{name}"))
+            .collect()
+    }
+
+    /// Makes all of it test code when it is, or is part of, one of `modules`.
+    pub(super) fn mark_if_among(&mut self, modules: &[String]) {
+        let among = modules.iter().any(|module| {
+            let rest = self.path.strip_prefix(module.as_str());
+            rest.is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+        });
+        if among {
+            for line in &mut self.lines {
+                line.is_test = true;
+                line.is_test_item = true;
+            }
+        }
+    }
 }
 
-/// The tests crate, and files that hold nothing but tests of their module.
-fn is_test_path(path: &str) -> bool {
-    path.starts_with("tests/") || path.contains("/tests/") || path.ends_with("/tests.rs")
+/// The name in `mod name;`, whatever stands before it.
+fn declared_module(code: &str) -> Option<&str> {
+    let words = code.trim().strip_suffix(';')?;
+    let (before, name) = words.rsplit_once(' ')?;
+    before.ends_with("mod").then_some(name)
 }
 
 /// For each line whether it is part of an item under `#[cfg(test)]`.
@@ -296,15 +333,41 @@ mod tests {
     }
 
     #[test]
-    fn test_module_in_its_own_file_marks_its_declaration_only() {
+    fn tests_crate_is_all_test_code() {
+        for (path, text) in [
+            ("tests/src/lab.rs", "fn a() {}"),
+            ("x/tests/a.rs", "fn a() {}"),
+            ("x/src/a.rs", "#![cfg(test)] fn a() {}"),
+        ] {
+            assert!(Source::parse(path, text).lines[0].is_test, "{path}");
+        }
+    }
+
+    #[test]
+    fn module_that_only_tests_compile_is_known_by_its_declaration() {
+        let text = "#[cfg(test)]\npub(crate) mod fake;\nmod real;\n";
+        let parent = Source::parse("x/src/a.rs", text);
+        let modules = parent.test_modules();
+        assert_eq!(modules, ["x/src/a/fake"]);
+        for (path, expected) in [
+            ("x/src/a/fake.rs", true),
+            ("x/src/a/fake/server.rs", true),
+            ("x/src/a/fakes.rs", false),
+            ("x/src/a/real.rs", false),
+        ] {
+            let mut source = Source::parse(path, "fn a() {}");
+            source.mark_if_among(&modules);
+            assert_eq!(source.lines[0].is_test, expected, "{path}");
+        }
+        let root = Source::parse("x/src/lib.rs", "#[cfg(test)]\nmod tests;\n");
+        assert_eq!(root.test_modules(), ["x/src/tests"]);
+    }
+
+    #[test]
+    fn declaration_of_a_test_module_ends_with_its_line() {
         let text = "#[cfg(test)]\nmod tests;\nfn a() {\n}\n";
-        let marks: Vec<bool> = Source::parse("x/src/a.rs", text)
-            .lines
-            .iter()
-            .map(|it| it.is_test)
-            .collect();
+        let source = Source::parse("x/src/a.rs", text);
+        let marks: Vec<bool> = source.lines.iter().map(|it| it.is_test).collect();
         assert_eq!(marks, [true, true, false, false]);
-        assert!(Source::parse("x/src/a/tests.rs", "fn a() {}").lines[0].is_test);
-        assert!(Source::parse("tests/src/lab.rs", "fn a() {}").lines[0].is_test);
     }
 }

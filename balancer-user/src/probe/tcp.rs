@@ -1,0 +1,73 @@
+//! Opens the connection that every probe begins with; alone it is the TCP
+//! probe. Dropping the stream resets it: see the invariants of [`super`].
+
+use std::net::SocketAddr;
+
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::Deadline;
+use crate::health::{Failure, Phase};
+
+/// Connects, with a reset instead of a close at the end.
+pub(super) async fn connect(
+    address: SocketAddr,
+    deadline: &Deadline,
+) -> Result<TcpStream, Failure> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    };
+    let socket = socket.map_err(|error| deadline.io_failure(&error, Phase::Connect))?;
+    socket
+        .set_zero_linger()
+        .map_err(|error| deadline.io_failure(&error, Phase::Connect))?;
+    deadline
+        .within(Phase::Connect, socket.connect(address))
+        .await?
+        .map_err(|error| deadline.io_failure(&error, Phase::Connect))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use tokio::io::AsyncReadExt;
+
+    use super::super::testing::{PATIENT, closed_port, failure, full_listener, listener};
+    use super::super::{Outcome, Prober};
+    use super::*;
+    use crate::config::model::ProbeKind;
+    use crate::probe::testing::SHORT;
+
+    #[tokio::test]
+    async fn open_port_passes_and_is_left_with_a_reset() {
+        let (listener, address) = listener().await;
+        let prober = Prober::new(&ProbeKind::Tcp).unwrap();
+        let (outcome, accepted) = tokio::join!(prober.probe(address, PATIENT), listener.accept());
+        assert!(matches!(outcome, Outcome::Passed { .. }), "{outcome:?}");
+        let (mut stream, _) = accepted.unwrap();
+        let error = stream.read(&mut [0]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn closed_port_is_refused_at_once() {
+        let (_held, address) = closed_port();
+        assert_eq!(
+            failure(&ProbeKind::Tcp, address, PATIENT).await,
+            Failure::Refused
+        );
+    }
+
+    #[tokio::test]
+    async fn handshake_that_never_ends_is_a_timeout() {
+        let (_full, address) = full_listener().await;
+        assert_eq!(
+            failure(&ProbeKind::Tcp, address, SHORT).await,
+            Failure::Timeout {
+                phase: Phase::Connect,
+                limit: SHORT
+            }
+        );
+    }
+}

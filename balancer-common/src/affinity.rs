@@ -99,7 +99,13 @@ mod tests {
     fn table_of_the_module_documentation_holds() {
         use Opening::{Established, None as Udp, Syn};
         let cases = [
-            (Slot::settled(1), Established, record(3, 30), ALL, (1, false)),
+            (
+                Slot::settled(1),
+                Established,
+                record(3, 30),
+                ALL,
+                (1, false),
+            ),
             (IN_CHANGE, Udp, record(3, 30), ALL, (1, false)),
             (IN_CHANGE, Syn, record(3, 30), ALL, (1, true)),
             (IN_CHANGE, Established, record(3, 30), ALL, (3, false)),
@@ -121,7 +127,12 @@ mod tests {
 
     #[test]
     fn record_of_an_earlier_owner_of_the_index_is_not_followed() {
-        let choice = choose(IN_CHANGE, Opening::Established, || record(3, 29), alive(ALL));
+        let choice = choose(
+            IN_CHANGE,
+            Opening::Established,
+            || record(3, 29),
+            alive(ALL),
+        );
         assert_eq!(choice.member, 2);
     }
 

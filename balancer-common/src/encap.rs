@@ -36,9 +36,7 @@ pub const fn ethertype(kind: u8) -> [u8; 2] {
 /// Folded sum of the outer IPv4 header without type of service and length.
 pub fn outer_sum(source: [u8; 4], destination: [u8; 4], protocol: u8) -> u16 {
     let constants = [0x45, 0, 0x40, 0, OUTER_TTL, protocol];
-    checksum::fold(
-        checksum::sum(&constants) + checksum::sum(&source) + checksum::sum(&destination),
-    )
+    checksum::fold(checksum::sum(&constants) + checksum::sum(&source) + checksum::sum(&destination))
 }
 
 /// The outer IPv4 header of a packet of `inner_len` bytes.

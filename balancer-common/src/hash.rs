@@ -129,10 +129,7 @@ pub fn buckets<A: Address>(
     let rest = u64::from(u16::from_le_bytes(port)) << 32 | u64::from(protocol) << 48;
     let mixed = (address.lookup_word(seed) ^ rest ^ seed).wrapping_mul(0xff51_afd7_ed55_8ccd);
     let mixed = (mixed ^ mixed >> 32).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    (
-        (mixed >> 40) as u32 & mask,
-        (mixed >> 16) as u32 & mask,
-    )
+    ((mixed >> 40) as u32 & mask, (mixed >> 16) as u32 & mask)
 }
 
 #[cfg(test)]

@@ -273,7 +273,11 @@ mod tests {
             let mut frame = tcp_v4();
             change(&mut frame);
             let packet = ipv4(frame.as_slice()).unwrap();
-            assert_eq!(transport(frame.as_slice(), &packet), *expected, "case {index}");
+            assert_eq!(
+                transport(frame.as_slice(), &packet),
+                *expected,
+                "case {index}"
+            );
         }
     }
 

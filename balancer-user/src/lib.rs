@@ -1,7 +1,13 @@
 //! The controller of the balancer: everything but the thin binary.
 
+pub mod api;
+pub mod change;
 pub mod config;
 pub mod dataplane;
-pub mod maglev;
+pub mod desired;
 pub mod health;
+pub mod maglev;
+pub mod member;
+pub mod netlink;
 pub mod probe;
+pub mod seed;

@@ -93,7 +93,12 @@ fn set_quotas(turns: &mut [Permutation], size: u32) {
         left -= turn.quota;
     }
     let mut order: Vec<usize> = (0..turns.len()).collect();
-    order.sort_by_key(|at| (std::cmp::Reverse(exact(&turns[*at]) % total), turns[*at].next));
+    order.sort_by_key(|at| {
+        (
+            std::cmp::Reverse(exact(&turns[*at]) % total),
+            turns[*at].next,
+        )
+    });
     for at in order.into_iter().take(left as usize) {
         turns[at].quota += 1;
     }
@@ -200,7 +205,11 @@ mod tests {
         let straight = build(&shuffled, SIZE);
         shuffled.reverse();
         let reversed = build(&shuffled, SIZE);
-        let differ = straight.iter().zip(&reversed).filter(|(a, b)| a != b).count();
+        let differ = straight
+            .iter()
+            .zip(&reversed)
+            .filter(|(a, b)| a != b)
+            .count();
         assert!(differ < 65_537 / 50, "{differ}");
     }
 

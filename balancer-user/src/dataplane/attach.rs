@@ -98,7 +98,10 @@ pub fn pinned(pin_dir: &Path) -> Result<Vec<String>, Error> {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => {
-            return Err(Error::kernel(format!("reading {}", pin_dir.display()), error));
+            return Err(Error::kernel(
+                format!("reading {}", pin_dir.display()),
+                error,
+            ));
         }
     };
     let mut interfaces: Vec<String> = entries
@@ -116,14 +119,19 @@ pub fn pinned(pin_dir: &Path) -> Result<Vec<String>, Error> {
 pub fn prepare_pin_dir(pin_dir: &Path) -> Result<(), Error> {
     const BPFFS: &str = "/sys/fs/bpf";
     if pin_dir.starts_with(BPFFS) && !is_bpffs(Path::new(BPFFS)) {
-        mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>).map_err(
-            |error| {
-                Error::kernel(
-                    format!("mounting a bpffs; try `mount -t bpf bpf {BPFFS}`"),
-                    error,
-                )
-            },
-        )?;
+        mount(
+            Some("bpf"),
+            BPFFS,
+            Some("bpf"),
+            MsFlags::empty(),
+            None::<&str>,
+        )
+        .map_err(|error| {
+            Error::kernel(
+                format!("mounting a bpffs; try `mount -t bpf bpf {BPFFS}`"),
+                error,
+            )
+        })?;
     }
     fs::create_dir_all(pin_dir)
         .map_err(|error| Error::kernel(format!("making {}", pin_dir.display()), error))?;
@@ -146,15 +154,16 @@ fn pin_path(pin_dir: &Path, interface: &str) -> PathBuf {
 }
 
 fn unpin(pin: &Path) -> Result<(), Error> {
-    fs::remove_file(pin).map_err(|error| Error::kernel(format!("removing {}", pin.display()), error))
+    fs::remove_file(pin)
+        .map_err(|error| Error::kernel(format!("removing {}", pin.display()), error))
 }
 
 /// Swaps the program in a pinned link; `false` if its interface is gone.
 fn replace(program: &mut Xdp, pin: &Path) -> Result<bool, Error> {
     let doing = || format!("replacing the program in {}", pin.display());
     let pinned = PinnedLink::from_pin(pin).map_err(|error| Error::kernel(doing(), error))?;
-    let link = XdpLink::try_from(FdLink::from(pinned))
-        .map_err(|error| Error::kernel(doing(), error))?;
+    let link =
+        XdpLink::try_from(FdLink::from(pinned)).map_err(|error| Error::kernel(doing(), error))?;
     match program.attach_to_link(link) {
         Ok(id) => {
             // The pin keeps the link; a descriptor of ours would only keep
@@ -177,7 +186,10 @@ fn pin_link(link: XdpLink, pin: &Path) -> Result<(), Error> {
     let doing = || format!("pinning the link as {}", pin.display());
     let link = FdLink::try_from(link).map_err(|error| {
         Error::kernel(
-            format!("{}: this kernel has no XDP links; 5.9 is the oldest", doing()),
+            format!(
+                "{}: this kernel has no XDP links; 5.9 is the oldest",
+                doing()
+            ),
             error,
         )
     })?;

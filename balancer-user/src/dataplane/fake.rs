@@ -108,7 +108,10 @@ impl Dataplane for FakeDataplane {
 
     fn counters(&mut self, members: &[u32]) -> Result<Counters, Error> {
         Ok(Counters {
-            members: members.iter().map(|at| (*at, Default::default())).collect::<BTreeMap<_, _>>(),
+            members: members
+                .iter()
+                .map(|at| (*at, Default::default()))
+                .collect::<BTreeMap<_, _>>(),
             reasons: Vec::new(),
         })
     }
@@ -162,8 +165,11 @@ mod tests {
     }
 
     fn state() -> impl Strategy<Value = State> {
-        (prop::collection::btree_map(1u32..8, service(), 0..6), any::<u64>()).prop_map(
-            |(services, key)| {
+        (
+            prop::collection::btree_map(1u32..8, service(), 0..6),
+            any::<u64>(),
+        )
+            .prop_map(|(services, key)| {
                 // A key may belong to one service only; checks see to that.
                 let mut seen = std::collections::BTreeSet::new();
                 let services = services
@@ -174,8 +180,7 @@ mod tests {
                     flow_keys: [key; 10],
                     services,
                 }
-            },
-        )
+            })
     }
 
     fn capacity() -> Capacity {
@@ -230,7 +235,9 @@ mod tests {
         let error = dataplane.apply(&plan(&second, &first)).unwrap_err();
         assert!(matches!(error, Error::Full { map: "SLOTS", .. }), "{error}");
         assert_eq!(dataplane.read_state().unwrap(), first);
-        dataplane.replace(Capacity::grown_for(&second), &second).unwrap();
+        dataplane
+            .replace(Capacity::grown_for(&second), &second)
+            .unwrap();
         assert_eq!(dataplane.read_state().unwrap(), second);
     }
 }

@@ -199,7 +199,10 @@ impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Full { map, needed, limit } => {
-                write!(f, "map {map} holds {limit} entries, the change needs {needed}")
+                write!(
+                    f,
+                    "map {map} holds {limit} entries, the change needs {needed}"
+                )
             }
             Self::NoSlots(id) => write!(f, "service number {id} has a table without slots"),
             Self::Kernel { doing, cause } => write!(f, "{doing}: {cause}"),

@@ -138,7 +138,8 @@ impl Object {
 
     /// Writes a member's counters on one CPU and zero on the others.
     pub fn set_counters(&mut self, index: u32, counters: MemberCounters) -> Result<(), Error> {
-        let cpus = aya::util::nr_cpus().map_err(|(_, error)| Error::kernel("counting CPUs", error))?;
+        let cpus =
+            aya::util::nr_cpus().map_err(|(_, error)| Error::kernel("counting CPUs", error))?;
         let mut values = vec![[0; 3]; cpus];
         values[0] = [counters.packets, counters.bytes, counters.flows];
         let values = PerCpuValues::try_from(values)
@@ -228,7 +229,8 @@ impl Memory for KernelMemory {
     }
 
     fn flip(&mut self, generation: u32) {
-        self.node.store(std::mem::offset_of!(Node, active), generation);
+        self.node
+            .store(std::mem::offset_of!(Node, active), generation);
     }
 
     fn wait_for_readers(&mut self) -> Result<(), Error> {

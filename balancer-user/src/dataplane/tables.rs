@@ -115,12 +115,24 @@ impl<M: Memory> Tables<M> {
         let half = self.memory.services_v4().len() / 2;
         for bucket in self.memory.services_v4()[generation * half..][..half].to_vec() {
             let address = IpAddr::from(bucket.address);
-            self.read_bucket(&mut services, address, bucket.port, bucket.protocol, bucket.target);
+            self.read_bucket(
+                &mut services,
+                address,
+                bucket.port,
+                bucket.protocol,
+                bucket.target,
+            );
         }
         let half = self.memory.services_v6().len() / 2;
         for bucket in self.memory.services_v6()[generation * half..][..half].to_vec() {
             let address = IpAddr::from(bucket.address);
-            self.read_bucket(&mut services, address, bucket.port, bucket.protocol, bucket.target);
+            self.read_bucket(
+                &mut services,
+                address,
+                bucket.port,
+                bucket.protocol,
+                bucket.target,
+            );
         }
         for service in services.values_mut() {
             service.keys.sort_unstable();

@@ -130,11 +130,9 @@ impl Trial {
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
         options.data_out = Some(&mut self.buffer);
-        let result = self
-            .object
-            .program()?
-            .test_run(options)
-            .map_err(|error| Error::kernel(format!("running a frame of {} bytes", frame.len()), error))?;
+        let result = self.object.program()?.test_run(options).map_err(|error| {
+            Error::kernel(format!("running a frame of {} bytes", frame.len()), error)
+        })?;
         if let Some(logger) = &mut self.logger {
             logger.flush();
         }
@@ -143,7 +141,10 @@ impl Trial {
         Ok(Outcome {
             action: action(result.return_value),
             reason: Reason::from_number(record.reason).ok_or_else(|| {
-                Error::Foreign(format!("the kernel program gave reason number {}", record.reason))
+                Error::Foreign(format!(
+                    "the kernel program gave reason number {}",
+                    record.reason
+                ))
             })?,
             service: (record.service != 0).then_some(record.service),
             member: picked.map(|record| record.member as u16),

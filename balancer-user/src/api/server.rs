@@ -1,0 +1,149 @@
+//! The daemon's side of the control socket.
+//!
+//! Handlers hold no state: each turns a request into a [`Command`] for the
+//! controller and waits for its answer.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, oneshot};
+
+use super::types::{ChangeRequest, Changed, Problem, Status};
+
+/// Largest request body.
+const MAX_BODY_LEN: usize = 1 << 20;
+
+/// What the controller is asked.
+#[derive(Debug)]
+pub enum Command {
+    /// What is going on.
+    Status(oneshot::Sender<Status>),
+    /// Make a change.
+    Change(ChangeRequest, oneshot::Sender<Result<Changed, Problem>>),
+    /// Read the file again.
+    Reload(oneshot::Sender<Result<Changed, Problem>>),
+    /// The running configuration as TOML text.
+    Config(oneshot::Sender<String>),
+}
+
+type Commands = mpsc::Sender<Command>;
+
+/// Takes the socket; one that a dead daemon left is replaced, one that is
+/// answered is not.
+pub async fn bind(path: &Path) -> io::Result<UnixListener> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    if tokio::net::UnixStream::connect(path).await.is_ok() {
+        return Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another balancer answers there; stop it, or set another node.socket",
+        ));
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) => {
+            use std::os::unix::fs::FileTypeExt;
+            if !metadata.file_type().is_socket() {
+                return Err(io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    "it exists and is no socket; it is left alone",
+                ));
+            }
+            std::fs::remove_file(path)?;
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let listener = UnixListener::bind(path)?;
+    // Who may open the socket may change everything.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves until the future is dropped.
+pub async fn serve(listener: UnixListener, commands: Commands) -> io::Result<()> {
+    let router = Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/changes", post(change))
+        .route("/v1/reload", post(reload))
+        .route("/v1/config", get(config))
+        .fallback(unknown)
+        .layer(DefaultBodyLimit::max(MAX_BODY_LEN))
+        .with_state(commands);
+    axum::serve(listener, router).await
+}
+
+async fn status(State(commands): State<Commands>) -> Response {
+    answer(ask(&commands, Command::Status).await.map(Json))
+}
+
+async fn change(
+    State(commands): State<Commands>,
+    request: Result<Json<ChangeRequest>, axum::extract::rejection::JsonRejection>,
+) -> Response {
+    let request = match request {
+        Ok(Json(request)) => request,
+        Err(rejection) => {
+            return answer::<()>(Err(Problem {
+                title: "bad request".to_owned(),
+                status: rejection.status().as_u16(),
+                detail: rejection.body_text(),
+            }));
+        }
+    };
+    let changed = ask(&commands, |reply| Command::Change(request, reply)).await;
+    answer(changed.and_then(|changed| changed).map(Json))
+}
+
+async fn reload(State(commands): State<Commands>) -> Response {
+    let changed = ask(&commands, Command::Reload).await;
+    answer(changed.and_then(|changed| changed).map(Json))
+}
+
+async fn config(State(commands): State<Commands>) -> Response {
+    answer(ask(&commands, Command::Config).await)
+}
+
+async fn unknown() -> Response {
+    answer::<()>(Err(Problem {
+        title: "not found".to_owned(),
+        status: StatusCode::NOT_FOUND.as_u16(),
+        detail: "this version serves /v1/status, /v1/changes, /v1/reload and /v1/config".to_owned(),
+    }))
+}
+
+async fn ask<T>(
+    commands: &Commands,
+    command: impl FnOnce(oneshot::Sender<T>) -> Command,
+) -> Result<T, Problem> {
+    let stopping = || Problem {
+        title: "stopping".to_owned(),
+        status: StatusCode::SERVICE_UNAVAILABLE.as_u16(),
+        detail: "the balancer is stopping".to_owned(),
+    };
+    let (reply, answer) = oneshot::channel();
+    commands
+        .send(command(reply))
+        .await
+        .map_err(|_| stopping())?;
+    answer.await.map_err(|_| stopping())
+}
+
+fn answer<T: IntoResponse>(result: Result<T, Problem>) -> Response {
+    match result {
+        Ok(body) => body.into_response(),
+        Err(problem) => {
+            let status =
+                StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            let headers = [(axum::http::header::CONTENT_TYPE, "application/problem+json")];
+            (status, headers, Json(problem)).into_response()
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! What goes over the control socket, as JSON.
+//!
+//! | request | body | answer |
+//! |---|---|---|
+//! | `GET /v1/status` | - | [`Status`] |
+//! | `POST /v1/changes` | [`ChangeRequest`] | [`Changed`] |
+//! | `POST /v1/reload` | - | [`Changed`] |
+//! | `GET /v1/config` | - | the running configuration as TOML text |
+//!
+//! A refusal is a [`Problem`] (RFC 9457) with status 4xx; nothing changed.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// What is going on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the daemon.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_seconds: u64,
+    /// The file it was started with.
+    pub config_file: String,
+    /// Changes made by command since the file was read, oldest first.
+    pub runtime_changes: Vec<String>,
+    /// How the last re-reading of the file ended.
+    pub last_reload: Option<Reload>,
+    /// The last change of the kernel's tables.
+    pub last_apply: Option<Apply>,
+    /// Where the program is attached.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// The services, in the file's order.
+    pub services: Vec<ServiceStatus>,
+    /// Packets by reason, all that are not zero.
+    pub reasons: BTreeMap<String, u64>,
+    /// What needs attention, a sentence each; empty when all is well.
+    pub problems: Vec<String>,
+}
+
+/// How a re-reading of the file ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reload {
+    /// Seconds since then.
+    pub ago_seconds: u64,
+    /// Whether the new file is in force.
+    pub succeeded: bool,
+    /// What changed, or why nothing did.
+    pub summary: String,
+}
+
+/// A change of the kernel's tables.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Apply {
+    /// Seconds since then.
+    pub ago_seconds: u64,
+    /// What brought it about.
+    pub cause: String,
+    /// From the cause to the flip in the kernel, table building included.
+    pub duration_micros: u64,
+    /// Whether it is in force; if not, `cause` says why.
+    pub succeeded: bool,
+}
+
+/// An interface the program is attached to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Its name.
+    pub name: String,
+    /// `native`, `generic`, `offloaded` or `detached`.
+    pub mode: String,
+}
+
+/// A service and its backends.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub name: String,
+    /// The VIP.
+    pub address: IpAddr,
+    /// The ports, as in the file: `443`, `80,8000-8010` or `any`.
+    pub ports: String,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// `l2` or `ipip`.
+    pub forward: String,
+    /// `up` (all wanted backends are), `degraded` (some), `down` (none) or
+    /// `fail-open` (too few, so all are used).
+    pub state: String,
+    /// Slots of its table; 0 if no backend gets traffic.
+    pub slot_count: u32,
+    /// Slots whose old flows are still kept where they were.
+    pub settling_seconds: Option<u64>,
+    /// The backends, in the file's order.
+    pub backends: Vec<BackendStatus>,
+}
+
+/// One backend.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BackendStatus {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its weight.
+    pub weight: u16,
+    /// `up`, `unproven`, `down`, `draining` or `disabled`.
+    pub state: String,
+    /// Seconds in the probes' present state; none without a probe.
+    pub since_seconds: Option<u64>,
+    /// Why the last bad probe was bad.
+    pub last_failure: Option<String>,
+    /// `resolved`, or why packets cannot be sent there.
+    pub next_hop: String,
+    /// Slots it owns.
+    pub slot_count: u32,
+    /// Its slots as a share of the table, 0 to 1.
+    pub share_expected: f64,
+    /// Its share of what came since its service's table last changed: of new
+    /// flows for TCP, of packets for UDP; none if nothing came.
+    pub share_seen: Option<f64>,
+    /// TCP connections opened.
+    pub flows: u64,
+    /// Packets sent to it.
+    pub packets: u64,
+    /// Bytes of these, from the IP header on.
+    pub bytes: u64,
+    /// New flows in the last second.
+    pub flows_per_second: f64,
+    /// Packets in the last second.
+    pub packets_per_second: f64,
+    /// Bits in the last second.
+    pub bits_per_second: f64,
+}
+
+/// A change, or the question what it would do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChangeRequest {
+    /// What is to change.
+    pub change: Change,
+    /// Only say what it would do.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// An everyday change.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Change {
+    /// Adds a service.
+    ServiceAdd {
+        /// A `[[service]]` table as it would stand in the file.
+        toml: String,
+    },
+    /// Removes a service with all its backends.
+    ServiceRemove {
+        /// Its name.
+        service: String,
+    },
+    /// Adds a backend; it gets traffic once its probes passed.
+    BackendAdd {
+        /// The service's name.
+        service: String,
+        /// A `[[service.backend]]` table's keys, as they would stand in the
+        /// file below that heading.
+        toml: String,
+    },
+    /// Removes a backend; its flows break.
+    BackendRemove {
+        /// The service's name.
+        service: String,
+        /// The backend's name.
+        backend: String,
+    },
+    /// Sends no new flows to a backend and keeps the old ones.
+    BackendDrain {
+        /// The service's name.
+        service: String,
+        /// The backend's name.
+        backend: String,
+    },
+    /// Ends a drain.
+    BackendUndrain {
+        /// The service's name.
+        service: String,
+        /// The backend's name.
+        backend: String,
+    },
+    /// Sets a backend's weight.
+    BackendWeight {
+        /// The service's name.
+        service: String,
+        /// The backend's name.
+        backend: String,
+        /// Share of new flows relative to the siblings; 0 is none.
+        weight: u16,
+    },
+}
+
+/// A change that was made, or would be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Changed {
+    /// One sentence.
+    pub summary: String,
+    /// Whether it was only asked about.
+    pub dry_run: bool,
+    /// Shares of the backends it touches.
+    pub shares: Vec<ShareChange>,
+    /// Warnings of the check about the configuration as changed.
+    pub warnings: Vec<String>,
+    /// From the request to the flip in the kernel; none for a dry run.
+    pub duration_micros: Option<u64>,
+}
+
+/// A backend's share of the slots before and after a change, 0 to 1, were
+/// every backend that is wanted up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ShareChange {
+    /// The service's name.
+    pub service: String,
+    /// The backend's name.
+    pub backend: String,
+    /// None if it is new.
+    pub before: Option<f64>,
+    /// None if it is removed.
+    pub after: Option<f64>,
+}
+
+/// Why a request was refused (RFC 9457).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What kind of refusal, in a few words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// Object, value, limit and way out.
+    pub detail: String,
+}

@@ -1,0 +1,501 @@
+//! From configuration, health and next hops to the state the kernel should
+//! hold.
+//!
+//! [`Builder`] keeps what has to stay the same from one state to the next:
+//! numbers of services, seats of members, and the past owners of slots in
+//! change (see `balancer_common::affinity`). Pure: time is an argument.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use balancer_common::layout::{Member, Slot};
+
+use crate::config::model::{Backend, Config, Protocol, Seed, Service};
+use crate::dataplane::{ServiceId, ServiceKey, ServiceState, State, Table};
+use crate::health;
+use crate::maglev;
+use crate::member::{self, Hop};
+use crate::probe::scheduler::TargetId;
+use crate::seed;
+
+/// What is known of the world outside the file.
+#[derive(Debug, Clone, Default)]
+pub struct World {
+    /// States of the probed backends; one that is not here is unproven.
+    pub health: BTreeMap<TargetId, health::State>,
+    /// Ways to the backends; one that is not here has none.
+    pub hops: BTreeMap<IpAddr, Hop>,
+}
+
+/// Why a backend gets new flows or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackendState {
+    /// Gets its share.
+    Up,
+    /// Not yet passed its probes.
+    Unproven,
+    /// Failed its probes.
+    Down,
+    /// An operator's wish: no new flows, old ones kept.
+    Draining,
+    /// Weight 0.
+    Disabled,
+}
+
+impl BackendState {
+    /// Name in tables and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Unproven => "unproven",
+            Self::Down => "down",
+            Self::Draining => "draining",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
+/// The state of a backend as configuration and health have it.
+pub fn backend_state(service: &Service, backend: &Backend, world: &World) -> BackendState {
+    if backend.drain {
+        return BackendState::Draining;
+    }
+    if backend.weight == 0 {
+        return BackendState::Disabled;
+    }
+    match probed(service, backend, world) {
+        health::State::Up => BackendState::Up,
+        health::State::Unproven => BackendState::Unproven,
+        health::State::Down => BackendState::Down,
+    }
+}
+
+fn probed(service: &Service, backend: &Backend, world: &World) -> health::State {
+    if service.health.is_none() {
+        return health::State::Up;
+    }
+    let id = TargetId {
+        service: service.name.clone(),
+        backend: backend.name.clone(),
+    };
+    let unproven = health::State::Unproven;
+    world.health.get(&id).copied().unwrap_or(unproven)
+}
+
+/// Whether too few are healthy, so that all that are wanted are used.
+pub fn fails_open(service: &Service, world: &World) -> bool {
+    let Some(threshold) = service.fail_open_below else {
+        return false;
+    };
+    let wanted = |backend: &&Backend| !backend.drain && backend.weight > 0;
+    let weight = |backend: &Backend| f64::from(backend.weight);
+    let all: f64 = service.backends.iter().filter(wanted).map(weight).sum();
+    let healthy: f64 = service
+        .backends
+        .iter()
+        .filter(|backend| backend_state(service, backend, world) == BackendState::Up)
+        .map(weight)
+        .sum();
+    all > 0.0 && healthy / all < threshold
+}
+
+/// Who sits where: what a reader of counters and traces needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seat {
+    /// The backend's name.
+    pub backend: String,
+    /// Index of its counters.
+    pub counter: u32,
+    /// Slots it owns as `current`.
+    pub slot_count: u32,
+}
+
+/// Makes one state after the other.
+#[derive(Debug, Default)]
+pub struct Builder {
+    services: BTreeMap<String, Book>,
+    last_service: ServiceId,
+    free_counters: BTreeSet<u32>,
+    next_counter: u32,
+}
+
+/// What is kept of a service.
+#[derive(Debug)]
+struct Book {
+    id: ServiceId,
+    seats: Vec<Option<Owner>>,
+    /// How often each index has been given away.
+    incarnations: Vec<u16>,
+    /// What the table was built from.
+    built_from: (Vec<(String, u16, u16)>, u32),
+    table: Table,
+    settle_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Owner {
+    name: String,
+    address: IpAddr,
+    counter: u32,
+    slot_count: u32,
+}
+
+/// A state, and what changed in who counts where.
+#[derive(Debug)]
+pub struct Built {
+    /// What the kernel should hold.
+    pub state: State,
+    /// Counter indexes given to new members: to be zeroed before use.
+    pub fresh_counters: Vec<u32>,
+}
+
+impl Builder {
+    /// The state for this configuration in this world.
+    pub fn build(&mut self, config: &Config, seed: &Seed, world: &World, now: Instant) -> Built {
+        self.drop_services(config);
+        let mut fresh_counters = Vec::new();
+        let mut services = BTreeMap::new();
+        for service in &config.services {
+            let mut book = self.take_book(&service.name);
+            self.seat(&mut book, service, &mut fresh_counters);
+            book.rebuild(service, config.node.table_size, world, now);
+            services.insert(
+                book.id,
+                ServiceState {
+                    keys: keys(service),
+                    members: book.members(config, service, world),
+                    table: book.table.clone(),
+                },
+            );
+            self.services.insert(service.name.clone(), book);
+        }
+        Built {
+            state: State {
+                flow_keys: seed::flow_keys(seed),
+                services,
+            },
+            fresh_counters,
+        }
+    }
+
+    /// When slots in change settle next.
+    pub fn next_settling(&self) -> Option<Instant> {
+        self.services
+            .values()
+            .filter_map(|book| book.settle_at)
+            .min()
+    }
+
+    /// Name of the service with this number.
+    pub fn service_name(&self, id: ServiceId) -> Option<&str> {
+        self.services
+            .iter()
+            .find(|(_, book)| book.id == id)
+            .map(|(name, _)| name.as_str())
+    }
+
+    /// Members of a service by index.
+    pub fn seats(&self, service: &str) -> Vec<Option<Seat>> {
+        let Some(book) = self.services.get(service) else {
+            return Vec::new();
+        };
+        book.seats
+            .iter()
+            .map(|owner| {
+                owner.as_ref().map(|owner| Seat {
+                    backend: owner.name.clone(),
+                    counter: owner.counter,
+                    slot_count: owner.slot_count,
+                })
+            })
+            .collect()
+    }
+
+    /// Slots of a service's table.
+    pub fn slot_count(&self, service: &str) -> u32 {
+        self.services
+            .get(service)
+            .map_or(0, |book| book.table.slot_count())
+    }
+
+    /// When the slots of a service settle, if some are in change.
+    pub fn settles_at(&self, service: &str) -> Option<Instant> {
+        self.services.get(service)?.settle_at
+    }
+
+    /// Counter indexes of all members.
+    pub fn counters(&self) -> Vec<u32> {
+        let mut counters: Vec<u32> = self
+            .services
+            .values()
+            .flat_map(|book| book.seats.iter().flatten())
+            .map(|owner| owner.counter)
+            .collect();
+        counters.sort_unstable();
+        counters
+    }
+
+    fn drop_services(&mut self, config: &Config) {
+        let gone: Vec<String> = self
+            .services
+            .keys()
+            .filter(|name| config.service(name).is_none())
+            .cloned()
+            .collect();
+        for name in gone {
+            if let Some(book) = self.services.remove(&name) {
+                let counters = book.seats.into_iter().flatten().map(|owner| owner.counter);
+                self.free_counters.extend(counters);
+            }
+        }
+    }
+
+    fn take_book(&mut self, name: &str) -> Book {
+        if let Some(book) = self.services.remove(name) {
+            return book;
+        }
+        self.last_service += 1;
+        Book {
+            id: self.last_service,
+            seats: Vec::new(),
+            incarnations: Vec::new(),
+            built_from: (Vec::new(), 0),
+            table: Table::new(Arc::from(Vec::new())),
+            settle_at: None,
+        }
+    }
+
+    /// Frees the seats of backends that are gone and seats new ones. A seat
+    /// belongs to a name at an address: another server gets another
+    /// incarnation, so that no flow record leads to it by mistake.
+    fn seat(&mut self, book: &mut Book, service: &Service, fresh: &mut Vec<u32>) {
+        let wanted: BTreeMap<&str, IpAddr> = service
+            .backends
+            .iter()
+            .map(|backend| (backend.name.as_str(), backend.address))
+            .collect();
+        let mut free_seats = book.free_seats();
+        for seat in &mut book.seats {
+            let stays = |owner: &Owner| wanted.get(owner.name.as_str()) == Some(&owner.address);
+            if let Some(owner) = seat.take_if(|owner| !stays(owner)) {
+                self.free_counters.insert(owner.counter);
+            }
+        }
+        let seated: BTreeSet<String> = book
+            .seats
+            .iter()
+            .flatten()
+            .map(|owner| owner.name.clone())
+            .collect();
+        for backend in &service.backends {
+            if seated.contains(&backend.name) {
+                continue;
+            }
+            let counter = self.free_counters.pop_first().unwrap_or_else(|| {
+                self.next_counter += 1;
+                self.next_counter - 1
+            });
+            fresh.push(counter);
+            let owner = Owner {
+                name: backend.name.clone(),
+                address: backend.address,
+                counter,
+                slot_count: 0,
+            };
+            book.give_seat(owner, &mut free_seats);
+        }
+    }
+}
+
+impl Book {
+    /// Seats an owner at one of the `free` indexes, or a new one. While
+    /// slots are in change, an index that somebody had may still stand in
+    /// them as `previous`, so no index is given away again until they settle.
+    fn give_seat(&mut self, owner: Owner, free: &mut Vec<usize>) {
+        let index = free.pop().unwrap_or_else(|| {
+            self.seats.push(None);
+            self.seats.len() - 1
+        });
+        if self.incarnations.len() <= index {
+            self.incarnations.push(0);
+        }
+        self.incarnations[index] = self.incarnations[index].wrapping_add(1);
+        self.seats[index] = Some(owner);
+    }
+
+    fn free_seats(&self) -> Vec<usize> {
+        if self.settle_at.is_some() {
+            return Vec::new();
+        }
+        let free = |at: &usize| self.seats[*at].is_none();
+        (0..self.seats.len()).rev().filter(free).collect()
+    }
+
+    fn index_of(&self, backend: &str) -> Option<u16> {
+        self.seats
+            .iter()
+            .position(|seat| seat.as_ref().is_some_and(|owner| owner.name == backend))
+            .map(|index| index as u16)
+    }
+
+    fn rebuild(&mut self, service: &Service, size: u32, world: &World, now: Instant) {
+        let open = fails_open(service, world);
+        let entries: Vec<(String, u16, u16)> = service
+            .backends
+            .iter()
+            .filter(|backend| match backend_state(service, backend, world) {
+                BackendState::Up => true,
+                BackendState::Unproven | BackendState::Down => open,
+                BackendState::Draining | BackendState::Disabled => false,
+            })
+            .filter_map(|backend| {
+                let index = self.index_of(&backend.name)?;
+                Some((backend.name.clone(), index, backend.weight))
+            })
+            .collect();
+        if self.settle_at.is_some_and(|at| at <= now) {
+            self.settle();
+        }
+        if self.built_from.0 == entries && self.built_from.1 == size {
+            return;
+        }
+        let owners = maglev::build(&maglev_entries(&entries), size);
+        let slots = self.change_slots(&owners);
+        if slots.iter().any(|slot| slot.is_unsettled()) {
+            self.settle_at = Some(now + service.drain_timeout);
+        }
+        self.count_slots(&owners);
+        self.built_from = (entries, size);
+        self.table = Table::new(slots.into());
+    }
+
+    /// The past owners' time is over; seats at the end that nobody has are
+    /// given up with it.
+    fn settle(&mut self) {
+        let slots: Vec<Slot> = self
+            .table
+            .slots()
+            .unwrap_or_default()
+            .iter()
+            .map(|slot| Slot::settled(slot.current()))
+            .collect();
+        self.table = Table::new(slots.into());
+        self.settle_at = None;
+        while self.seats.last().is_some_and(Option::is_none) {
+            self.seats.pop();
+        }
+    }
+
+    /// Every slot that gets another owner keeps the one it had when it was
+    /// last settled, until the change settles.
+    fn change_slots(&self, owners: &[u16]) -> Vec<Slot> {
+        let before = self.table.slots().unwrap_or_default();
+        if before.len() != owners.len() {
+            return owners.iter().map(|owner| Slot::settled(*owner)).collect();
+        }
+        before
+            .iter()
+            .zip(owners)
+            .map(|(slot, owner)| {
+                if !slot.is_unsettled() && slot.current() == *owner {
+                    *slot
+                } else {
+                    Slot::unsettled(*owner, slot.previous())
+                }
+            })
+            .collect()
+    }
+
+    fn count_slots(&mut self, owners: &[u16]) {
+        let mut counts = vec![0; self.seats.len()];
+        for owner in owners {
+            counts[usize::from(*owner)] += 1;
+        }
+        for (seat, count) in self.seats.iter_mut().zip(counts) {
+            if let Some(owner) = seat {
+                owner.slot_count = count;
+            }
+        }
+    }
+
+    fn members(&self, config: &Config, service: &Service, world: &World) -> Vec<Member> {
+        let open = fails_open(service, world);
+        self.seats
+            .iter()
+            .zip(&self.incarnations)
+            .map(|(seat, incarnation)| {
+                let found = seat
+                    .as_ref()
+                    .and_then(|owner| Some((owner, service.backend(&owner.name)?)));
+                let Some((owner, backend)) = found else {
+                    return member::nobody(*incarnation);
+                };
+                let alive = open || probed(service, backend, world) == health::State::Up;
+                let hop = world.hops.get(&backend.address);
+                member::build(
+                    &config.node,
+                    service,
+                    backend,
+                    hop,
+                    alive,
+                    *incarnation,
+                    owner.counter,
+                )
+            })
+            .collect()
+    }
+}
+
+fn maglev_entries(entries: &[(String, u16, u16)]) -> Vec<maglev::Entry<'_>> {
+    entries
+        .iter()
+        .map(|(identity, index, weight)| maglev::Entry {
+            identity,
+            index: *index,
+            weight: *weight,
+        })
+        .collect()
+}
+
+/// The keys that lead to a service.
+pub fn keys(service: &Service) -> Vec<ServiceKey> {
+    let protocol = match service.protocol {
+        Protocol::Tcp => balancer_common::parse::PROTOCOL_TCP,
+        Protocol::Udp => balancer_common::parse::PROTOCOL_UDP,
+    };
+    let key = |port| ServiceKey {
+        address: service.address,
+        port,
+        protocol,
+    };
+    match &service.ports {
+        crate::config::model::Ports::Any => vec![key(0)],
+        ports => ports.iter().map(key).collect(),
+    }
+}
+
+/// Slots that each backend would own, in the file's order, were every one
+/// that is wanted up.
+pub fn slot_counts(service: &Service, table_size: u32) -> Vec<u32> {
+    let entries: Vec<maglev::Entry<'_>> = service
+        .backends
+        .iter()
+        .enumerate()
+        .filter(|(_, backend)| !backend.drain)
+        .map(|(index, backend)| maglev::Entry {
+            identity: &backend.name,
+            index: index as u16,
+            weight: backend.weight,
+        })
+        .collect();
+    let mut counts = vec![0; service.backends.len()];
+    for owner in maglev::build(&entries, table_size) {
+        counts[usize::from(owner)] += 1;
+    }
+    counts
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,305 @@
+//! Every rule there is: its id, its level and what it is for.
+//!
+//! An id is a contract: files name it under `allow`, scripts read it in the
+//! JSON and SARIF output. Rules that look at the host or at the running
+//! revision stand here too, so that a file may allow them.
+
+use super::super::diagnostic::Level;
+use super::super::wording::{nearest, quoted};
+
+/// One thing that is looked for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Stable name, such as `vip-overlap`.
+    pub id: &'static str,
+    /// Level of its findings; a rule with both says so in its explanation.
+    pub level: Level,
+    /// What it looks at.
+    pub section: Section,
+    /// Whether a person may accept its findings. What the file's reader or
+    /// the packet path cannot carry out is never accepted.
+    pub allowable: bool,
+    /// One line.
+    pub summary: &'static str,
+    /// Why it matters and what to do.
+    pub explanation: &'static str,
+}
+
+/// What a rule looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Section {
+    /// The text: syntax, keys and single values.
+    File,
+    /// How services and backends fit together.
+    Shape,
+    /// Who gets how much traffic.
+    Distribution,
+    /// The step from the running revision to this file.
+    Change,
+    /// The host, the kernel and the network.
+    Live,
+}
+
+impl Section {
+    /// Its name in lists.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Shape => "shape",
+            Self::Distribution => "distribution",
+            Self::Change => "change",
+            Self::Live => "live",
+        }
+    }
+}
+
+/// The rule of that id.
+pub fn find(id: &str) -> Option<&'static Rule> {
+    ALL.iter().copied().find(|rule| rule.id == id)
+}
+
+/// The rule of that id, if a person may accept its findings; otherwise a
+/// message and a way out.
+pub fn find_allowable(id: &str) -> Result<&'static Rule, (String, String)> {
+    let Some(rule) = find(id) else {
+        let ids = ALL.iter().filter(|rule| rule.allowable).map(|rule| rule.id);
+        let help = match nearest(id, ids) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "`balancer check --list` names all rules".to_owned(),
+        };
+        return Err((format!("there is no rule {}", quoted(id)), help));
+    };
+    if !rule.allowable {
+        return Err((
+            format!("rule `{id}` cannot be allowed"),
+            "mend what it finds".to_owned(),
+        ));
+    }
+    Ok(rule)
+}
+
+macro_rules! rules {
+    ($($name:ident $id:literal $level:ident $section:ident $allowable:literal
+        $summary:literal $explanation:literal)*) => {
+        $(
+            #[doc = concat!("`", $id, "`: ", $summary, ".")]
+            pub static $name: Rule = Rule {
+                id: $id,
+                level: Level::$level,
+                section: Section::$section,
+                allowable: $allowable,
+                summary: $summary,
+                explanation: $explanation,
+            };
+        )*
+        /// All rules, by section.
+        pub static ALL: &[&Rule] = &[$(&$name),*];
+    };
+}
+
+rules! {
+    SYNTAX "syntax" Error File false
+    "the text is not TOML"
+    "Nothing can be said about a file that cannot be read. Several syntax faults are reported in one run; faults that may only follow from one are left out until it is mended."
+
+    UNKNOWN_KEY "unknown-key" Error File false
+    "a key that nothing reads"
+    "A misspelt key would otherwise leave its default in force without a word. Keys that do nothing beside another setting, such as `path` with a TCP probe, are found too."
+
+    MISSING_KEY "missing-key" Error File false
+    "a key that must be there is not"
+    "Only keys without a safe default are required."
+
+    WRONG_TYPE "wrong-type" Error File false
+    "a value of another type than the key takes"
+    "Nothing is converted in silence: a quoted number is not a number, and a number without a unit is not a duration."
+
+    BAD_VALUE "bad-value" Error File false
+    "a value that the key does not take"
+    "The message names the value and the limit."
+
+    DUPLICATE_NAME "duplicate-name" Error File false
+    "a name that is already taken"
+    "Commands, metrics and the history name services and backends; two of one name could not be told apart."
+
+    BAD_SERVICE_ADDRESS "bad-service-address" Error Shape false
+    "a service address that no client can dial"
+    "Packets to an unspecified, loopback, multicast, broadcast or link-local address, or to an IPv4 address in IPv6 clothes, never reach the program."
+
+    NO_SERVICES "no-services" Warning Shape false
+    "a file without a service"
+    "Every packet passes by untouched. A configuration overwritten with an empty one has taken whole sites down."
+
+    NO_BACKENDS "no-backends" Error Shape true
+    "a service without a backend that takes traffic"
+    "There is no backend, or all have weight 0, or all are drained: every new flow would be dropped."
+
+    SINGLE_BACKEND "single-backend" Warning Shape true
+    "a service with one backend that takes traffic"
+    "The loss of that one server is the loss of the service."
+
+    VIP_OVERLAP "vip-overlap" Error Shape false
+    "two services claim the same address, port and protocol"
+    "Also by a range, by `any`, or by an IPv4 address in IPv6 clothes. Which one won would be luck."
+
+    DUPLICATE_BACKEND "duplicate-backend" Error Shape true
+    "the same address and port twice in a service"
+    "Under two names one server gets twice its share, and draining one name leaves it in service under the other."
+
+    BAD_BACKEND_ADDRESS "bad-backend-address" Error Shape true
+    "a backend address that cannot be a server"
+    "A VIP or a tunnel source of this host would send packets round in a circle; loopback, multicast, broadcast, unspecified and link-local addresses lead nowhere."
+
+    BACKEND_OUTSIDE_POOL "backend-outside-pool" Error Shape true
+    "a backend outside the service's `allowed_backends`"
+    "A wrong set of servers, say those of a test site, has looked healthy and answered wrongly for hours."
+
+    SHARED_BACKEND "shared-backend" Warning Shape true
+    "one backend address serves two services of different `identity`"
+    "A server that proves to be the one is unlikely to be the other: one of the two lists was probably copied."
+
+    PORT_MISMATCH "port-mismatch" Error Shape false
+    "port 0, or a backend port that the mode cannot rewrite to"
+    "The modes `l2` and `ipip` leave the packet's ports as they are, so a backend listens on the port that clients dial."
+
+    FAMILY_MISMATCH "family-mismatch" Error Shape false
+    "an address family that the forwarding mode cannot carry"
+    "`l2` only rewrites Ethernet addresses: next hop and packet are of one family. `ipip` carries any pair."
+
+    NO_HEALTH_CHECK "no-health-check" Warning Shape true
+    "no probe, or only a TCP probe on an HTTP port"
+    "Without a probe a dead server keeps its share. A listening socket says little about the application behind it."
+
+    PROBE_WITHOUT_PROOF "probe-without-proof" Warning Shape true
+    "an HTTP probe that any server would pass"
+    "Without `expect_status` and `identity` a default page or another team's server is as good as the right one."
+
+    PROBE_TIMING "probe-timing" Error Shape true
+    "probe times that flap or that detect too late"
+    "A timeout not below the interval is an error: probes would overlap. Warnings: rise or fall under 2, and interval times fall over 30 s or under 1 s."
+
+    FAIL_OPEN_UNSET "fail-open-unset" Warning Shape true
+    "no stated behaviour for when too few backends are healthy"
+    "When probes fail everywhere it is often the probe. `fail_open_below` says below which healthy share all backends are used; 0 says never."
+
+    TABLE_SHARE "table-share" Error Distribution true
+    "a backend's slots do not match its weight"
+    "In the table that would be installed, a backend's slots differ from its weight's share by more than 1 % of that share and by more than 2 slots, or a backend with weight has no slot."
+
+    DOMINANT_BACKEND "dominant-backend" Warning Distribution true
+    "one backend takes most of the traffic"
+    "One share is above 50 % with three or more backends, or weights differ more than tenfold: often a typing error in one weight."
+
+    TABLE_SIZE "table-size" Error Distribution true
+    "a table size that is not prime, or too small"
+    "Maglev tables need a prime size; anything else is an error. Under 100 slots a backend is a warning, as shares become coarse."
+
+    CAPACITY "capacity" Error Distribution true
+    "the declared peak exceeds a backend's declared capacity"
+    "Peak load times the backend's share of the weight is more than it can take."
+
+    CAPACITY_N_1 "capacity-n-1" Warning Distribution true
+    "the peak exceeds a capacity once a backend or a zone is lost"
+    "The survivors take over the lost share. If that is too much for one of them, the first loss becomes the next."
+
+    CHURN "churn" Warning Distribution true
+    "a change moves more slots than it has to"
+    "It moves more than twice the slots that the change of weights alone requires."
+
+    BLAST_RADIUS "blast-radius" Error Change true
+    "a change that takes away a lot at once"
+    "It removes over 25 % of a service's backends or weight, removes a service, or touches over 10 services."
+
+    STALE_BASE "stale-base" Error Change true
+    "the file is based on a revision that is not the running one"
+    "Applying it would undo what others changed since."
+
+    UNDRAINS "undrains" Warning Change true
+    "a change gives traffic to a backend that an operator drained"
+    "A reload has brought drained servers back into service before."
+
+    UNPROVEN_BACKEND "unproven-backend" Error Change true
+    "a new backend that no probe has passed yet"
+    "It gets traffic once a probe has proved it with the service's identity."
+
+    OLD_DRAIN "old-drain" Warning Change true
+    "a drain older than 24 hours"
+    "Somebody may have forgotten it: remove the backend or undrain it."
+
+    NEIGHBOUR "neighbour" Error Live true
+    "no way to a backend"
+    "An `l2` backend is not on-link or its neighbour does not resolve, or there is no route to a tunnel backend."
+
+    MTU "mtu" Error Live true
+    "the way to a backend is too narrow"
+    "The egress MTU is below the clients' MTU plus the mode's overhead, and neither too-big replies nor an MSS clamp help."
+
+    XDP_MODE "xdp-mode" Warning Live true
+    "the driver has no native XDP"
+    "Generic mode works at a fraction of the speed. It is an error where the driver's frame limit is below the MTU."
+
+    FOREIGN_XDP "foreign-xdp" Error Live true
+    "another XDP program is on the interface"
+    "It is never replaced silently."
+
+    OFFLOADS "offloads" Error Live true
+    "an offload that hides packets from the program"
+    "LRO is an error. VLAN stripping is a warning where VLANs are in use."
+
+    RP_FILTER "rp-filter" Error Live true
+    "strict reverse-path filtering where replies are asymmetric"
+    "The kernel would drop packets that arrive through a tunnel."
+
+    VIP_ANSWERED_ELSEWHERE "vip-answered-elsewhere" Error Live true
+    "another host answers for the service's address"
+    "Another MAC answers ARP or ND: part of the clients would go there."
+
+    BACKEND_VIP "backend-vip" Error Live true
+    "a backend does not accept the service's address"
+    "A probe sent to the service's address through the real forwarding path gets no answer."
+
+    MAP_CAPACITY "map-capacity" Error Live true
+    "a kernel map is nearly full"
+    "Above 90 % is an error. A flow table below the peak of new flows times the idle time is a warning."
+
+    KERNEL_DRIFT "kernel-drift" Error Live true
+    "the kernel's maps are not what the running revision says"
+    "Something else wrote to them, or a write was lost."
+
+    PEER_DIGEST "peer-digest" Error Live true
+    "two balancers of a group differ"
+    "Seed, table size or configuration are not the same, so a flow that moves between them changes its backend."
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn ids_are_unique_and_texts_keep_the_house_style() {
+        let mut seen = HashSet::new();
+        for rule in ALL {
+            assert!(seen.insert(rule.id), "{} twice", rule.id);
+            assert!(
+                rule.id
+                    .bytes()
+                    .all(|b| b == b'-' || b.is_ascii_lowercase() || b.is_ascii_digit())
+            );
+            assert!(!rule.summary.ends_with('.'), "{}", rule.id);
+            assert!(rule.explanation.ends_with('.'), "{}", rule.id);
+            assert_eq!(find(rule.id), Some(*rule));
+        }
+    }
+
+    #[test]
+    fn allowing_names_the_nearest_rule_and_refuses_what_cannot_be_carried_out() {
+        assert_eq!(find_allowable("single-backend").unwrap(), &SINGLE_BACKEND);
+        let (message, help) = find_allowable("single-backnd").unwrap_err();
+        assert_eq!(message, "there is no rule \"single-backnd\"");
+        assert_eq!(help, "did you mean `single-backend`?");
+        let (message, _) = find_allowable("syntax").unwrap_err();
+        assert_eq!(message, "rule `syntax` cannot be allowed");
+    }
+}

@@ -1,0 +1,163 @@
+//! Reads `[node]`.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::de::{DeTable, DeValue};
+
+use super::super::check::rules;
+use super::super::diagnostic::Finding;
+use super::super::model::{Node, Seed, XdpMode};
+use super::super::prime::{MAX_TABLE_SIZE, is_prime, table_size_from};
+use super::super::spans::TableSpans;
+use super::defaults;
+use super::fields::{Field, Fields, Names, Path, Step, Value};
+use super::values::{
+    boolean, choice, duration, hex_byte, host_address_v4, host_address_v6, list, path, text,
+    text_where,
+};
+
+const KEYS: &[&str] = &[
+    "interfaces",
+    "xdp_mode",
+    "seed",
+    "table_size",
+    "tunnel_source_v4",
+    "tunnel_source_v6",
+    "socket",
+    "state_dir",
+    "pin_dir",
+    "keep_forwarding",
+    "resync_interval",
+];
+
+const MAX_INTERFACES: usize = 64;
+/// `IFNAMSIZ` without its final zero byte.
+const MAX_INTERFACE_LEN: usize = 15;
+/// `sun_path` without its final zero byte (unix(7)).
+const MAX_SOCKET_LEN: usize = 107;
+/// `PATH_MAX` without its final zero byte.
+const MAX_PATH_LEN: usize = 4095;
+
+pub(super) fn node(
+    table: &DeTable<'_>,
+    header: Range<usize>,
+    root: &Path<'_>,
+    sink: &mut Vec<Finding>,
+) -> (Option<Node>, TableSpans) {
+    let place = Path {
+        parent: Some(root),
+        step: Step::Table("node"),
+    };
+    let mut fields = Fields::new(table, header, place, KEYS, sink);
+    let interfaces = interfaces(&mut fields);
+    const XDP_MODES: &[(&str, XdpMode)] = &[
+        ("auto", XdpMode::Auto),
+        ("native", XdpMode::Native),
+        ("generic", XdpMode::Generic),
+    ];
+    let xdp_mode = fields.optional("xdp_mode", choice(XDP_MODES, &[]));
+    let seed = fields.optional("seed", seed);
+    let table_size = fields.optional("table_size", table_size);
+    let tunnel_source_v4 = fields.optional("tunnel_source_v4", host_address_v4);
+    let tunnel_source_v6 = fields.optional("tunnel_source_v6", host_address_v6);
+    let socket = fields.optional("socket", path(MAX_SOCKET_LEN));
+    let state_dir = fields.optional("state_dir", path(MAX_PATH_LEN));
+    let pin_dir = fields.optional("pin_dir", path(MAX_PATH_LEN));
+    let keep_forwarding = fields.optional("keep_forwarding", boolean);
+    let limits = Duration::from_secs(1)..=Duration::from_secs(3600);
+    let resync_interval = fields.optional("resync_interval", duration(limits));
+    let node = interfaces.map(|interfaces| Node {
+        interfaces,
+        xdp_mode: xdp_mode.unwrap_or(XdpMode::Auto),
+        seed,
+        table_size: table_size.unwrap_or(defaults::TABLE_SIZE),
+        tunnel_source_v4,
+        tunnel_source_v6,
+        socket: socket.unwrap_or_else(|| PathBuf::from(defaults::SOCKET)),
+        state_dir: state_dir.unwrap_or_else(|| PathBuf::from(defaults::STATE_DIR)),
+        pin_dir: pin_dir.unwrap_or_else(|| PathBuf::from(defaults::PIN_DIR)),
+        keep_forwarding: keep_forwarding.unwrap_or(false),
+        resync_interval: resync_interval.unwrap_or(defaults::RESYNC),
+    });
+    (node, fields.into_spans())
+}
+
+fn interfaces(fields: &mut Fields<'_, '_>) -> Option<Vec<String>> {
+    let rule = "an interface's name, without space, `/` or `:`";
+    // As the kernel has it (dev_valid_name).
+    let fits = |name: &str| {
+        name != "."
+            && name != ".."
+            && !name.contains(|c: char| c.is_whitespace() || c.is_control() || "/:".contains(c))
+    };
+    let mut found = Vec::new();
+    let all_good = fields.required(
+        "interfaces",
+        "interfaces = [\"eth0\"]",
+        list(MAX_INTERFACES, |field, value| {
+            let name = text_where(MAX_INTERFACE_LEN, rule, fits)(field, value)?;
+            found.push((name, value.span()));
+            Some(())
+        }),
+    );
+    let (path, sink) = fields.inner();
+    let mut names = Names::default();
+    for (name, span) in &found {
+        let kind = ("interface", "");
+        names.claim(kind, name, span.clone(), path, sink);
+    }
+    all_good?;
+    Some(found.into_iter().map(|(name, _)| name.to_owned()).collect())
+}
+
+/// Sixteen bytes in hex. The messages never show them: the seed is a secret.
+fn seed(field: &mut Field<'_>, value: &Value<'_>) -> Option<Seed> {
+    let help = "make one with `openssl rand -hex 16`, the same on every balancer of a group";
+    let written = text(field, value)?;
+    let count = written.chars().count();
+    if count != 32 {
+        field.bad(
+            value,
+            format!("has {count} characters, wanted 32 hex digits"),
+            help,
+        );
+        return None;
+    }
+    let mut bytes = [0; 16];
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        let digits = written.get(index * 2..index * 2 + 2);
+        let Some(found) = digits.and_then(hex_byte) else {
+            field.bad(value, "has characters other than hex digits", help);
+            return None;
+        };
+        *byte = found;
+    }
+    Some(Seed(bytes))
+}
+
+fn table_size(field: &mut Field<'_>, value: &Value<'_>) -> Option<u32> {
+    let DeValue::Integer(digits) = value.get_ref() else {
+        field.wrong_type(value, "an integer", "write a prime, such as 65537");
+        return None;
+    };
+    let found = u32::from_str_radix(digits.as_str(), digits.radix())
+        .ok()
+        .filter(|size| *size <= MAX_TABLE_SIZE);
+    match found {
+        Some(size) if is_prime(size) => Some(size),
+        Some(size) => {
+            let text = format!("table_size {size} is not prime");
+            let help = format!("try {}", table_size_from(size));
+            field.report(&rules::TABLE_SIZE, value.span(), text, help);
+            None
+        }
+        None => {
+            let text = format!("table_size is {digits}, limit 2 to {MAX_TABLE_SIZE}");
+            let help = "65537 suits up to 655 backends a service";
+            field.report(&rules::TABLE_SIZE, value.span(), text, help);
+            None
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Reads `[[service]]` and `[[service.backend]]`.
+
+use std::net::IpAddr;
+use std::ops::{Range, RangeInclusive};
+use std::time::Duration;
+
+use toml::de::DeTable;
+
+use super::super::check::rules;
+use super::super::diagnostic::Finding;
+use super::super::model::{Backend, Forward, Ports, Protocol, Service};
+use super::super::spans::{ServiceSpans, TableSpans};
+use super::MAX_BACKENDS;
+use super::defaults;
+use super::fields::{Field, Fields, Names, Path, Step, Value};
+use super::health;
+use super::ports::{port, ports};
+use super::values::{
+    address, boolean, choice, duration, integer, is_name, list, mac, name, network, share, text,
+    text_where,
+};
+
+const SERVICE_KEYS: &[&str] = &[
+    "name",
+    "address",
+    "port",
+    "protocol",
+    "forward",
+    "allowed_backends",
+    "fail_open_below",
+    "drain_timeout",
+    "peak_flows_per_second",
+    "allow",
+    "allow_reason",
+    "health",
+    "backend",
+];
+
+const BACKEND_KEYS: &[&str] = &[
+    "name",
+    "address",
+    "port",
+    "weight",
+    "zone",
+    "capacity_flows_per_second",
+    "mac",
+    "drain",
+];
+
+/// Rates are multiplied with weights; this keeps the products small.
+const RATES: RangeInclusive<u64> = 1..=1_000_000_000_000;
+const MAX_NETWORKS: usize = 1024;
+const MAX_ALLOWED: usize = 64;
+const MAX_REASON_LEN: usize = 1024;
+
+pub(super) fn service<'t>(
+    table: &'t DeTable<'t>,
+    header: Range<usize>,
+    index: usize,
+    root: &Path<'_>,
+    names: &mut Names<'t>,
+    sink: &mut Vec<Finding>,
+) -> (Option<Service>, ServiceSpans) {
+    let step = match named(table) {
+        Some((name, span)) => {
+            names.claim(("service", "name"), name, span, root, sink);
+            Step::Named("service", name)
+        }
+        None => Step::Nth("service", index),
+    };
+    let place = Path {
+        parent: Some(root),
+        step,
+    };
+    let mut spans = ServiceSpans::default();
+    let mut fields = Fields::new(table, header, place, SERVICE_KEYS, sink);
+    let head = head(&mut fields);
+    let (allow, allow_reason) = allow(&mut fields);
+    let ports = head.as_ref().map(|head| &head.ports);
+    let health = health::health(&mut fields, ports, &mut spans.health);
+    let backends = backends(&mut fields, &mut spans.backends);
+    let service = head.map(|head| Service {
+        allow,
+        allow_reason,
+        health,
+        backends,
+        ..head
+    });
+    spans.table = fields.into_spans();
+    (service, spans)
+}
+
+/// The name of a table, if it has a good one.
+fn named<'t>(table: &'t DeTable<'t>) -> Option<(&'t str, Range<usize>)> {
+    let value = table.get("name")?;
+    let name = value.get_ref().as_str().filter(|name| is_name(name))?;
+    Some((name, value.span()))
+}
+
+/// The keys of the service itself, without its tables.
+fn head(fields: &mut Fields<'_, '_>) -> Option<Service> {
+    const PROTOCOLS: &[(&str, Protocol)] = &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
+    const FORWARDS: &[(&str, Forward)] = &[("l2", Forward::L2), ("ipip", Forward::Ipip)];
+    let name = fields.required("name", "name = \"web\"", name);
+    let address = fields.required("address", "address = \"192.0.2.10\"", address);
+    let ports = fields.required("port", "port = 443", ports);
+    let protocol = fields.required("protocol", "protocol = \"tcp\"", choice(PROTOCOLS, &[]));
+    let forward = fields.required(
+        "forward",
+        "forward = \"ipip\"",
+        choice(FORWARDS, &["gue", "nat", "fullnat"]),
+    );
+    let allowed_backends = fields.optional("allowed_backends", list(MAX_NETWORKS, network));
+    let fail_open_below = fields.optional("fail_open_below", share(1.0));
+    let day = Duration::from_secs(24 * 3600);
+    let drain_timeout = fields.optional("drain_timeout", duration(Duration::ZERO..=day));
+    let peak = fields.optional("peak_flows_per_second", integer(RATES));
+    Some(Service {
+        name: name?.to_owned(),
+        address: address?,
+        ports: ports?,
+        protocol: protocol?,
+        forward: forward?,
+        allowed_backends: allowed_backends.unwrap_or_default(),
+        fail_open_below,
+        drain_timeout: drain_timeout.unwrap_or(defaults::DRAIN_TIMEOUT),
+        peak_flows_per_second: peak,
+        allow: Vec::new(),
+        allow_reason: None,
+        health: None,
+        backends: Vec::new(),
+    })
+}
+
+fn allow(fields: &mut Fields<'_, '_>) -> (Vec<String>, Option<String>) {
+    let allow = fields.optional("allow", list(MAX_ALLOWED, rule));
+    let printable = |text: &str| !text.trim().is_empty() && !text.contains(char::is_control);
+    let reason = text_where(MAX_REASON_LEN, "one line that says why", printable);
+    let reason = fields.optional("allow_reason", reason);
+    match (fields.has("allow"), fields.has("allow_reason")) {
+        (true, false) => {
+            let help = "say why, with `allow_reason = \"…\"`";
+            fields.missing("allow_reason", help);
+        }
+        (false, true) => {
+            let help = "name the rules with `allow = [\"…\"]`, or remove it";
+            fields.refuse("allow_reason", "does nothing without `allow`", help);
+        }
+        _ => {}
+    }
+    (allow.unwrap_or_default(), reason.map(str::to_owned))
+}
+
+fn rule(field: &mut Field<'_>, value: &Value<'_>) -> Option<String> {
+    match rules::find_allowable(text(field, value)?) {
+        Ok(rule) => Some(rule.id.to_owned()),
+        Err((message, help)) => {
+            field.report(&rules::BAD_VALUE, value.span(), message, help);
+            None
+        }
+    }
+}
+
+fn backends(fields: &mut Fields<'_, '_>, spans: &mut Vec<TableSpans>) -> Vec<Backend> {
+    let tables = fields.tables("backend", MAX_BACKENDS);
+    let (path, sink) = fields.inner();
+    let mut names = Names::default();
+    // The names of backends without one live here, for `names` to borrow.
+    let addresses: Vec<Option<IpAddr>> = tables
+        .iter()
+        .map(|(table, _)| table.get("address")?.get_ref().as_str()?.parse().ok())
+        .collect();
+    let default_names: Vec<String> = addresses
+        .iter()
+        .map(|address| {
+            address
+                .map(|address| address.to_string())
+                .unwrap_or_default()
+        })
+        .collect();
+    let mut backends = Vec::with_capacity(tables.len());
+    for (index, (table, header)) in tables.into_iter().enumerate() {
+        let default = default_names[index].as_str();
+        let found = match (named(table), table.get("address")) {
+            (Some((name, span)), _) => Some((name, span, "name")),
+            (None, Some(value)) if !default.is_empty() && !table.contains_key("name") => {
+                Some((default, value.span(), "address"))
+            }
+            _ => None,
+        };
+        let step = match found {
+            Some((name, span, key)) => {
+                names.claim(("backend", key), name, span, path, sink);
+                Step::Named("backend", name)
+            }
+            None => Step::Nth("backend", index),
+        };
+        let place = Path {
+            parent: Some(path),
+            step,
+        };
+        let mut fields = Fields::new(table, header, place, BACKEND_KEYS, sink);
+        backends.extend(backend(&mut fields, default));
+        spans.push(fields.into_spans());
+    }
+    backends
+}
+
+fn backend(fields: &mut Fields<'_, '_>, default_name: &str) -> Option<Backend> {
+    let own_name = fields.optional("name", name);
+    let address = fields.required("address", "address = \"10.0.0.11\"", address);
+    let port = fields.optional("port", port);
+    let weight = fields.optional("weight", integer(0..=u16::MAX));
+    let zone = fields.optional("zone", name);
+    let capacity = fields.optional("capacity_flows_per_second", integer(RATES));
+    let mac = fields.optional("mac", mac);
+    let drain = fields.optional("drain", boolean);
+    Some(Backend {
+        name: own_name.unwrap_or(default_name).to_owned(),
+        address: address?,
+        port,
+        weight: weight.unwrap_or(defaults::WEIGHT),
+        zone: zone.map(str::to_owned),
+        capacity_flows_per_second: capacity,
+        mac,
+        drain: drain.unwrap_or(false),
+    })
+}
+
+/// Whether a service's ports leave open which one to probe.
+pub(super) fn names_no_port(ports: Option<&Ports>) -> bool {
+    matches!(ports, Some(Ports::Any))
+}

@@ -1,0 +1,113 @@
+//! Checks how the parts of a configuration fit together.
+//!
+//! Pure, and linear in the file's length but for sorting: nothing here looks
+//! at the host, the network or the running revision. What a single value may
+//! be is settled by [`super::parse`] before.
+
+mod distribution;
+mod probes;
+pub mod rules;
+mod shape;
+
+use super::diagnostic::Finding;
+use super::model::{Backend, Config, Service};
+use super::parse::Parsed;
+use super::spans::{Place, Spans};
+use rules::Rule;
+
+/// Tells how many slots each backend of a service, in the file's order,
+/// would get in a table of that size.
+pub type SlotCounts<'a> = dyn Fn(&Service, u32) -> Vec<u32> + 'a;
+
+/// All findings of the shape and distribution rules; none where the text
+/// has faults, as there is no configuration then. Without `tables` the rule
+/// `table-share` does not run.
+pub fn check(parsed: &Parsed, tables: Option<&SlotCounts<'_>>) -> Vec<Finding> {
+    match &parsed.config {
+        Some(config) => check_config(config, &parsed.spans, tables),
+        None => Vec::new(),
+    }
+}
+
+/// As [`check`], for a configuration that did not come from a text; with
+/// empty `spans` the findings have paths but no places.
+pub fn check_config(
+    config: &Config,
+    spans: &Spans,
+    tables: Option<&SlotCounts<'_>>,
+) -> Vec<Finding> {
+    let mut context = Context {
+        config,
+        spans,
+        findings: Vec::new(),
+    };
+    shape::check(&mut context);
+    distribution::check(&mut context, tables);
+    context.findings
+}
+
+/// A finding of `rule` at a place, allowed if the file allows it there. For
+/// the rules that live elsewhere, such as those that look at the host.
+pub fn finding(
+    config: &Config,
+    spans: &Spans,
+    rule: &'static Rule,
+    place: Place,
+    message: impl Into<String>,
+) -> Finding {
+    let mut finding = Finding::new(rule, place.path(config), message).at(spans.find(place));
+    let service = place.service().and_then(|index| config.services.get(index));
+    if let Some(service) = service {
+        finding.allowed = allowed(service, rule);
+    }
+    finding
+}
+
+/// The reason for which a service allows a rule's findings.
+fn allowed(service: &Service, rule: &Rule) -> Option<String> {
+    let listed = rule.allowable && service.allow.iter().any(|id| id == rule.id);
+    listed.then(|| service.allow_reason.clone().unwrap_or_default())
+}
+
+/// What the rules read, and where they leave their findings.
+struct Context<'a> {
+    config: &'a Config,
+    spans: &'a Spans,
+    findings: Vec<Finding>,
+}
+
+impl<'a> Context<'a> {
+    /// The services with their positions.
+    fn services(&self) -> impl Iterator<Item = (usize, &'a Service)> + use<'a> {
+        self.config.services.iter().enumerate()
+    }
+
+    /// Leaves a finding; `adjust` adds to it what it has beyond the usual.
+    fn report(
+        &mut self,
+        rule: &'static Rule,
+        place: Place,
+        message: impl Into<String>,
+        adjust: impl FnOnce(Finding) -> Finding,
+    ) {
+        let finding = finding(self.config, self.spans, rule, place, message);
+        self.findings.push(adjust(finding));
+    }
+}
+
+/// The weight that takes new flows; 0 for a drained backend.
+fn weight_in_use(backend: &Backend) -> u64 {
+    if backend.drain {
+        0
+    } else {
+        u64::from(backend.weight)
+    }
+}
+
+/// The sum of the weights that take new flows.
+fn total_weight(service: &Service) -> u64 {
+    service.backends.iter().map(weight_in_use).sum()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+//! Rules about the probes of a service.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::super::diagnostic::Level;
+use super::super::model::{Health, Ports, ProbeKind, Protocol, Service};
+use super::super::spans::Place;
+use super::super::wording::{counted, quoted};
+use super::{Context, rules};
+
+/// Ports on which a service is taken to speak HTTP.
+const HTTP_PORTS: [u16; 4] = [80, 443, 8080, 8443];
+/// Between these, a dead backend is noticed soon but not rashly.
+const DETECTION: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30);
+
+pub(super) fn check(context: &mut Context<'_>, index: usize, service: &Service) {
+    let name = &service.name;
+    let Some(health) = &service.health else {
+        let message = format!("service {name}: no health check, so a dead backend keeps its share");
+        let place = Place::Service(index, "");
+        context.report(&rules::NO_HEALTH_CHECK, place, message, |finding| {
+            finding.help("add a `[service.health]`")
+        });
+        return;
+    };
+    if service.fail_open_below.is_none() {
+        let message = format!("service {name}: `fail_open_below` is unset, which acts as 0");
+        let place = Place::Service(index, "");
+        context.report(&rules::FAIL_OPEN_UNSET, place, message, |finding| {
+            finding.help("add `fail_open_below = 0.3`, or 0 for never")
+        });
+    }
+    let http_port = HTTP_PORTS
+        .iter()
+        .find(|port| has_port(&service.ports, **port));
+    if let (ProbeKind::Tcp, Protocol::Tcp, Some(port)) = (&health.kind, service.protocol, http_port)
+    {
+        let message = format!("service {name}: a TCP probe on port {port} says nothing about HTTP");
+        let place = Place::Health(index, "kind");
+        context.report(&rules::NO_HEALTH_CHECK, place, message, |finding| {
+            finding.help("probe with kind http or https")
+        });
+    }
+    if passes_any_server(&health.kind) {
+        let message = format!("service {name}: any server would pass this probe");
+        let place = Place::Health(index, "kind");
+        context.report(&rules::PROBE_WITHOUT_PROOF, place, message, |finding| {
+            finding.help("add `expect_status = [200]` and an `identity`")
+        });
+    }
+    probe_timing(context, index, name, health);
+}
+
+fn has_port(ports: &Ports, port: u16) -> bool {
+    match ports {
+        Ports::Any => false,
+        Ports::Ranges(ranges) => ranges
+            .iter()
+            .any(|(first, last)| (*first..=*last).contains(&port)),
+    }
+}
+
+fn passes_any_server(kind: &ProbeKind) -> bool {
+    let (http, proven_name) = match kind {
+        ProbeKind::Tcp => return false,
+        ProbeKind::Http(http) => (http, false),
+        ProbeKind::Https(http, tls) => (http, tls.server_name.is_some()),
+    };
+    http.expect_status.is_empty() && http.identity.is_none() && !proven_name
+}
+
+fn probe_timing(context: &mut Context<'_>, index: usize, name: &str, health: &Health) {
+    let show = |duration| quoted(&humantime::format_duration(duration).to_string());
+    let object = format!("service {name}, health");
+    if health.timeout >= health.interval {
+        let message = format!(
+            "{object}: timeout {} is not below interval {}",
+            show(health.timeout),
+            show(health.interval)
+        );
+        let place = Place::Health(index, "timeout");
+        context.report(&rules::PROBE_TIMING, place, message, |finding| {
+            finding.help(format!("try timeout = {}", show(health.interval / 2)))
+        });
+    }
+    for (key, count) in [("rise", health.rise), ("fall", health.fall)] {
+        if count >= 2 {
+            continue;
+        }
+        let message = format!("{object}: {key} {count} lets one stray probe decide, limit 2");
+        let place = Place::Health(index, key);
+        context.report(&rules::PROBE_TIMING, place, message, |finding| {
+            finding
+                .level(Level::Warning)
+                .help(format!("set {key} = 2 or more"))
+        });
+    }
+    let detection = health.interval * health.fall;
+    if DETECTION.contains(&detection) {
+        return;
+    }
+    let (fault, help) = if detection > *DETECTION.end() {
+        ("above 30s", "shorten the interval or lower fall")
+    } else {
+        ("below 1s", "lengthen the interval or raise fall")
+    };
+    let message = format!(
+        "{object}: a dead backend is noticed after {} of interval {}, {}, {fault}",
+        counted(health.fall as usize, "probe"),
+        show(health.interval),
+        show(detection)
+    );
+    let place = Place::Health(index, "interval");
+    context.report(&rules::PROBE_TIMING, place, message, |finding| {
+        finding.level(Level::Warning).help(help)
+    });
+}

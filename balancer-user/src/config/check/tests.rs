@@ -1,0 +1,385 @@
+use std::time::Instant;
+
+use super::super::examine;
+use super::super::parse::parse;
+use super::super::testing::{SAMPLE, assert_clean, assert_finds, examined, spoiled};
+use super::*;
+
+const V6_2: &str = "name = \"dns-2\"\naddress = \"2001:db8:1::2\"";
+
+#[test]
+#[rustfmt::skip]
+fn each_shape_rule_finds_its_fault_and_nothing_else() {
+    for (from, wrong, rule, level, right) in [
+        ("\"192.0.2.10\"", "§\"127.0.0.1\"", "bad-service-address", "error", "\"203.0.113.1\""),
+        ("\"192.0.2.10\"", "§\"224.0.0.1\"", "bad-service-address", "error", ""),
+        ("\"192.0.2.10\"", "§\"::ffff:192.0.2.10\"", "bad-service-address", "error", ""),
+        (V6_2, "address = §\"2001:db8:1::1\"", "duplicate-backend", "error", "address = \"2001:db8:1::3\""),
+        ("\"2001:db8:1::2\"", "§\"2001:db8::53\"", "bad-backend-address", "error", "\"2001:db8::54\""),
+        ("\"2001:db8:1::2\"", "§\"2001:db8::1\"", "bad-backend-address", "error", ""),
+        ("\"2001:db8:1::2\"", "§\"::1\"", "bad-backend-address", "error", ""),
+        ("\"2001:db8:1::2\"", "§\"::\"", "bad-backend-address", "error", ""),
+        ("\"2001:db8:1::2\"", "§\"ff02::1\"", "bad-backend-address", "error", ""),
+        ("\"2001:db8:1::2\"", "§\"fe80::1\"", "bad-backend-address", "error", ""),
+        ("\"2001:db8:1::2\"", "§\"::ffff:10.0.0.9\"", "bad-backend-address", "error", ""),
+        ("\"10.0.0.12\"", "§\"10.0.1.12\"", "backend-outside-pool", "error", "\"10.0.0.255\""),
+        ("\"2001:db8:1::2\"", "§\"10.0.0.9\"", "family-mismatch", "error", ""),
+        ("\"10.0.0.11\"\nport = 443", "\"10.0.0.11\"\nport = §8443", "port-mismatch", "error", "\"10.0.0.11\""),
+        (V6_2, "address = \"2001:db8:1::2\"\nport = §53", "port-mismatch", "error", ""),
+        ("\"250ms\"", "§\"2s\"", "probe-timing", "error", "\"1999ms\""),
+        ("rise = 3", "rise = §1", "probe-timing", "warning", "rise = 2"),
+        ("\"2s\"", "§\"7600ms\"", "probe-timing", "warning", "\"7500ms\""),
+        ("[service.health]\nkind = \"tcp\"", "[service.health]\nkind = §\"http\"", "probe-without-proof", "warning", "[service.health]\nkind = \"http\"\nidentity = { body = \"x\" }"),
+        ("[service.health]\nkind = \"tcp\"", "[service.health]\nkind = §\"https\"", "probe-without-proof", "warning", "[service.health]\nkind = \"https\"\nserver_name = \"dns.example\""),
+    ] {
+        assert_finds(&spoiled(from, wrong), rule, level);
+        if !right.is_empty() {
+            assert_clean(&spoiled(from, right));
+        }
+    }
+}
+
+/// Spoils the sample's second service, whose header gets the mark.
+fn second_service(from: &str, to: &str) -> String {
+    let text = spoiled(from, to);
+    let (head, tail) = text.rsplit_once("[[service]]").unwrap();
+    format!("{head}§[[service]]{tail}")
+}
+
+#[test]
+fn a_service_needs_backends_that_take_traffic() {
+    let one = second_service(V6_2, "address = \"2001:db8:1::2\"\ndrain = true");
+    assert_finds(&one, "single-backend", "warning");
+    let one = second_service(V6_2, "address = \"2001:db8:1::2\"\nweight = 0");
+    let finding = assert_finds(&one, "single-backend", "warning");
+    assert_eq!(
+        finding.message,
+        "service dns: only backend dns-1 takes traffic"
+    );
+    let none = one.replace(
+        "::1\"\n\n[[service.backend]]",
+        "::1\"\ndrain = true\n\n[[service.backend]]",
+    );
+    assert_finds(&none, "no-backends", "error");
+    let none = &none[..none.find("[[service.backend]]\nname = \"dns-1\"").unwrap()];
+    let finding = assert_finds(none, "no-backends", "error");
+    assert_eq!(finding.message, "service dns: there is no backend");
+    let report = examined("[node]\ninterfaces = [\"e\"]").report;
+    assert_eq!(report.findings()[0].rule, "no-services");
+    assert_eq!((report.errors(), report.warnings()), (0, 1));
+}
+
+#[test]
+fn a_service_needs_a_probe_that_says_something() {
+    let none = second_service("[service.health]\nkind = \"tcp\"\n", "");
+    assert_finds(&none, "no-health-check", "warning");
+    let unset = second_service("fail_open_below = 0\n", "");
+    assert_finds(&unset, "fail-open-unset", "warning");
+    let http = spoiled("protocol = \"udp\"", "protocol = \"tcp\"");
+    assert_clean(&http);
+    let http = http
+        .replace("[53, \"8053-8060\"]", "[53, \"8053-8090\"]")
+        .replace("kind = \"tcp\"", "kind = §\"tcp\"");
+    assert_finds(&http, "no-health-check", "warning");
+}
+
+#[test]
+fn detection_that_is_rash_is_found() {
+    let fast = spoiled("interval = \"2s\"", "interval = §\"249ms\"");
+    let fast = fast.replace("timeout = \"250ms\"", "timeout = \"100ms\"");
+    assert_finds(&fast, "probe-timing", "warning");
+    assert_clean(&fast.replace("§\"249ms\"", "\"250ms\""));
+}
+
+const OTHER: &str = r#"
+[[service]]
+name = "other"
+address = "ADDRESS"
+port = §PORT
+protocol = "PROTOCOL"
+forward = "ipip"
+fail_open_below = 0
+[service.health]
+kind = "tcp"
+port = 1
+[[service.backend]]
+address = "10.9.0.1"
+[[service.backend]]
+address = "10.9.0.2"
+"#;
+
+fn with_other(address: &str, port: &str, protocol: &str) -> String {
+    let other = OTHER
+        .replace("ADDRESS", address)
+        .replace("PORT", port)
+        .replace("PROTOCOL", protocol);
+    format!("{SAMPLE}{other}")
+}
+
+#[test]
+fn services_that_claim_the_same_packets_are_found() {
+    for (address, port, protocol) in [
+        ("2001:db8::53", "53", "udp"),
+        ("2001:db8::53", "\"any\"", "udp"),
+        ("2001:db8::53", "[1, \"8060-8070\"]", "udp"),
+        ("2001:db8:0::0:53", "\"1-65535\"", "udp"),
+    ] {
+        let finding = assert_finds(&with_other(address, port, protocol), "vip-overlap", "error");
+        assert_eq!(finding.path, "service.other.port");
+        assert_eq!(finding.related[0].label, "service dns claims it here");
+    }
+    for (address, port, protocol) in [
+        ("2001:db8::53", "53", "tcp"),
+        ("2001:db8::54", "53", "udp"),
+        ("2001:db8::53", "[54, \"8061-9000\"]", "udp"),
+    ] {
+        assert_clean(&with_other(address, port, protocol).replace('§', ""));
+    }
+    // An IPv4 address in IPv6 clothes claims the same as the bare one.
+    let text = with_other("::ffff:192.0.2.10", "\"400-500\"", "tcp").replace('§', "");
+    let report = examined(&text).report;
+    let rules: Vec<_> = report.findings().iter().map(|found| found.rule).collect();
+    let expected = ["bad-service-address", "vip-overlap", "no-health-check"];
+    assert_eq!(rules, expected);
+}
+
+#[test]
+fn a_backend_of_two_identities_is_found_once_for_each_pair_of_services() {
+    let both = |identity: &str, address: &str| {
+        let text = with_other("192.0.2.99", "8000", "udp").replace('§', "");
+        let kind = format!("kind = \"http\"\nidentity = {{ body = \"{identity}\" }}\nport = 1");
+        text.replace("kind = \"tcp\"\nport = 1", &kind)
+            .replace(
+                "[service.health]\nkind = \"tcp\"\n",
+                "[service.health]\nkind = \"http\"\nidentity = { body = \"dns\" }\n",
+            )
+            .replace("\"10.9.0.1\"", address)
+            .replace("\"10.9.0.2\"", "\"2001:db8:1::2\"")
+    };
+    let finding = assert_finds(
+        &both("other", "§\"2001:db8:1::1\""),
+        "shared-backend",
+        "warning",
+    );
+    assert!(
+        finding.message.ends_with("; so do 1 more"),
+        "{}",
+        finding.message
+    );
+    assert_clean(&both("dns", "\"2001:db8:1::1\""));
+    let mut once = both("other", "\"10.9.0.1\"");
+    once.insert(once.rfind("\"2001:db8:1::2\"").unwrap(), '§');
+    let finding = assert_finds(&once, "shared-backend", "warning");
+    assert!(!finding.message.contains("more"), "{}", finding.message);
+}
+
+#[test]
+fn a_backend_that_dominates_is_found() {
+    // 201 of 401 is above one half, 200 of 400 is not.
+    let text = spoiled("weight = 90", "weight = §201");
+    assert_finds(&text, "dominant-backend", "warning");
+    assert_clean(&spoiled("weight = 90", "weight = 200"));
+    // Of two backends one may well have more.
+    assert_clean(&spoiled(V6_2, "address = \"2001:db8:1::2\"\nweight = 90"));
+}
+
+#[test]
+fn weights_that_differ_more_than_tenfold_are_found_at_the_greatest() {
+    let uneven = |weight: u32| {
+        let greatest = format!("address = \"10.0.0.13\"\nweight = §{weight}");
+        spoiled("weight = 90", "weight = 10").replace("address = \"10.0.0.13\"", &greatest)
+    };
+    let finding = assert_finds(&uneven(101), "dominant-backend", "warning");
+    assert_eq!(finding.related[0].label, "backend web-1 has the least");
+    assert_clean(&uneven(100).replace('§', ""));
+}
+
+/// The sample with other weights, peak and capacities of service web.
+fn loaded(peak: u64, backends: &[(u16, u64, &str)]) -> String {
+    let (head, rest) = SAMPLE
+        .split_once("[[service.backend]]\nname = \"web-1\"")
+        .unwrap();
+    let (_, dns) = rest.split_once("[[service]]").unwrap();
+    let mut text = head.replace("= 20000", &format!("= {peak}"));
+    for (index, (weight, capacity, zone)) in backends.iter().enumerate() {
+        text.push_str(&format!(
+            "[[service.backend]]\nname = \"b{index}\"\naddress = \"10.0.0.{}\"\nweight = {weight}\n",
+            index + 1
+        ));
+        if *capacity > 0 {
+            text.push_str(&format!("capacity_flows_per_second = {capacity}\n"));
+        }
+        if !zone.is_empty() {
+            text.push_str(&format!("zone = \"{zone}\"\n"));
+        }
+    }
+    format!("{text}\n[[service]]{dns}")
+}
+
+fn findings(text: &str) -> Vec<(&'static str, String)> {
+    let report = examined(text).report;
+    let findings = report.findings().iter();
+    findings
+        .map(|finding| (finding.rule, finding.message.clone()))
+        .collect()
+}
+
+#[test]
+fn a_peak_above_a_capacity_is_found_and_a_peak_at_it_is_not() {
+    let half = [(1, 50, ""), (1, 0, "")];
+    assert_eq!(findings(&loaded(50, &half)), []);
+    let found = findings(&loaded(101, &half));
+    let message = "service web: backend b0 would get 51 new flows a second at peak, limit 50";
+    assert_eq!(found, [("capacity", message.to_owned())]);
+    let found = findings(&loaded(100, &half));
+    let message = "service web: without backend b1, backend b0 would get 100 new flows a second at peak, limit 50";
+    assert_eq!(found, [("capacity-n-1", message.to_owned())]);
+}
+
+#[test]
+fn the_loss_of_a_backend_or_a_zone_is_reckoned_with() {
+    let spread = |capacity| {
+        [
+            (1, capacity, "a"),
+            (1, capacity, "a"),
+            (1, capacity, "b"),
+            (1, capacity, "c"),
+        ]
+    };
+    // Of four, three are left, or two without zone a.
+    assert_eq!(findings(&loaded(120, &spread(60))), []);
+    let found = findings(&loaded(121, &spread(60)));
+    let message =
+        "service web: without zone a, backend b2 would get 61 new flows a second at peak, limit 60";
+    assert_eq!(found, [("capacity-n-1", message.to_owned())]);
+    let found = findings(&loaded(121, &spread(40)));
+    assert_eq!(found.len(), 2);
+    assert!(found.iter().all(|(rule, _)| *rule == "capacity-n-1"));
+    let found = findings(&loaded(10, &[(1, 0, "a"), (1, 0, "a")]));
+    let message = "service web: without zone a no backend is left";
+    assert_eq!(found, [("capacity-n-1", message.to_owned())]);
+}
+
+#[test]
+fn a_table_too_small_for_its_backends_is_found() {
+    let small = second_service("table_size = 65537", "table_size = 211");
+    assert!(
+        findings(&small.replace('§', ""))
+            .iter()
+            .all(|(rule, _)| *rule == "table-size")
+    );
+    let small = spoiled("table_size = 65537", "table_size = 293");
+    let small = small.replacen("[[service]]", "§[[service]]", 1);
+    let finding = assert_finds(&small, "table-size", "warning");
+    assert_eq!(finding.help.unwrap(), "set `table_size = 307` in `[node]`");
+    assert_clean(&spoiled("table_size = 65537", "table_size = 307"));
+}
+
+#[test]
+fn a_table_that_does_not_match_the_weights_is_found() {
+    let with_slots = |slots: &dyn Fn(&Service) -> Vec<u32>| {
+        let report = examine("f", SAMPLE, Some(&|service, _| slots(service))).report;
+        let findings = report.findings().iter();
+        findings
+            .map(|finding| format!("{} {}", finding.rule, finding.message))
+            .collect::<Vec<_>>()
+    };
+    let fair = |service: &Service| {
+        let weights = service.backends.iter().map(|backend| backend.weight);
+        weights
+            .map(|weight| u32::from(weight) * 200)
+            .collect::<Vec<u32>>()
+    };
+    assert_eq!(with_slots(&fair), [""; 0]);
+    let shifted = |by: u32| {
+        move |service: &Service| {
+            let mut slots = fair(service);
+            slots[0] += by;
+            slots[1] -= by;
+            slots
+        }
+    };
+    // 1 % of 18000 and of 20000 slots.
+    assert_eq!(with_slots(&shifted(180)), [""; 0]);
+    let found = with_slots(&shifted(181));
+    let message = "table-share service web: backend web-1 has 18181 of 58000 slots, its weight's share is 18000.0";
+    assert_eq!(found, [message]);
+    let starved = |service: &Service| {
+        let mut slots = vec![0; service.backends.len()];
+        slots[0] = 65_537;
+        slots
+    };
+    let found = with_slots(&starved);
+    assert_eq!(found.len(), 2);
+    assert!(
+        found[0].contains("backend 10.0.0.12 has 0 of 65537 slots"),
+        "{found:?}"
+    );
+    assert!(found[0].ends_with("; 2 more are off"), "{found:?}");
+    // Two slots off are noise, whatever their share.
+    let tiny = |service: &Service| vec![3; service.backends.len()];
+    assert_eq!(with_slots(&tiny), [""; 0]);
+}
+
+#[test]
+fn an_allowed_finding_is_kept_but_does_not_count() {
+    let text = spoiled("\"churn\"", "\"dominant-backend\"").replace("weight = 90", "weight = 201");
+    let mut report = examined(&text).report;
+    assert_eq!(
+        (report.errors(), report.warnings(), report.allowed()),
+        (0, 0, 1)
+    );
+    let reason = report.findings()[0].allowed.as_deref();
+    assert_eq!(reason, Some("moved on purpose"));
+    // What one service allows, another does not.
+    let text = second_service("\"churn\"", "\"single-backend\"");
+    let text = text.replace(V6_2, "address = \"2001:db8:1::2\"\nweight = 0");
+    assert_finds(&text, "single-backend", "warning");
+    report = examined(&text.replace('§', "")).report;
+    assert_eq!(report.allow("single-backend", "night").unwrap(), 1);
+    assert_eq!(report.warnings(), 0);
+    assert!(report.allow("vip-overlap", "x").is_err());
+}
+
+#[test]
+fn without_spans_findings_have_paths_but_no_places() {
+    let parsed = parse(&spoiled("rise = 3", "rise = 1"));
+    let found = check_config(&parsed.config.unwrap(), &Spans::default(), None);
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].path, "service.web.health.rise");
+    assert_eq!(found[0].span, None);
+}
+
+#[test]
+fn a_large_file_is_checked_in_linear_time() {
+    let mut text = String::from("[node]\ninterfaces = [\"eth0\"]\n");
+    for service in 0..1000 {
+        let (high, low) = (service / 250, service % 250);
+        text.push_str(&format!(
+            "[[service]]\nname = \"s{service}\"\naddress = \"192.0.2.1\"\nport = {}\n\
+             protocol = \"tcp\"\nforward = \"ipip\"\npeak_flows_per_second = 1000\nfail_open_below = 0.3\n\
+             [service.health]\nkind = \"http\"\nidentity = {{ body = \"{}\" }}\n",
+            service + 1,
+            service % 2
+        ));
+        for backend in 0..100 {
+            text.push_str(&format!(
+                "[[service.backend]]\nname = \"b{backend}\"\naddress = \"10.{high}.{low}.{backend}\"\n\
+                 weight = 100\nzone = \"z{}\"\ncapacity_flows_per_second = 100\n",
+                backend % 3
+            ));
+        }
+    }
+    let start = Instant::now();
+    let examined = examined(&text);
+    let elapsed = start.elapsed();
+    assert!(
+        examined.report.findings().is_empty(),
+        "{}",
+        examined.report.summary()
+    );
+    // Generous, as this may be a debug build on a busy machine: what is
+    // quadratic in 100,000 backends takes minutes.
+    assert!(elapsed.as_secs() < 30, "{elapsed:?}");
+    println!("{} bytes in {elapsed:?}", text.len());
+}

@@ -1,3 +1,140 @@
 //! The configuration file: its model, reading, writing and checking.
+//!
+//! [`load`] does it all for a file, [`examine`] for a text; both hand back
+//! every finding at once, and a [`model::Config`] only if the text itself
+//! has no fault. Whether that may be used is for the report to say.
 
+pub mod check;
+pub mod diagnostic;
 pub mod model;
+pub mod parse;
+pub mod prime;
+pub mod render;
+pub mod spans;
+mod wording;
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use check::SlotCounts;
+use diagnostic::Report;
+use model::Config;
+use spans::Spans;
+
+/// Largest file that is read.
+pub const MAX_FILE_LEN: u64 = 16 << 20;
+
+/// What examining a text gave.
+#[derive(Debug, Clone)]
+pub struct Examined {
+    /// The configuration, if the text itself has no fault. It may still
+    /// break rules: use it only if the report has no errors.
+    pub config: Option<Config>,
+    /// Where its parts stand, for findings of rules that live elsewhere.
+    pub spans: Spans,
+    /// All findings.
+    pub report: Report,
+}
+
+/// Why a file could not be read as text.
+#[derive(Debug)]
+pub enum LoadError {
+    /// The system would not hand it out.
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It is larger than [`MAX_FILE_LEN`].
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is not UTF-8.
+    NotUtf8 {
+        /// The file.
+        path: PathBuf,
+        /// The first byte that is not, from 0.
+        offset: usize,
+    },
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Read { path, source } => write!(f, "cannot read {}: {source}", path.display()),
+            Self::TooLarge { path } => write!(
+                f,
+                "{} is larger than {MAX_FILE_LEN} bytes, the limit for a configuration",
+                path.display()
+            ),
+            Self::NotUtf8 { path, offset } => write!(
+                f,
+                "{} is not UTF-8 at byte {offset}; save it as UTF-8",
+                path.display()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for LoadError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Read { source, .. } => Some(source),
+            Self::TooLarge { .. } | Self::NotUtf8 { .. } => None,
+        }
+    }
+}
+
+/// Reads and checks a file. `tables` serves the rule `table-share`, which
+/// does not run without it.
+pub fn load(path: &Path, tables: Option<&SlotCounts<'_>>) -> Result<Examined, LoadError> {
+    let read = || {
+        let mut bytes = Vec::new();
+        // One byte more than allowed shows that there is more, also where
+        // the length is not known beforehand.
+        File::open(path)?
+            .take(MAX_FILE_LEN + 1)
+            .read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().map_err(|source| LoadError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    if bytes.len() as u64 > MAX_FILE_LEN {
+        return Err(LoadError::TooLarge {
+            path: path.to_owned(),
+        });
+    }
+    let text = String::from_utf8(bytes).map_err(|error| LoadError::NotUtf8 {
+        path: path.to_owned(),
+        offset: error.utf8_error().valid_up_to(),
+    })?;
+    Ok(examine(path.display().to_string(), text, tables))
+}
+
+/// Checks a text that is called `name` in messages.
+pub fn examine(
+    name: impl Into<String>,
+    text: impl Into<String>,
+    tables: Option<&SlotCounts<'_>>,
+) -> Examined {
+    let text = text.into();
+    let mut parsed = parse::parse(&text);
+    let mut findings = std::mem::take(&mut parsed.findings);
+    findings.extend(check::check(&parsed, tables));
+    Examined {
+        config: parsed.config,
+        spans: parsed.spans,
+        report: Report::new(name, text, findings),
+    }
+}
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,254 @@
+//! Writes a configuration as a file that reads back as the same.
+//!
+//! Defaults are left out, so that the text says what a person chose and
+//! differences between two revisions stay small.
+
+use std::fmt::{Display, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use super::model::{
+    Backend, Config, Health, HttpProbe, Identity, Node, Ports, ProbeKind, Service, TlsProbe,
+    XdpMode,
+};
+use super::parse::defaults;
+
+/// The configuration as TOML.
+pub fn render(config: &Config) -> String {
+    let mut text = Text(String::new());
+    text.node(&config.node);
+    for service in &config.services {
+        text.service(service);
+    }
+    text.0
+}
+
+struct Text(String);
+
+impl Text {
+    fn header(&mut self, header: &str) {
+        if !self.0.is_empty() {
+            self.0.push('\n');
+        }
+        self.0.push_str(header);
+        self.0.push('\n');
+    }
+
+    fn key(&mut self, key: &str, value: impl Display) {
+        // Writing to a `String` cannot fail.
+        let _ = writeln!(self.0, "{key} = {value}");
+    }
+
+    fn key_unless<T: PartialEq>(&mut self, key: &str, value: T, default: T, show: fn(T) -> String) {
+        if value != default {
+            self.key(key, show(value));
+        }
+    }
+
+    fn optional<T>(&mut self, key: &str, value: Option<T>, show: impl FnOnce(T) -> String) {
+        if let Some(value) = value {
+            self.key(key, show(value));
+        }
+    }
+
+    fn node(&mut self, node: &Node) {
+        self.header("[node]");
+        self.key("interfaces", strings(&node.interfaces));
+        let mode = match node.xdp_mode {
+            XdpMode::Auto => None,
+            XdpMode::Native => Some("native"),
+            XdpMode::Generic => Some("generic"),
+        };
+        self.optional("xdp_mode", mode, string);
+        self.optional("seed", node.seed, |seed| {
+            string(seed.0.map(|byte| format!("{byte:02x}")).concat())
+        });
+        let size = node.table_size;
+        self.key_unless("table_size", size, defaults::TABLE_SIZE, plain);
+        self.optional("tunnel_source_v4", node.tunnel_source_v4, string);
+        self.optional("tunnel_source_v6", node.tunnel_source_v6, string);
+        self.path("socket", &node.socket, defaults::SOCKET);
+        self.path("state_dir", &node.state_dir, defaults::STATE_DIR);
+        self.path("pin_dir", &node.pin_dir, defaults::PIN_DIR);
+        self.key_unless("keep_forwarding", node.keep_forwarding, false, plain);
+        self.key_unless(
+            "resync_interval",
+            node.resync_interval,
+            defaults::RESYNC,
+            duration,
+        );
+    }
+
+    fn path(&mut self, key: &str, value: &Path, default: &str) {
+        if value != Path::new(default) {
+            self.key(key, string(value.display()));
+        }
+    }
+
+    fn service(&mut self, service: &Service) {
+        self.header("[[service]]");
+        self.key("name", string(&service.name));
+        self.key("address", string(service.address));
+        self.key("port", ports(&service.ports));
+        self.key("protocol", string(service.protocol));
+        self.key("forward", string(service.forward));
+        if !service.allowed_backends.is_empty() {
+            self.key("allowed_backends", strings(&service.allowed_backends));
+        }
+        self.optional("fail_open_below", service.fail_open_below, float);
+        self.key_unless(
+            "drain_timeout",
+            service.drain_timeout,
+            defaults::DRAIN_TIMEOUT,
+            duration,
+        );
+        let peak = service.peak_flows_per_second;
+        self.optional("peak_flows_per_second", peak, plain);
+        if !service.allow.is_empty() {
+            self.key("allow", strings(&service.allow));
+        }
+        self.optional("allow_reason", service.allow_reason.as_ref(), string);
+        if let Some(health) = &service.health {
+            self.health(health);
+        }
+        for backend in &service.backends {
+            self.backend(backend);
+        }
+    }
+
+    fn health(&mut self, health: &Health) {
+        self.header("[service.health]");
+        let (kind, http, tls) = match &health.kind {
+            ProbeKind::Tcp => ("tcp", None, None),
+            ProbeKind::Http(http) => ("http", Some(http), None),
+            ProbeKind::Https(http, tls) => ("https", Some(http), Some(tls)),
+        };
+        self.key("kind", string(kind));
+        self.optional("port", health.port, plain);
+        if let Some(http) = http {
+            self.http(http);
+        }
+        if let (Some(tls), Some(http)) = (tls, http) {
+            self.tls(tls, http.identity.as_ref());
+        }
+        self.key_unless("interval", health.interval, defaults::INTERVAL, duration);
+        self.key_unless("jitter", health.jitter, defaults::JITTER, float);
+        self.key_unless("timeout", health.timeout, defaults::TIMEOUT, duration);
+        self.key_unless("rise", health.rise, defaults::RISE, plain);
+        self.key_unless("fall", health.fall, defaults::FALL, plain);
+    }
+
+    fn http(&mut self, http: &HttpProbe) {
+        let path = http.path.as_str();
+        self.key_unless("path", path, defaults::HTTP_PATH, string);
+        self.optional("host", http.host.as_ref(), string);
+        if !http.expect_status.is_empty() {
+            self.key("expect_status", listed(&http.expect_status, plain));
+        }
+        self.optional(
+            "identity",
+            http.identity.as_ref(),
+            |identity| match identity {
+                Identity::Header { name, value } => format!(
+                    "{{ header = {{ name = {}, value = {} }} }}",
+                    string(name),
+                    string(value)
+                ),
+                Identity::Body(body) => format!("{{ body = {} }}", string(body)),
+                Identity::Certificate(name) => format!("{{ certificate = {} }}", string(name)),
+            },
+        );
+    }
+
+    fn tls(&mut self, tls: &TlsProbe, identity: Option<&Identity>) {
+        let default = match identity {
+            Some(Identity::Certificate(name)) => Some(name),
+            _ => None,
+        };
+        if tls.server_name.as_ref() != default {
+            self.optional("server_name", tls.server_name.as_ref(), string);
+        }
+        self.optional("ca_file", tls.ca_file.as_ref(), |path| {
+            string(path.display())
+        });
+    }
+
+    fn backend(&mut self, backend: &Backend) {
+        self.header("[[service.backend]]");
+        if backend.name != backend.address.to_string() {
+            self.key("name", string(&backend.name));
+        }
+        self.key("address", string(backend.address));
+        self.optional("port", backend.port, plain);
+        self.key_unless("weight", backend.weight, defaults::WEIGHT, plain);
+        self.optional("zone", backend.zone.as_ref(), string);
+        let capacity = backend.capacity_flows_per_second;
+        self.optional("capacity_flows_per_second", capacity, plain);
+        self.optional("mac", backend.mac, string);
+        self.key_unless("drain", backend.drain, false, plain);
+    }
+}
+
+fn plain(value: impl Display) -> String {
+    value.to_string()
+}
+
+/// A float that TOML does not take for an integer.
+fn float(value: f64) -> String {
+    format!("{value:?}")
+}
+
+fn duration(value: Duration) -> String {
+    string(humantime::format_duration(value))
+}
+
+/// A basic string (TOML 1.0, "String").
+fn string(value: impl Display) -> String {
+    let value = value.to_string();
+    let mut text = String::with_capacity(value.len() + 2);
+    text.push('"');
+    for c in value.chars() {
+        match c {
+            '"' => text.push_str("\\\""),
+            '\\' => text.push_str("\\\\"),
+            '\n' => text.push_str("\\n"),
+            '\t' => text.push_str("\\t"),
+            // TOML allows the C1 controls bare, but a terminal obeys them.
+            c if c.is_control() => {
+                let _ = write!(text, "\\u{:04x}", u32::from(c));
+            }
+            c => text.push(c),
+        }
+    }
+    text.push('"');
+    text
+}
+
+fn strings<T: Display>(values: &[T]) -> String {
+    listed(values, string)
+}
+
+fn listed<'a, T>(values: &'a [T], show: impl Fn(&'a T) -> String) -> String {
+    let values: Vec<String> = values.iter().map(show).collect();
+    format!("[{}]", values.join(", "))
+}
+
+fn ports(ports: &Ports) -> String {
+    let range = |(first, last): &(u16, u16)| {
+        if first == last {
+            first.to_string()
+        } else {
+            format!("\"{first}-{last}\"")
+        }
+    };
+    match ports {
+        Ports::Any => string("any"),
+        Ports::Ranges(ranges) => match ranges.as_slice() {
+            [one] => range(one),
+            several => listed(several, range),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! Reads a configuration file: strictly, and with all its faults at once.
 //!
 //! The text is parsed into tables that know their bytes, then walked with a
-//! small reader of ours ([`fields`]). What is wrong becomes a finding with
+//! small reader of ours (`fields`). What is wrong becomes a finding with
 //! its place; a [`Config`] comes out only if nothing is. How the parts fit
 //! together is left to [`super::check`].
 

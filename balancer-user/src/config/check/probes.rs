@@ -100,13 +100,13 @@ fn probe_timing(context: &mut Context<'_>, index: usize, name: &str, health: &He
     if DETECTION.contains(&detection) {
         return;
     }
-    let (fault, help) = if detection > *DETECTION.end() {
-        ("above 30s", "shorten the interval or lower fall")
+    let help = if detection > *DETECTION.end() {
+        "shorten the interval or lower fall"
     } else {
-        ("below 1s", "lengthen the interval or raise fall")
+        "lengthen the interval or raise fall"
     };
     let message = format!(
-        "{object}: a dead backend is noticed after {} of interval {}, {}, {fault}",
+        "{object}: {} {} apart take {} to find a dead backend, limit 1s to 30s",
         counted(health.fall as usize, "probe"),
         show(health.interval),
         show(detection)

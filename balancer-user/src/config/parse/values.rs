@@ -380,3 +380,29 @@ pub(super) fn dns_name(field: &mut Field<'_>, value: &Value<'_>) -> Option<Strin
     };
     text_where(253, rule, |name| name.split('.').all(label))(field, value).map(str::to_owned)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_no_other_host_can_have_are_known() {
+        for (address, kind) in [
+            ("0.0.0.0", "an unspecified address"),
+            ("127.1.2.3", "a loopback address"),
+            ("239.0.0.1", "a multicast address"),
+            ("255.255.255.255", "the broadcast address"),
+            ("169.254.1.1", "a link-local address"),
+            ("::", "an unspecified address"),
+            ("::1", "a loopback address"),
+            ("ff02::1", "a multicast address"),
+            ("fe80::1", "a link-local address"),
+            ("::ffff:10.0.0.1", "an IPv4 address in IPv6 clothes"),
+        ] {
+            assert_eq!(unusable(address.parse().unwrap()), Some(kind), "{address}");
+        }
+        for address in ["10.0.0.1", "255.255.255.254", "2001:db8::1", "fd00::1"] {
+            assert_eq!(unusable(address.parse().unwrap()), None, "{address}");
+        }
+    }
+}

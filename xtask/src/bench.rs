@@ -9,7 +9,7 @@ use crate::workspace::{Workspace, require_root};
 /// Arguments of `cargo xtask bench`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Arguments for the benchmark; `--help` lists them.
+    /// Arguments for the benchmark; `-- --help` lists them.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) args: Vec<String>,
 }

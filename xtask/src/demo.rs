@@ -11,7 +11,8 @@ use crate::{build, process};
 /// Arguments of `cargo xtask demo`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Arguments for the demo; `--keep` leaves the lab up to look around in.
+    /// Arguments for the demo: `--keep` leaves the lab up to look around in,
+    /// `-- --help` lists the rest.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) args: Vec<String>,
 }

@@ -100,7 +100,6 @@ fn is_cargos_own(name: &str) -> bool {
         "CARGO_MANIFEST_LINKS",
         "CARGO_MANIFEST_PATH",
         "CARGO_PRIMARY_PACKAGE",
-        "LD_LIBRARY_PATH",
         "OUT_DIR",
     ];
     NAMES.contains(&name) || name.starts_with("CARGO_PKG_")

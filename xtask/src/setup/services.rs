@@ -122,7 +122,8 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
 
 /// A `policy-rc.d` that denies every start, while this value lives.
 ///
-/// Signals that would end us wait until it is gone; apt itself gets them.
+/// Signals that would end us wait until it is gone, for apt as well: one that is
+/// stopped between two packages leaves the system half-configured.
 struct Denial {
     policy: PathBuf,
     saved: PathBuf,
@@ -225,6 +226,16 @@ mod tests {
         std::mem::forget(Denial::place(dir.path()).unwrap());
         drop(Denial::place(dir.path()).unwrap());
         assert_eq!(fs::read_to_string(&policy).unwrap(), "theirs");
+    }
+
+    #[test]
+    fn signals_wait_while_it_is_in_place_and_no_longer() {
+        let waits = || SigSet::thread_get_mask().unwrap().contains(Signal::SIGINT);
+        let dir = tempfile::tempdir().unwrap();
+        let denial = Denial::place(dir.path()).unwrap();
+        assert!(waits());
+        drop(denial);
+        assert!(!waits());
     }
 
     #[test]

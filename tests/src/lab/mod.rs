@@ -1,1 +1,29 @@
-//! The lab.
+//! A lab on one machine: namespaces joined by veth pairs, with real servers
+//! and real clients in them.
+//!
+//! [`Lab::l2`] and [`Lab::routed`] build a network with clients, a balancer
+//! and backends; `server` starts nginx, iperf3 and dnsmasq in it; `client`
+//! runs curl, wrk, iperf3, dig and an HTTP load of our own. The lab attaches
+//! nothing of the balancer: who builds a lab decides what runs in the balancer's
+//! namespace. All traffic stays inside the namespaces, and everything is removed
+//! again: on drop, after a panic, on Ctrl-C (see [`cleanup`]). It needs root.
+//!
+//! Everything here blocks the calling thread; nothing needs an async runtime.
+
+pub mod cleanup;
+pub mod client;
+pub mod link;
+pub mod namespace;
+pub mod offload;
+pub mod pass;
+pub mod process;
+pub mod server;
+pub mod sockets;
+pub mod topology;
+pub mod wait;
+
+pub use link::Mac;
+pub use namespace::Namespace;
+pub use process::Process;
+pub use topology::{BackendXdp, Interface, Lab, LabConfig, Node, Replies, Subnet};
+pub use wait::wait_for;

@@ -1,0 +1,133 @@
+//! iperf3, for throughput over TCP and loss over UDP.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::lab::namespace::Namespace;
+use crate::lab::process;
+
+/// A run of iperf3 against an [`crate::lab::server::Iperf3Server`].
+#[derive(Clone, Debug)]
+pub struct Iperf3Run {
+    /// Who receives.
+    pub server: SocketAddr,
+    /// UDP instead of TCP.
+    pub udp: bool,
+    /// Bits a second; as many as go for TCP, one million for UDP without it.
+    pub bits_per_second: Option<u64>,
+    /// How long, in whole seconds.
+    pub seconds: u32,
+    /// The server sends and the client receives.
+    pub reverse: bool,
+    /// More arguments for iperf3.
+    pub arguments: Vec<String>,
+}
+
+/// What both ends counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Throughput {
+    /// Bytes the sender sent.
+    pub sent_bytes: u64,
+    /// Bytes the receiver got.
+    pub received_bytes: u64,
+    /// Segments TCP sent again.
+    pub retransmits: u64,
+    /// Datagrams sent.
+    pub packets: u64,
+    /// Datagrams that did not arrive.
+    pub lost_packets: u64,
+    /// As the receiver saw it.
+    pub bits_per_second: f64,
+}
+
+impl Iperf3Run {
+    /// One second of TCP, from client to server.
+    pub fn new(server: SocketAddr) -> Self {
+        Self {
+            server,
+            udp: false,
+            bits_per_second: None,
+            seconds: 1,
+            reverse: false,
+            arguments: Vec::new(),
+        }
+    }
+
+    /// One second of UDP at a rate, from client to server.
+    pub fn udp(server: SocketAddr, bits_per_second: u64) -> Self {
+        Self {
+            udp: true,
+            bits_per_second: Some(bits_per_second),
+            ..Self::new(server)
+        }
+    }
+
+    /// Runs it.
+    ///
+    /// # Errors
+    /// When iperf3 is not there, cannot reach the server, or loses it.
+    pub fn run(&self, namespace: &Namespace) -> Result<Throughput> {
+        let mut command = namespace.command("iperf3");
+        command.args(["--json", "--client", &self.server.ip().to_string()]);
+        command.args(["--port", &self.server.port().to_string()]);
+        command.args([
+            "--time",
+            &self.seconds.to_string(),
+            "--connect-timeout",
+            "3000",
+        ]);
+        if self.udp {
+            command.arg("--udp");
+        }
+        if let Some(rate) = self.bits_per_second {
+            command.args(["--bitrate", &rate.to_string()]);
+        }
+        if self.reverse {
+            command.arg("--reverse");
+        }
+        command.args(&self.arguments);
+        let output = process::run(command, Duration::from_secs(u64::from(self.seconds) + 20))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let report: Value = serde_json::from_str(&text).with_context(|| {
+            format!(
+                "iperf3 did not report: {text}{}",
+                String::from_utf8_lossy(&output.stderr)
+            )
+        })?;
+        if let Some(error) = report["error"].as_str() {
+            bail!("iperf3 to {}: {error}", self.server);
+        }
+        Ok(throughput(&report["end"]))
+    }
+}
+
+/// Reads the part `end`; what a protocol does not count is absent, and zero.
+fn throughput(end: &Value) -> Throughput {
+    let number = |part: &str, field: &str| end[part][field].as_u64().unwrap_or_default();
+    let rate = |part: &str| end[part]["bits_per_second"].as_f64();
+    // For UDP, iperf3 sums up in `sum`, where the bytes are those sent.
+    let udp = end["sum"]["packets"].is_u64();
+    if !udp {
+        return Throughput {
+            sent_bytes: number("sum_sent", "bytes"),
+            received_bytes: number("sum_received", "bytes"),
+            retransmits: number("sum_sent", "retransmits"),
+            bits_per_second: rate("sum_received").unwrap_or_default(),
+            ..Throughput::default()
+        };
+    }
+    let (packets, lost_packets) = (number("sum", "packets"), number("sum", "lost_packets"));
+    let sent_bytes = number("sum", "bytes");
+    let arrived = packets.saturating_sub(lost_packets);
+    Throughput {
+        sent_bytes,
+        received_bytes: sent_bytes.checked_div(packets).unwrap_or_default() * arrived,
+        packets,
+        lost_packets,
+        bits_per_second: rate("sum").unwrap_or_default(),
+        ..Throughput::default()
+    }
+}

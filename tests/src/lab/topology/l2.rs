@@ -1,0 +1,147 @@
+//! Everybody on one segment.
+//!
+//! ```text
+//!   client0 … clientN      balancer      backend0 … backendN
+//!      eth0                  eth0           eth0   (service addresses on lo)
+//!       |                     |              |
+//!   ----+---------------------+--------------+----  switch: bridge br0
+//! ```
+//!
+//! To clients the service addresses lie behind the balancer's address. Backends
+//! reply over the same segment, without passing the balancer.
+
+use anyhow::Result;
+
+use super::node::{Node, Plug, connect};
+use super::plan::{self, Front, Owner, Pair, mac};
+use super::{BackendXdp, Lab, LabConfig, Replies, Start, vips};
+use crate::lab::link;
+
+pub(super) const MAIN: &str = "eth0";
+const BRIDGE: &str = "br0";
+const FRONT: Front = Front(1);
+
+pub(super) fn build(start: Start) -> Result<Lab> {
+    let Start { name, config } = start;
+    let mut switch = Switch::create(&name, config.backend_mtu)?;
+    let mut balancer = Node::create(&name, "balancer", false)?;
+    switch.plug(
+        &mut balancer,
+        Owner::Balancer,
+        config.backend_mtu,
+        &[FRONT.balancer()],
+    )?;
+    let clients = clients(&name, &config, FRONT, &mut switch)?;
+    let backends = (0..config.backends)
+        .map(|index| backend(&name, &config, index, &mut switch))
+        .collect::<Result<_>>()?;
+    Ok(Lab {
+        name,
+        config,
+        clients,
+        balancer,
+        backends,
+        router: None,
+        switch: switch.node,
+        client_subnets: FRONT.clients(),
+        backend_subnets: FRONT.backends(),
+    })
+}
+
+fn backend(lab: &str, config: &LabConfig, index: u8, switch: &mut Switch) -> Result<Node> {
+    let mut node = Node::create(lab, &format!("backend{index}"), false)?;
+    let plug = Plug {
+        takes_xdp: config.backend_xdp == BackendXdp::Pass,
+        ..plug(
+            mac(Owner::Backend, index.into()),
+            config.backend_mtu,
+            &[FRONT.backend(index)],
+        )
+    };
+    switch.plug_in(&mut node, plug)?;
+    // A bridge says nothing when a frame is too long for the client's link, so
+    // the backends have to know.
+    let mtu = Some(config.client_mtu);
+    for (clients, (balancer, _)) in FRONT.clients().into_iter().zip(FRONT.balancer().both()) {
+        match config.replies {
+            Replies::Direct => node.route_on_link(clients, mtu)?,
+            Replies::ViaBalancer => node.route(clients, balancer, mtu)?,
+        }
+    }
+    if config.vips_on_backends {
+        node.hold(&vips(config))?;
+    }
+    Ok(node)
+}
+
+/// Clients on a front segment, with their routes to the service addresses.
+pub(super) fn clients(
+    lab: &str,
+    config: &LabConfig,
+    front: Front,
+    switch: &mut Switch,
+) -> Result<Vec<Node>> {
+    let client = |index| {
+        let mut node = Node::create(lab, &format!("client{index}"), false)?;
+        let addresses: Vec<_> = (0..config.addresses_per_client)
+            .map(|address| front.client(index, address))
+            .collect();
+        let mac = mac(Owner::Client, index.into());
+        switch.plug_in(&mut node, plug(mac, config.client_mtu, &addresses))?;
+        for (vips, (balancer, _)) in plan::VIPS.into_iter().zip(front.balancer().both()) {
+            node.route(vips, balancer, None)?;
+        }
+        Ok(node)
+    };
+    (0..config.clients).map(client).collect()
+}
+
+fn plug(mac: link::Mac, mtu: u32, addresses: &[Pair]) -> Plug {
+    let addresses = addresses.iter().flat_map(|pair| pair.both()).collect();
+    Plug {
+        name: MAIN.to_owned(),
+        mac,
+        mtu,
+        addresses,
+        takes_xdp: false,
+    }
+}
+
+/// A bridge in a namespace of its own.
+pub(super) struct Switch {
+    pub(super) node: Node,
+    mtu: u32,
+}
+
+impl Switch {
+    pub(super) fn create(lab: &str, mtu: u32) -> Result<Self> {
+        let node = Node::create(lab, "switch", false)?;
+        // Port numbers begin with 0; the bridge's own address is apart.
+        link::bridge(node.namespace(), BRIDGE, mac(Owner::Switch, 0xffff), mtu)?;
+        link::up(node.namespace(), BRIDGE)?;
+        Ok(Self { node, mtu })
+    }
+
+    /// Connects a host's main interface.
+    pub(super) fn plug(
+        &mut self,
+        host: &mut Node,
+        owner: Owner,
+        mtu: u32,
+        addresses: &[Pair],
+    ) -> Result<()> {
+        self.plug_in(host, plug(mac(owner, 0), mtu, addresses))
+    }
+
+    fn plug_in(&mut self, host: &mut Node, host_end: Plug) -> Result<()> {
+        let port = Plug {
+            name: host.name().to_owned(),
+            mac: mac(Owner::Switch, self.node.interfaces().len()),
+            mtu: self.mtu,
+            addresses: Vec::new(),
+            takes_xdp: true,
+        };
+        connect(host, host_end, &mut self.node, port)?;
+        link::enslave(self.node.namespace(), host.name(), BRIDGE)
+    }
+}

@@ -1,0 +1,153 @@
+//! Backends in subnets of their own, behind a router.
+//!
+//! ```text
+//!   client0 … clientN      balancer eth1 ------- back  router  bK ----- eth0 backendK
+//!      eth0                  eth0                      eth0              (one subnet each,
+//!       |                     |                          |                services on lo)
+//!   ----+---------------------+--------------------------+---  switch: bridge br0
+//! ```
+//!
+//! Requests go client, balancer, router, backend; they cross the router inside an
+//! outer header, for it knows no route to the service addresses. Replies go
+//! backend, router, client.
+
+use anyhow::Result;
+
+use super::l2::{MAIN, Switch, clients};
+use super::node::{Node, Plug, connect};
+use super::plan::{self, Front, Owner, Pair, mac};
+use super::{BackendXdp, Lab, LabConfig, Replies, Start, vips};
+
+const FRONT: Front = Front(2);
+/// Host numbers in the segments behind the balancer.
+const ROUTER: u8 = 1;
+const OTHER: u8 = 2;
+
+pub(super) fn build(start: Start) -> Result<Lab> {
+    let Start { name, config } = start;
+    let mut switch = Switch::create(&name, config.client_mtu)?;
+    let mut balancer = Node::create(&name, "balancer", true)?;
+    let mut router = Node::create(&name, "router", true)?;
+    switch.plug(
+        &mut balancer,
+        Owner::Balancer,
+        config.client_mtu,
+        &[FRONT.balancer()],
+    )?;
+    switch.plug(
+        &mut router,
+        Owner::Router,
+        config.client_mtu,
+        &[FRONT.router()],
+    )?;
+    join_back(&config, &mut balancer, &mut router)?;
+    let clients = clients(&name, &config, FRONT, &mut switch)?;
+    for client in &clients {
+        route_all(client, plan::BEHIND_ROUTER, FRONT.router())?;
+    }
+    let backends = (0..config.backends)
+        .map(|index| backend(&name, &config, index, &mut router))
+        .collect::<Result<_>>()?;
+    Ok(Lab {
+        name,
+        config,
+        clients,
+        balancer,
+        backends,
+        router: Some(router),
+        switch: switch.node,
+        client_subnets: FRONT.clients(),
+        backend_subnets: plan::BEHIND_ROUTER,
+    })
+}
+
+/// The cable between balancer and router, and the routes over it.
+fn join_back(config: &LabConfig, balancer: &mut Node, router: &mut Node) -> Result<()> {
+    let near = plug(
+        "eth1",
+        Owner::Balancer,
+        1,
+        config.backend_mtu,
+        plan::back(OTHER),
+    );
+    let far = plug(
+        "back",
+        Owner::Router,
+        1,
+        config.backend_mtu,
+        plan::back(ROUTER),
+    );
+    connect(
+        balancer,
+        near,
+        router,
+        Plug {
+            takes_xdp: true,
+            ..far
+        },
+    )?;
+    route_all(balancer, plan::BEHIND_ROUTER, plan::back(ROUTER))?;
+    if config.replies == Replies::ViaBalancer {
+        route_all(router, FRONT.clients(), plan::back(OTHER))?;
+    }
+    Ok(())
+}
+
+fn backend(lab: &str, config: &LabConfig, index: u8, router: &mut Node) -> Result<Node> {
+    let mut node = Node::create(lab, &format!("backend{index}"), false)?;
+    let number = usize::from(index);
+    let mtu = config.backend_mtu;
+    let gateway = plan::behind_router(index, ROUTER);
+    let host_end = plug(
+        MAIN,
+        Owner::Backend,
+        number,
+        mtu,
+        plan::behind_router(index, OTHER),
+    );
+    // Router interfaces 0 and 1 are the front and the back.
+    let gateway_end = plug(
+        &format!("b{index}"),
+        Owner::Router,
+        number + 2,
+        mtu,
+        gateway,
+    );
+    let takes_xdp = config.backend_xdp == BackendXdp::Pass;
+    connect(
+        &mut node,
+        Plug {
+            takes_xdp,
+            ..host_end
+        },
+        router,
+        Plug {
+            takes_xdp: true,
+            ..gateway_end
+        },
+    )?;
+    route_all(&node, plan::EVERYWHERE, gateway)?;
+    if config.vips_on_backends {
+        node.hold(&vips(config))?;
+    }
+    Ok(node)
+}
+
+fn plug(name: &str, owner: Owner, number: usize, mtu: u32, addresses: Pair) -> Plug {
+    let (name, mac) = (name.to_owned(), mac(owner, number));
+    Plug {
+        name,
+        mac,
+        mtu,
+        addresses: addresses.both().to_vec(),
+        takes_xdp: false,
+    }
+}
+
+/// Routes a subnet of each family through the gateway's address of that family.
+fn route_all(node: &Node, subnets: [plan::Subnet; 2], gateway: Pair) -> Result<()> {
+    for (subnet, (via, _)) in subnets.into_iter().zip(gateway.both()) {
+        node.route(subnet, via, None)?;
+    }
+    Ok(())
+}

@@ -1,12 +1,17 @@
 //! Everyday changes, made to the configuration itself.
 //!
-//! A change is an edit of the model; what comes out is written as a file and
-//! read back by the same parser and checks as every other file. There is no
-//! second way in. Pure.
+//! A change is an edit of the model. What it adds is read by the parser of
+//! the file, and the whole configuration then passes the checks of the file:
+//! there is no second way in. Pure.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
 
 use crate::api::types::{Change, ShareChange};
+use crate::config::check::check_config;
 use crate::config::diagnostic::Report;
 use crate::config::model::{Backend, Config, Service};
+use crate::config::spans::Spans;
 use crate::config::{self, render};
 use crate::desired;
 
@@ -21,26 +26,69 @@ pub struct Edited {
     pub report: Report,
 }
 
+/// Slot counts of services as they were last asked for, so that a change to
+/// one service builds one table and not those of all.
+#[derive(Debug, Default)]
+pub struct TableMemo {
+    known: Mutex<HashMap<String, (Vec<(String, u16)>, u32, Vec<u32>)>>,
+}
+
+impl TableMemo {
+    /// As [`desired::slot_counts`].
+    pub fn slot_counts(&self, service: &Service, table_size: u32) -> Vec<u32> {
+        let weights: Vec<(String, u16)> = service
+            .backends
+            .iter()
+            .map(|backend| {
+                let weight = if backend.drain { 0 } else { backend.weight };
+                (backend.name.clone(), weight)
+            })
+            .collect();
+        let mut known = self
+            .known
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        match known.get(&service.name) {
+            Some((of, size, counts)) if *of == weights && *size == table_size => counts.clone(),
+            _ => {
+                let counts = desired::slot_counts(service, table_size);
+                let entry = (weights, table_size, counts.clone());
+                known.insert(service.name.clone(), entry);
+                counts
+            }
+        }
+    }
+}
+
 /// Makes the change; the error says why it cannot be made.
-pub fn edit(running: &Config, change: &Change) -> Result<Edited, String> {
+pub fn edit(running: &Config, change: &Change, tables: &TableMemo) -> Result<Edited, String> {
     let mut next = running.clone();
-    let (addition, summary) = match change {
-        Change::ServiceAdd { toml } => (toml.clone(), String::new()),
+    let summary = match change {
+        Change::ServiceAdd { toml } => {
+            let added = parse_services(running, toml)?;
+            let names: Vec<&str> = added.iter().map(|service| service.name.as_str()).collect();
+            let summary = format!("service {} added", names.join(", "));
+            next.services.extend(added);
+            summary
+        }
         Change::ServiceRemove { service } => {
             find_service(&mut next, service)?;
             next.services.retain(|other| other.name != *service);
-            (String::new(), format!("service {service} removed"))
+            format!("service {service} removed")
         }
-        Change::BackendAdd { service, toml } => return add_backend(running, service, toml),
+        Change::BackendAdd { service, toml } => {
+            let found = find_service(&mut next, service)?;
+            let added = parse_backend(running, found, toml)?;
+            let summary = format!("backend {} added to service {service}", added.name);
+            found.backends.push(added);
+            summary
+        }
         Change::BackendRemove { service, backend } => {
             find_backend(&mut next, service, backend)?;
             find_service(&mut next, service)?
                 .backends
                 .retain(|other| other.name != *backend);
-            (
-                String::new(),
-                format!("backend {backend} removed from service {service}"),
-            )
+            format!("backend {backend} removed from service {service}")
         }
         Change::BackendDrain { service, backend } => {
             set_drain(find_backend(&mut next, service, backend)?, service, true)?
@@ -52,27 +100,30 @@ pub fn edit(running: &Config, change: &Change) -> Result<Edited, String> {
             service,
             backend,
             weight,
-        } => {
-            let found = find_backend(&mut next, service, backend)?;
-            let before = std::mem::replace(&mut found.weight, *weight);
-            if before == *weight {
-                return Err(format!(
-                    "service {service}: backend {backend} has weight {weight} already"
-                ));
-            }
-            let summary = format!("service {service}: weight of {backend} {before} -> {weight}");
-            (String::new(), summary)
-        }
+        } => set_weight(find_backend(&mut next, service, backend)?, service, *weight)?,
     };
-    read_back(&next, &addition, running, summary)
+    check_edited(next, summary, tables)
 }
 
 /// Shares of all backends whose share differs between two configurations.
-pub fn share_changes(before: &Config, after: &Config) -> Vec<ShareChange> {
+pub fn share_changes(before: &Config, after: &Config, tables: &TableMemo) -> Vec<ShareChange> {
     let mut changes = Vec::new();
-    let old_shares = |name: &str| before.service(name).map(|service| shares(service, before));
+    let shares = |service: &Service, config: &Config| {
+        let size = config.node.table_size;
+        let counts = tables.slot_counts(service, size);
+        let names = service.backends.iter().map(|backend| backend.name.clone());
+        names
+            .zip(counts)
+            .map(|(name, count)| (name, f64::from(count) / f64::from(size)))
+            .collect::<Vec<_>>()
+    };
+    let same_size = before.node.table_size == after.node.table_size;
     for service in &after.services {
-        let old = old_shares(&service.name).unwrap_or_default();
+        let was = before.service(&service.name);
+        if was.is_some_and(|was| same_size && was.backends == service.backends) {
+            continue;
+        }
+        let old = was.map(|was| shares(was, before)).unwrap_or_default();
         let new = shares(service, after);
         for (backend, share) in &new {
             let was = old
@@ -113,77 +164,83 @@ fn gone<'a>(
         })
 }
 
-fn shares(service: &Service, config: &Config) -> Vec<(String, f64)> {
-    let size = config.node.table_size;
-    service
-        .backends
-        .iter()
-        .zip(desired::slot_counts(service, size))
-        .map(|(backend, count)| (backend.name.clone(), f64::from(count) / f64::from(size)))
-        .collect()
-}
-
-fn add_backend(running: &Config, service: &str, toml: &str) -> Result<Edited, String> {
-    let mut next = running.clone();
-    find_service(&mut next, service)?;
-    // A backend's table belongs to the service that stands last in the file.
-    let order = |config: &mut Config, first: &Config| {
-        config.services.sort_by_key(|service| {
-            first
-                .services
-                .iter()
-                .position(|other| other.name == service.name)
-        });
-    };
-    next.services.sort_by_key(|other| other.name == service);
-    let addition = format!("\n[[service.backend]]\n{toml}\n");
-    let mut edited = read_back(&next, &addition, running, String::new())?;
-    order(&mut edited.config, running);
-    let added = edited
-        .config
-        .service(service)
-        .and_then(|s| s.backends.last());
-    let name = added.map_or("?", |backend| backend.name.as_str());
-    edited.summary = format!("backend {name} added to service {service}");
-    Ok(edited)
-}
-
-fn read_back(
-    next: &Config,
-    addition: &str,
-    running: &Config,
-    summary: String,
-) -> Result<Edited, String> {
-    let text = format!("{}\n{addition}", render::render(next));
-    let counts = |service: &Service, size: u32| desired::slot_counts(service, size);
-    let examined = config::examine("the configuration as changed", text, Some(&counts));
-    let config = match examined.config {
-        Some(config) if !examined.report.has_errors() => config,
-        _ => return Err(examined.report.render(false)),
-    };
-    let summary = match summary.as_str() {
-        "" => {
-            let added = config
-                .services
-                .iter()
-                .filter(|service| running.service(&service.name).is_none());
-            let names: Vec<&str> = added.map(|service| service.name.as_str()).collect();
-            format!("service {} added", names.join(", "))
+/// The services of a fragment as it would stand in a file.
+fn parse_services(running: &Config, toml: &str) -> Result<Vec<Service>, String> {
+    let mut base = running.clone();
+    base.services.clear();
+    let added = parse(&base, toml)?.services;
+    if added.is_empty() {
+        return Err("the text has no [[service]] table".to_owned());
+    }
+    for service in &added {
+        if running.service(&service.name).is_some() {
+            return Err(format!("service {} exists already", service.name));
         }
-        _ => summary,
-    };
-    Ok(Edited {
-        config,
-        summary,
-        report: examined.report,
+    }
+    Ok(added)
+}
+
+/// The backend of a fragment as it would stand below `[[service.backend]]`.
+fn parse_backend(running: &Config, service: &Service, toml: &str) -> Result<Backend, String> {
+    let mut base = running.clone();
+    base.services = vec![Service {
+        backends: Vec::new(),
+        ..service.clone()
+    }];
+    let parsed = parse(&base, &format!("[[service.backend]]\n{toml}\n"))?;
+    let mut backends = parsed
+        .services
+        .into_iter()
+        .flat_map(|service| service.backends);
+    match (backends.next(), backends.next()) {
+        (Some(backend), None) if service.backend(&backend.name).is_some() => Err(format!(
+            "service {}: backend {} exists already",
+            service.name, backend.name
+        )),
+        (Some(backend), None) => Ok(backend),
+        _ => Err("the text must describe one backend".to_owned()),
+    }
+}
+
+/// Reads `addition` at the end of `base`. Rules are not looked at yet.
+fn parse(base: &Config, addition: &str) -> Result<Config, String> {
+    let text = format!("{}\n{addition}", render::render(base));
+    let parsed = config::parse::parse(&text);
+    parsed.config.ok_or_else(|| {
+        let report = Report::new("the addition", text, parsed.findings);
+        report.render(false)
     })
 }
 
-fn set_drain(
-    backend: &mut Backend,
-    service: &str,
-    drain: bool,
-) -> Result<(String, String), String> {
+fn check_edited(config: Config, summary: String, tables: &TableMemo) -> Result<Edited, String> {
+    let counts = |service: &Service, size: u32| tables.slot_counts(service, size);
+    let findings = check_config(&config, &Spans::default(), Some(&counts));
+    let report = Report::new("the configuration as changed", "", findings);
+    if report.has_errors() {
+        return Err(report.render(false));
+    }
+    Ok(Edited {
+        config,
+        summary,
+        report,
+    })
+}
+
+fn set_weight(backend: &mut Backend, service: &str, weight: u16) -> Result<String, String> {
+    let before = std::mem::replace(&mut backend.weight, weight);
+    if before == weight {
+        return Err(format!(
+            "service {service}: backend {} has weight {weight} already",
+            backend.name
+        ));
+    }
+    Ok(format!(
+        "service {service}: weight of {} {before} -> {weight}",
+        backend.name
+    ))
+}
+
+fn set_drain(backend: &mut Backend, service: &str, drain: bool) -> Result<String, String> {
     let (state, done) = if drain {
         ("draining", "drains")
     } else {
@@ -196,9 +253,9 @@ fn set_drain(
         ));
     }
     backend.drain = drain;
-    Ok((
-        String::new(),
-        format!("service {service}: backend {} {done}", backend.name),
+    Ok(format!(
+        "service {service}: backend {} {done}",
+        backend.name
     ))
 }
 
@@ -274,7 +331,7 @@ address = "10.0.0.3"
             service: "web".to_owned(),
             toml: "name = \"c\"\naddress = \"10.0.0.4\"".to_owned(),
         };
-        let edited = edit(&running(), &change).unwrap();
+        let edited = edit(&running(), &change, &TableMemo::default()).unwrap();
         assert_eq!(edited.summary, "backend c added to service web");
         let names: Vec<_> = edited
             .config
@@ -293,7 +350,7 @@ address = "10.0.0.3"
             service: "web".to_owned(),
             toml: "name = \"c\"\naddress = \"10.0.0.1\"".to_owned(),
         };
-        let refusal = edit(&running(), &change).unwrap_err();
+        let refusal = edit(&running(), &change, &TableMemo::default()).unwrap_err();
         assert!(refusal.contains("duplicate-backend"), "{refusal}");
     }
 
@@ -303,7 +360,7 @@ address = "10.0.0.3"
             service: "wep".to_owned(),
             backend: "a".to_owned(),
         };
-        let refusal = edit(&running(), &change).unwrap_err();
+        let refusal = edit(&running(), &change, &TableMemo::default()).unwrap_err();
         assert_eq!(
             refusal,
             "service wep does not exist; the nearest name is web"
@@ -316,13 +373,13 @@ address = "10.0.0.3"
             service: "web".to_owned(),
             backend: "a".to_owned(),
         };
-        let edited = edit(&running(), &change).unwrap();
-        let changes = share_changes(&running(), &edited.config);
+        let edited = edit(&running(), &change, &TableMemo::default()).unwrap();
+        let changes = share_changes(&running(), &edited.config, &TableMemo::default());
         assert_eq!(changes.len(), 2);
         assert_eq!(changes[0].after, Some(0.0));
         assert_eq!(changes[1].after, Some(1.0));
         assert!(
-            edit(&edited.config, &change)
+            edit(&edited.config, &change, &TableMemo::default())
                 .unwrap_err()
                 .contains("already")
         );

@@ -3,6 +3,7 @@
 pub mod api;
 pub mod change;
 pub mod config;
+pub mod daemon;
 pub mod dataplane;
 pub mod desired;
 pub mod health;

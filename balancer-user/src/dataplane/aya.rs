@@ -54,24 +54,6 @@ impl KernelDataplane {
         Ok((dataplane, attached))
     }
 
-    /// Attaches the program again where it has gone, as after an interface
-    /// was made anew; gives the interfaces where that was needed.
-    pub fn attach_missing(&mut self, missing: &[String]) -> Result<(), Error> {
-        for interface in missing {
-            let Placement { mode, pin_dir, .. } = &self.placement;
-            attach::attach(self.object.program()?, interface, *mode, pin_dir)?;
-        }
-        Ok(())
-    }
-
-    /// Detaches the program everywhere.
-    pub fn stop(self) -> Result<(), Error> {
-        for interface in &self.placement.interfaces {
-            attach::detach(&self.placement.pin_dir, interface)?;
-        }
-        Ok(())
-    }
-
     fn attach_all(&mut self) -> Result<Vec<(String, Attached)>, Error> {
         let Placement {
             interfaces,
@@ -169,6 +151,19 @@ impl Dataplane for KernelDataplane {
                 self.object
                     .set_counters(*index, MemberCounters::default())?;
             }
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, interface: &str) -> Result<(), Error> {
+        let Placement { mode, pin_dir, .. } = &self.placement;
+        attach::attach(self.object.program()?, interface, *mode, pin_dir)?;
+        Ok(())
+    }
+
+    fn detach(&mut self) -> Result<(), Error> {
+        for interface in &self.placement.interfaces {
+            attach::detach(&self.placement.pin_dir, interface)?;
         }
         Ok(())
     }

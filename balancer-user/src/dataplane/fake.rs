@@ -119,6 +119,14 @@ impl Dataplane for FakeDataplane {
     fn reset_counters(&mut self, _members: &[u32]) -> Result<(), Error> {
         Ok(())
     }
+
+    fn attach(&mut self, _interface: &str) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn detach(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ pub mod fake;
 pub mod lookup;
 mod mapping;
 pub mod object;
+pub mod runner;
 pub mod tables;
 pub mod trial;
 
@@ -239,4 +240,10 @@ pub trait Dataplane: Send {
 
     /// Sets a member's counters to zero, before its index is given again.
     fn reset_counters(&mut self, members: &[u32]) -> Result<(), Error>;
+
+    /// Attaches the program again to an interface that has lost it.
+    fn attach(&mut self, interface: &str) -> Result<(), Error>;
+
+    /// Detaches the program everywhere.
+    fn detach(&mut self) -> Result<(), Error>;
 }

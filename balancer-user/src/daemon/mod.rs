@@ -1,0 +1,301 @@
+//! The daemon: from a file to a running balancer, and to its end.
+//!
+//! Start-up proves before it promises: the file is checked, the locks and
+//! the socket are taken, interfaces are looked at, backends are probed, and
+//! only then is the program attached with its first table in force. What an
+//! earlier daemon left attached forwards until that moment.
+
+mod controller;
+pub mod hops;
+mod rates;
+mod report;
+mod store;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use nix::fcntl::Flock;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use self::controller::{Controller, Sources};
+use self::store::{Running, Store};
+use crate::api::server;
+use crate::change::TableMemo;
+use crate::config;
+use crate::config::model::{Config, Node, Seed, Service};
+use crate::dataplane::attach::{self, Attached};
+use crate::dataplane::aya::{KernelDataplane, Placement};
+use crate::desired::{Builder, World};
+use crate::netlink::{Changes, Netlink};
+use crate::probe::scheduler::{Events, Scheduler, TargetSpec};
+use crate::seed;
+
+/// Longest time that the first probes are waited for.
+const MAX_PROVING: Duration = Duration::from_secs(5);
+/// Commands that wait for the controller.
+const MAX_WAITING_COMMANDS: usize = 64;
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When it cannot start; nothing new is attached then.
+pub async fn run(config_path: &Path) -> anyhow::Result<()> {
+    let mut ends = Ends::new()?;
+    raise_file_limit();
+    let tables = TableMemo::default();
+    let (file, file_digest) = load(config_path, &tables)?;
+    let store = Store::open(&file.node.state_dir)?;
+    let (config, running) = store::resume(&file, &file_digest, store.load());
+    let _pins = lock_pins(&config.node)?;
+    let (netlink, network) = Netlink::connect().context("connecting to the kernel's netlink")?;
+    check_interfaces(&netlink, &config.node).await?;
+    let seed = match config.node.seed {
+        Some(seed) => seed,
+        None => seed::load_or_make(&config.node.state_dir).context("the seed of the flow hash")?,
+    };
+    store
+        .save(&running)
+        .context("storing the running configuration")?;
+    let socket = config.node.socket.clone();
+    let listener = server::bind(&socket)
+        .await
+        .with_context(|| format!("control socket {}", socket.display()))?;
+    let start = Start {
+        config_path,
+        config,
+        running,
+        seed,
+        tables,
+        store,
+        netlink,
+    };
+    let result = serve(start, network, listener, &mut ends).await;
+    if let Err(error) = std::fs::remove_file(&socket) {
+        tracing::debug!(%error, "socket not removed");
+    }
+    result
+}
+
+/// What is known before the first probe.
+struct Start<'a> {
+    config_path: &'a Path,
+    config: Config,
+    running: Running,
+    seed: Seed,
+    tables: TableMemo,
+    store: Store,
+    netlink: Netlink,
+}
+
+async fn serve(
+    start: Start<'_>,
+    network: Changes,
+    listener: UnixListener,
+    ends: &mut Ends,
+) -> anyhow::Result<()> {
+    let began = tokio::select! {
+        began = begin(start) => began?,
+        () = ends.wait() => return Ok(()),
+    };
+    let (mut controller, probes) = began;
+    let (commands, receiver) = mpsc::channel(MAX_WAITING_COMMANDS);
+    let mut sources = Sources {
+        probes,
+        network,
+        commands: receiver,
+        hangup: signal(SignalKind::hangup()).context("listening for SIGHUP")?,
+    };
+    tokio::select! {
+        () = controller.run(&mut sources) => {}
+        result = server::serve(listener, commands) => {
+            controller.stop();
+            return result.context("serving the control socket");
+        }
+        () = ends.wait() => {}
+    }
+    controller.stop();
+    Ok(())
+}
+
+/// Proves the backends, then attaches with the first table in force.
+async fn begin(start: Start<'_>) -> anyhow::Result<(Controller, Events)> {
+    let Start {
+        config_path,
+        config,
+        running,
+        seed,
+        tables,
+        store,
+        netlink,
+    } = start;
+    let (mut scheduler, mut probes) = Scheduler::new();
+    for error in scheduler.set_targets(TargetSpec::from_services(&config.services)) {
+        tracing::error!(%error, "cannot be probed");
+    }
+    let found = prove(&config, &netlink, &scheduler, &mut probes).await;
+    let world = World {
+        health: scheduler
+            .states()
+            .all()
+            .into_iter()
+            .map(|target| (target.id, target.monitor.state()))
+            .collect(),
+        hops: hops::for_members(&config, &found),
+    };
+    let mut builder = Builder::default();
+    let built = builder.build(&config, &seed, &world, Instant::now());
+    let placement = Placement {
+        interfaces: config.node.interfaces.clone(),
+        mode: config.node.xdp_mode,
+        pin_dir: config.node.pin_dir.clone(),
+    };
+    let (dataplane, attached) =
+        tokio::task::block_in_place(|| KernelDataplane::start(placement, &built.state))?;
+    let mut controller = Controller {
+        config_path: config_path.to_owned(),
+        config,
+        running,
+        seed,
+        tables,
+        store,
+        builder,
+        world,
+        dataplane: Box::new(dataplane),
+        actual: built.state,
+        scheduler,
+        netlink,
+        found,
+        rates: rates::Rates::default(),
+        started: Instant::now(),
+        modes: BTreeMap::new(),
+        last_apply: None,
+        last_reload: None,
+    };
+    say_attached(&attached);
+    controller.on_network("start").await;
+    tracing::info!(services = controller.config.services.len(), "forwarding");
+    Ok((controller, probes))
+}
+
+/// Waits until every backend that is probed was found good or bad, and its
+/// next hop, or until it has taken too long; the loop goes on from there.
+async fn prove(
+    config: &Config,
+    netlink: &Netlink,
+    scheduler: &Scheduler,
+    probes: &mut Events,
+) -> hops::Found {
+    let deadline = tokio::time::Instant::now() + MAX_PROVING;
+    let mut found = hops::ask(netlink, config).await;
+    loop {
+        let missing = hops::solicit_missing(netlink, config, &found).await;
+        let states = scheduler.states().all();
+        let unknown = states.iter().any(|target| {
+            !target.monitor.state().is_eligible() && target.monitor.bad_in_row() == 0
+        });
+        if !unknown && !missing {
+            return found;
+        }
+        let pause = tokio::time::Instant::now() + Duration::from_millis(100);
+        tokio::select! {
+            _ = probes.recv() => {}
+            () = tokio::time::sleep_until(pause) => {}
+            () = tokio::time::sleep_until(deadline) => return found,
+        }
+        found = hops::ask(netlink, config).await;
+    }
+}
+
+fn load(path: &Path, tables: &TableMemo) -> anyhow::Result<(Config, String)> {
+    let counts = |service: &Service, size: u32| tables.slot_counts(service, size);
+    let examined = config::load(path, Some(&counts))?;
+    let digest = store::digest(examined.report.text());
+    match examined.config {
+        Some(config) if !examined.report.has_errors() => Ok((config, digest)),
+        _ => bail!("{}", examined.report.render(false)),
+    }
+}
+
+fn lock_pins(node: &Node) -> anyhow::Result<Flock<File>> {
+    attach::prepare_pin_dir(&node.pin_dir)?;
+    store::lock_directory(&node.pin_dir, "node.pin_dir")
+}
+
+/// Refuses interfaces that do not exist or run somebody else's program,
+/// before anything is waited for.
+async fn check_interfaces(netlink: &Netlink, node: &Node) -> anyhow::Result<()> {
+    let ours = attach::pinned(&node.pin_dir)?;
+    for name in &node.interfaces {
+        let Some(link) = netlink.link(name).await? else {
+            bail!("interface {name} does not exist; see `ip link`");
+        };
+        if let Some(xdp) = link.xdp
+            && !ours.contains(name)
+        {
+            bail!(
+                "interface {name} already has an XDP program (id {}); it is not replaced: see \
+                 `bpftool prog show id {}`, and detach it or stop its balancer first",
+                xdp.program_id,
+                xdp.program_id
+            );
+        }
+        if !link.up {
+            tracing::warn!(interface = %name, "is down");
+        }
+    }
+    Ok(())
+}
+
+fn say_attached(attached: &[(String, Attached)]) {
+    for (interface, how) in attached {
+        match how {
+            Attached::Native => tracing::info!(%interface, mode = "native", "attached"),
+            Attached::Generic => tracing::warn!(
+                %interface,
+                mode = "generic",
+                "attached; the driver has no native XDP, which costs most of the speed"
+            ),
+            Attached::Replaced => tracing::info!(
+                %interface,
+                "replaced the program that an earlier balancer left, without a gap"
+            ),
+        }
+    }
+}
+
+/// A probe under way holds a descriptor, and thousands may be.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
+/// The signals that end the daemon.
+struct Ends {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Ends {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("listening for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("listening for SIGINT")?,
+        })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

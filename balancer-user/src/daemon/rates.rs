@@ -1,0 +1,121 @@
+//! Counters over time: rates of the last second, and what was counted since
+//! a service's table last changed. Pure.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use balancer_common::layout::MemberCounters;
+
+/// What a counter gains in a second.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Rate {
+    /// New flows.
+    pub flows: f64,
+    /// Packets.
+    pub packets: f64,
+    /// Bits.
+    pub bits: f64,
+}
+
+/// The last samples.
+#[derive(Debug, Default)]
+pub(super) struct Rates {
+    sampled: Option<(Instant, BTreeMap<u32, MemberCounters>)>,
+    rates: BTreeMap<u32, Rate>,
+    baseline: BTreeMap<u32, MemberCounters>,
+}
+
+impl Rates {
+    /// Takes a sample, about once a second.
+    pub(super) fn sample(&mut self, now: Instant, counters: BTreeMap<u32, MemberCounters>) {
+        if let Some((then, before)) = &self.sampled {
+            let seconds = now.duration_since(*then).as_secs_f64();
+            if seconds > 0.0 {
+                self.rates = counters
+                    .iter()
+                    .filter_map(|(index, now)| {
+                        Some((*index, rate(before.get(index)?, now, seconds)))
+                    })
+                    .collect();
+            }
+        }
+        self.sampled = Some((now, counters));
+    }
+
+    /// The rate of a counter.
+    pub(super) fn of(&self, index: u32) -> Rate {
+        self.rates.get(&index).copied().unwrap_or_default()
+    }
+
+    /// Counts from here on: the service of these counters has a new table.
+    pub(super) fn set_baseline(&mut self, counters: BTreeMap<u32, MemberCounters>) {
+        self.baseline.extend(counters);
+    }
+
+    /// Forgets a counter that was given to somebody else.
+    pub(super) fn forget(&mut self, index: u32) {
+        self.baseline.remove(&index);
+        self.rates.remove(&index);
+        if let Some((_, counters)) = &mut self.sampled {
+            counters.remove(&index);
+        }
+    }
+
+    /// What was counted since the baseline.
+    pub(super) fn since_baseline(&self, index: u32, now: &MemberCounters) -> MemberCounters {
+        gained(&self.baseline.get(&index).copied().unwrap_or_default(), now)
+    }
+}
+
+fn gained(before: &MemberCounters, now: &MemberCounters) -> MemberCounters {
+    MemberCounters {
+        packets: now.packets.saturating_sub(before.packets),
+        bytes: now.bytes.saturating_sub(before.bytes),
+        flows: now.flows.saturating_sub(before.flows),
+    }
+}
+
+fn rate(before: &MemberCounters, now: &MemberCounters, seconds: f64) -> Rate {
+    let gained = gained(before, now);
+    Rate {
+        flows: gained.flows as f64 / seconds,
+        packets: gained.packets as f64 / seconds,
+        bits: gained.bytes as f64 * 8.0 / seconds,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn counters(packets: u64) -> BTreeMap<u32, MemberCounters> {
+        let counters = MemberCounters {
+            packets,
+            bytes: packets * 100,
+            flows: packets / 10,
+        };
+        BTreeMap::from([(0, counters)])
+    }
+
+    #[test]
+    fn rate_is_what_was_gained_by_the_time_it_took() {
+        let start = Instant::now();
+        let mut rates = Rates::default();
+        rates.sample(start, counters(100));
+        assert_eq!(rates.of(0), Rate::default());
+        rates.sample(start + Duration::from_secs(2), counters(300));
+        assert_eq!(rates.of(0).packets, 100.0);
+        assert_eq!(rates.of(0).bits, 80_000.0);
+    }
+
+    #[test]
+    fn baseline_is_taken_off() {
+        let mut rates = Rates::default();
+        rates.set_baseline(counters(100));
+        let now = counters(150)[&0];
+        assert_eq!(rates.since_baseline(0, &now).packets, 50);
+        rates.forget(0);
+        assert_eq!(rates.since_baseline(0, &now).packets, 150);
+    }
+}

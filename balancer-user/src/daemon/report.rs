@@ -1,0 +1,229 @@
+//! What the daemon says of itself.
+
+use std::time::Instant;
+
+use balancer_common::layout::MemberCounters;
+
+use super::controller::Controller;
+use super::hops;
+use crate::api::types::{Apply, BackendStatus, InterfaceStatus, Reload, ServiceStatus, Status};
+use crate::config::model::{Protocol, Service};
+use crate::dataplane::Counters;
+use crate::desired::{self, BackendState, Seat};
+use crate::probe::scheduler::TargetId;
+
+impl Controller {
+    pub(super) fn status(&mut self) -> Status {
+        let mut problems = Vec::new();
+        let counters = self
+            .dataplane
+            .counters(&self.builder.counters())
+            .unwrap_or_else(|error| {
+                problems.push(format!("counters cannot be read: {error}"));
+                Counters::default()
+            });
+        let now = Instant::now();
+        let services: Vec<ServiceStatus> = self
+            .config
+            .services
+            .iter()
+            .map(|service| self.service_status(service, &counters, now))
+            .collect();
+        for service in &services {
+            problems.extend(service_problems(service));
+        }
+        for (name, mode) in &self.modes {
+            if !matches!(
+                mode.as_str(),
+                "native" | "generic" | "offloaded" | "attached"
+            ) {
+                problems.push(format!("interface {name}: the program is {mode}"));
+            }
+        }
+        if let Some(apply) = self.last_apply.as_ref().filter(|apply| !apply.succeeded) {
+            problems.push(format!("the last change was not applied: {}", apply.cause));
+        }
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            config_file: self.config_path.display().to_string(),
+            runtime_changes: self.running.changes.clone(),
+            last_reload: self.last_reload.as_ref().map(|reload| Reload {
+                ago_seconds: reload.at.elapsed().as_secs(),
+                succeeded: reload.succeeded,
+                summary: reload.summary.clone(),
+            }),
+            last_apply: self.last_apply.as_ref().map(|apply| Apply {
+                ago_seconds: apply.at.elapsed().as_secs(),
+                cause: apply.cause.clone(),
+                duration_micros: apply.duration.as_micros() as u64,
+                succeeded: apply.succeeded,
+            }),
+            interfaces: self
+                .modes
+                .iter()
+                .map(|(name, mode)| InterfaceStatus {
+                    name: name.clone(),
+                    mode: mode.clone(),
+                })
+                .collect(),
+            services,
+            reasons: counters
+                .reasons
+                .iter()
+                .filter(|(_, count)| *count > 0)
+                .map(|(reason, count)| (reason.name().to_owned(), *count))
+                .collect(),
+            problems,
+        }
+    }
+
+    fn service_status(
+        &self,
+        service: &Service,
+        counters: &Counters,
+        now: Instant,
+    ) -> ServiceStatus {
+        let seats = self.builder.seats(&service.name);
+        let seat = |name: &str| seats.iter().flatten().find(|seat| seat.backend == name);
+        let seen = |counter: u32| {
+            let counted = counters.members.get(&counter).copied().unwrap_or_default();
+            measure(
+                service.protocol,
+                &self.rates.since_baseline(counter, &counted),
+            )
+        };
+        let all_seen: u64 = seats.iter().flatten().map(|seat| seen(seat.counter)).sum();
+        let slot_count = self.builder.slot_count(&service.name);
+        let backends: Vec<BackendStatus> = service
+            .backends
+            .iter()
+            .map(|backend| {
+                let seat = seat(&backend.name);
+                let mut status = self.backend_status(service, &backend.name, seat, counters);
+                status.share_expected = match slot_count {
+                    0 => 0.0,
+                    all => f64::from(status.slot_count) / f64::from(all),
+                };
+                status.share_seen = seat
+                    .filter(|_| all_seen > 0)
+                    .map(|seat| seen(seat.counter) as f64 / all_seen as f64);
+                status
+            })
+            .collect();
+        let settles_at = self.builder.settles_at(&service.name);
+        ServiceStatus {
+            name: service.name.clone(),
+            address: service.address,
+            ports: service.ports.to_string(),
+            protocol: service.protocol.to_string(),
+            forward: service.forward.to_string(),
+            state: state(&backends, desired::fails_open(service, &self.world)).to_owned(),
+            slot_count,
+            settling_seconds: settles_at.map(|at| at.saturating_duration_since(now).as_secs()),
+            backends,
+        }
+    }
+
+    fn backend_status(
+        &self,
+        service: &Service,
+        name: &str,
+        seat: Option<&Seat>,
+        counters: &Counters,
+    ) -> BackendStatus {
+        let id = TargetId {
+            service: service.name.clone(),
+            backend: name.to_owned(),
+        };
+        let target = self.scheduler.states().one(&id);
+        let monitor = target.as_ref().map(|target| &target.monitor);
+        let counted = seat
+            .and_then(|seat| counters.members.get(&seat.counter).copied())
+            .unwrap_or_default();
+        let rate = seat
+            .map(|seat| self.rates.of(seat.counter))
+            .unwrap_or_default();
+        let backend = service.backend(name);
+        let state = backend.map(|backend| desired::backend_state(service, backend, &self.world));
+        BackendStatus {
+            name: name.to_owned(),
+            address: backend.map_or(service.address, |backend| backend.address),
+            weight: backend.map_or(0, |backend| backend.weight),
+            state: state.map_or("gone", BackendState::name).to_owned(),
+            since_seconds: monitor.map(|monitor| monitor.since().elapsed().as_secs()),
+            last_failure: monitor
+                .filter(|monitor| monitor.bad_in_row() > 0 || !monitor.state().is_eligible())
+                .and_then(|monitor| monitor.last_failure())
+                .map(|(_, failure)| failure.to_string()),
+            next_hop: backend.map_or_else(String::new, |backend| {
+                hops::describe(&self.config, backend.address, &self.found)
+            }),
+            slot_count: seat.map_or(0, |seat| seat.slot_count),
+            share_expected: 0.0,
+            share_seen: None,
+            flows: counted.flows,
+            packets: counted.packets,
+            bytes: counted.bytes,
+            flows_per_second: rate.flows,
+            packets_per_second: rate.packets,
+            bits_per_second: rate.bits,
+        }
+    }
+}
+
+/// What a share is counted in: UDP has no sign of a new flow.
+fn measure(protocol: Protocol, counted: &MemberCounters) -> u64 {
+    match protocol {
+        Protocol::Tcp => counted.flows,
+        Protocol::Udp => counted.packets,
+    }
+}
+
+fn state(backends: &[BackendStatus], open: bool) -> &'static str {
+    let with = |state: &str| {
+        backends
+            .iter()
+            .filter(|backend| backend.state == state)
+            .count()
+    };
+    let (up, down) = (with("up"), with("down") + with("unproven"));
+    match (up, down) {
+        _ if open => "fail-open",
+        (0, _) => "down",
+        (_, 0) => "up",
+        _ => "degraded",
+    }
+}
+
+fn service_problems(service: &ServiceStatus) -> Vec<String> {
+    let mut problems = Vec::new();
+    match service.state.as_str() {
+        "down" => problems.push(format!(
+            "service {} is down: no backend gets traffic",
+            service.name
+        )),
+        "fail-open" => problems.push(format!(
+            "service {} fails open: too few backends are healthy, so all are used",
+            service.name
+        )),
+        _ => {}
+    }
+    for backend in &service.backends {
+        if matches!(backend.state.as_str(), "down" | "unproven") {
+            let why = backend.last_failure.as_deref().unwrap_or("not yet proven");
+            problems.push(format!(
+                "service {}: backend {} is {}: {why}",
+                service.name, backend.name, backend.state
+            ));
+        }
+        if backend.next_hop != "resolved" && backend.slot_count > 0 {
+            problems.push(format!(
+                "service {}: backend {} gets no packets: {}",
+                service.name, backend.name, backend.next_hop
+            ));
+        }
+    }
+    problems
+}

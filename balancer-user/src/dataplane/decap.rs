@@ -5,10 +5,12 @@ use std::path::PathBuf;
 
 use aya::EbpfLoader;
 use aya::maps::{HashMap, MapData, PerCpuArray};
+use aya::programs::Xdp;
 use balancer_common::layout::DecapCounters;
 
 use super::attach::{self, Attached};
-use super::{Error, object};
+use super::trial::Action;
+use super::{Error, object, runner};
 use crate::config::model::XdpMode;
 
 /// What is unwrapped, and where.
@@ -24,24 +26,81 @@ pub struct DecapOptions {
     pub pin_dir: PathBuf,
 }
 
+/// The program with its sources entered, attached or not.
+struct Loaded {
+    ebpf: aya::Ebpf,
+    counters: PerCpuArray<MapData, [u64; 2]>,
+}
+
 /// The attached program.
 pub struct Decap {
-    counters: PerCpuArray<MapData, [u64; 2]>,
+    loaded: Loaded,
     options: DecapOptions,
-    _ebpf: aya::Ebpf,
 }
 
 impl Decap {
     /// Loads and attaches the program.
     pub fn start(options: DecapOptions) -> Result<(Self, Attached), Error> {
         attach::prepare_pin_dir(&options.pin_dir)?;
-        let any_source = u8::from(options.sources.is_empty());
+        let mut loaded = Loaded::load(&options.sources)?;
+        let DecapOptions {
+            interface,
+            mode,
+            pin_dir,
+            ..
+        } = &options;
+        let attached = attach::attach(loaded.program()?, interface, *mode, pin_dir)?;
+        Ok((Self { loaded, options }, attached))
+    }
+
+    /// Packets and bytes unwrapped since the start.
+    pub fn counters(&self) -> Result<DecapCounters, Error> {
+        self.loaded.counters()
+    }
+
+    /// Detaches the program.
+    pub fn stop(self) -> Result<(), Error> {
+        attach::detach(&self.options.pin_dir, &self.options.interface)?;
+        Ok(())
+    }
+}
+
+/// A private copy of the program, attached to nothing and asked frame by
+/// frame; see [`super::trial`].
+pub struct DecapTrial {
+    loaded: Loaded,
+}
+
+impl DecapTrial {
+    /// Loads a copy that trusts these sources; none means every one.
+    pub fn load(sources: &[IpAddr]) -> Result<Self, Error> {
+        let loaded = Loaded::load(sources)?;
+        Ok(Self { loaded })
+    }
+
+    /// Runs one frame; gives the verdict and the frame as the program left it.
+    pub fn run(&mut self, frame: &[u8]) -> Result<(Action, Vec<u8>), Error> {
+        let mut out = runner::buffer();
+        let (action, len) = runner::run(self.loaded.program()?, frame, &mut out)?;
+        out.truncate(len);
+        Ok((action, out))
+    }
+
+    /// Packets and bytes unwrapped since the start.
+    pub fn counters(&self) -> Result<DecapCounters, Error> {
+        self.loaded.counters()
+    }
+}
+
+impl Loaded {
+    fn load(trusted: &[IpAddr]) -> Result<Self, Error> {
+        let any_source = u8::from(trusted.is_empty());
         let mut ebpf = EbpfLoader::new()
             .override_global("DECAP_ANY_SOURCE", &any_source, true)
             .load(object::bytes()?)
             .map_err(|error| Error::kernel("creating the maps", error))?;
         let mut sources: HashMap<MapData, [u8; 16], u8> = object::take(&mut ebpf, "DECAP_SOURCES")?;
-        for source in &options.sources {
+        for source in trusted {
             let key = match source {
                 IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
                 IpAddr::V6(address) => address.octets(),
@@ -51,27 +110,17 @@ impl Decap {
                 .map_err(|error| Error::kernel(format!("entering source {source}"), error))?;
         }
         let counters = object::take(&mut ebpf, "DECAP_COUNTERS")?;
-        let program = object::xdp(&mut ebpf, "decap")?;
-        program
+        object::xdp(&mut ebpf, "decap")?
             .load()
             .map_err(|error| Error::kernel("loading the kernel program", error))?;
-        let DecapOptions {
-            interface,
-            mode,
-            pin_dir,
-            ..
-        } = &options;
-        let attached = attach::attach(program, interface, *mode, pin_dir)?;
-        let decap = Self {
-            counters,
-            options,
-            _ebpf: ebpf,
-        };
-        Ok((decap, attached))
+        Ok(Self { ebpf, counters })
     }
 
-    /// Packets and bytes unwrapped since the start.
-    pub fn counters(&self) -> Result<DecapCounters, Error> {
+    fn program(&mut self) -> Result<&mut Xdp, Error> {
+        object::xdp(&mut self.ebpf, "decap")
+    }
+
+    fn counters(&self) -> Result<DecapCounters, Error> {
         let values = self
             .counters
             .get(&0, 0)
@@ -82,11 +131,5 @@ impl Decap {
             sum.bytes += bytes;
         }
         Ok(sum)
-    }
-
-    /// Detaches the program.
-    pub fn stop(self) -> Result<(), Error> {
-        attach::detach(&self.options.pin_dir, &self.options.interface)?;
-        Ok(())
     }
 }

@@ -5,7 +5,6 @@
 //! as the program left them. `trace`, the rehearsal and the program-run
 //! tests are this.
 
-use aya::programs::{TestRun, TestRunOptions};
 use balancer_common::layout::TraceRecord;
 use balancer_common::verdict::Reason;
 
@@ -13,13 +12,9 @@ use super::capacity::Capacity;
 use super::mapping::Mapped;
 use super::object::{KernelMemory, Object, Purpose};
 use super::tables::Tables;
-use super::{Counters, Error, ServiceId, State, plan};
+use super::{Counters, Error, ServiceId, State, plan, runner};
 
-/// Longest frame the kernel takes in a test run, with room for its own
-/// structures in a page.
-pub const MAX_FRAME: usize = 3_500;
-/// Shortest frame the kernel takes.
-pub const MIN_FRAME: usize = 14;
+pub use super::runner::{MAX_FRAME, MIN_FRAME, Runner};
 
 /// What happens to a packet, in XDP's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,16 +89,24 @@ impl Trial {
             object,
             tables,
             state: state.clone(),
-            buffer: vec![0; MAX_FRAME + 256],
+            buffer: runner::buffer(),
             logger: None,
         })
     }
 
     /// Changes the state, as a change of the running balancer would.
     pub fn change(&mut self, state: &State) -> Result<(), Error> {
-        self.tables.apply(&plan(state, &self.state))?;
-        self.state = state.clone();
-        Ok(())
+        self.split()?.1.change(state)
+    }
+
+    /// Two halves for two threads: one runs frames while the other changes
+    /// the state.
+    pub fn split(&mut self) -> Result<(Runner<'_>, Changer<'_>), Error> {
+        let changer = Changer {
+            tables: &mut self.tables,
+            state: &mut self.state,
+        };
+        Ok((Runner::new(self.object.program()?), changer))
     }
 
     /// The state as the maps hold it.
@@ -127,19 +130,15 @@ impl Trial {
 
     /// Runs one frame of [`MIN_FRAME`] to [`MAX_FRAME`] bytes.
     pub fn run(&mut self, frame: &[u8]) -> Result<Outcome, Error> {
-        let mut options = TestRunOptions::new();
-        options.data_in = Some(frame);
-        options.data_out = Some(&mut self.buffer);
-        let result = self.object.program()?.test_run(options).map_err(|error| {
-            Error::kernel(format!("running a frame of {} bytes", frame.len()), error)
-        })?;
+        let program = self.object.program()?;
+        let (action, len) = runner::run(program, frame, &mut self.buffer)?;
         if let Some(logger) = &mut self.logger {
             logger.flush();
         }
         let record = self.record.elements()[0];
         let picked = (record.member != TraceRecord::NO_MEMBER).then_some(record);
         Ok(Outcome {
-            action: action(result.return_value),
+            action,
             reason: Reason::from_number(record.reason).ok_or_else(|| {
                 Error::Foreign(format!(
                     "the kernel program gave reason number {}",
@@ -150,17 +149,22 @@ impl Trial {
             member: picked.map(|record| record.member as u16),
             slot: picked.map(|record| record.slot),
             hash: picked.map(|record| record.hash),
-            frame: self.buffer[..result.data_size_out as usize].to_vec(),
+            frame: self.buffer[..len].to_vec(),
         })
     }
 }
 
-fn action(number: u32) -> Action {
-    match number {
-        1 => Action::Drop,
-        2 => Action::Pass,
-        3 => Action::Tx,
-        4 => Action::Redirect,
-        _ => Action::Aborted,
+/// Changes the state of a trial whose [`Runner`] may be at work.
+pub struct Changer<'a> {
+    tables: &'a mut Tables<KernelMemory>,
+    state: &'a mut State,
+}
+
+impl Changer<'_> {
+    /// Changes the state, as a change of the running balancer would.
+    pub fn change(&mut self, state: &State) -> Result<(), Error> {
+        self.tables.apply(&plan(state, self.state))?;
+        *self.state = state.clone();
+        Ok(())
     }
 }

@@ -1,2 +1,4 @@
 //! Lab and suites.
+pub mod frames;
 pub mod lab;
+pub mod model;

@@ -1,0 +1,260 @@
+//! Random frames for the services of a state.
+//!
+//! Most are for a service, from a small pool of clients, so that flows come
+//! back, as SYNs and as later packets. The others are each near to that: a
+//! field wrong, a header too many, a truncation, a neighbour's address; and
+//! some are nothing at all.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use balancer_user::dataplane::trial::MIN_FRAME;
+use balancer_user::dataplane::{ServiceKey, State};
+
+use super::mutate::mutate;
+use super::packet::{ACK, FIN, MORE_FRAGMENTS, NOISE, Packet, RST, SYN};
+use super::rng::Rng;
+
+/// Longest frame that is drawn.
+pub const MOST_LEN: usize = 1600;
+
+/// Client addresses of a family, and ports of each: few, so that the flows
+/// recorded in a run stay well below what the flow table holds.
+const CLIENTS: usize = 16;
+const CLIENT_PORTS: usize = 48;
+
+/// Draws frames.
+#[derive(Debug, Clone)]
+pub struct Generator {
+    rng: Rng,
+    keys: Vec<ServiceKey>,
+    mtus: Vec<usize>,
+}
+
+impl Generator {
+    /// Frames for the services of `state`.
+    ///
+    /// # Panics
+    /// When the state has no service with a member.
+    pub fn new(seed: u64, state: &State) -> Self {
+        let services = || state.services.values();
+        let keys = services()
+            .flat_map(|service| service.keys.clone())
+            .collect();
+        let mut mtus: Vec<usize> = services()
+            .flat_map(|service| &service.members)
+            .map(|member| usize::from(member.mtu))
+            .collect();
+        mtus.sort_unstable();
+        mtus.dedup();
+        assert!(!mtus.is_empty(), "a state without members");
+        Self {
+            rng: Rng::new(seed),
+            keys,
+            mtus,
+        }
+    }
+
+    /// The next frame: [`MIN_FRAME`] to [`MOST_LEN`] bytes.
+    pub fn frame(&mut self) -> Vec<u8> {
+        let mut frame = match self.rng.below(100) {
+            0..50 => self.packet().build(),
+            50..74 => self.wrong_packet().build(),
+            74..80 => self.truncated(),
+            80..97 => {
+                let mut frame = self.packet().build();
+                mutate(&mut self.rng, &mut frame, MIN_FRAME, MOST_LEN);
+                frame
+            }
+            97..99 => self.foreign(),
+            _ => self.garbage(),
+        };
+        frame.truncate(MOST_LEN);
+        frame
+    }
+
+    /// A packet for a service, or near it, with nothing wrong.
+    fn packet(&mut self) -> Packet {
+        let key = self.rng.pick(&self.keys);
+        let (address, port) = self.near(key);
+        let destination = SocketAddr::new(address, port);
+        let source = self.client(address.is_ipv4());
+        let is_tcp = (key.protocol == 6) ^ self.rng.chance(3);
+        let mut packet = if is_tcp {
+            Packet::tcp(source, destination)
+        } else {
+            Packet::udp(source, destination)
+        };
+        let flags = [
+            SYN,
+            ACK,
+            ACK,
+            SYN | ACK,
+            FIN | ACK,
+            RST,
+            0,
+            0xff,
+            SYN | 0xc0,
+        ];
+        packet.flags = self.rng.pick(&flags);
+        packet.traffic_class = self.rng.pick(&[0, 0, 1, 2, 3, 0xb8, 0xff]);
+        packet.ttl = self.rng.pick(&[1, 2, 63, 64, 128, 255]);
+        packet.fragment = self.rng.pick(&[0, 0, 0x4000]);
+        if address.is_ipv4() && self.rng.chance(15) {
+            packet.options = vec![1; 4 * (1 + self.rng.below(10))];
+        }
+        packet.payload_len = self.payload_len(&packet);
+        if self.rng.chance(20) {
+            packet.padding_len = 1 + self.rng.below(20);
+        }
+        packet
+    }
+
+    /// Mostly the service itself; else another port or a neighbour.
+    fn near(&mut self, key: ServiceKey) -> (IpAddr, u16) {
+        let port = match key.port {
+            0 if self.rng.chance(95) => self.rng.pick(&[1, 22, 80, 443, 65_535]),
+            0 => self.rng.next() as u16,
+            port => port,
+        };
+        match self.rng.below(40) {
+            0 => (key.address, port.wrapping_add(1)),
+            1 => (key.address, 0),
+            2 => (neighbour(key.address), port),
+            3 => (self.rng.pick(&self.keys).address, port),
+            _ => (key.address, port),
+        }
+    }
+
+    fn client(&mut self, is_v4: bool) -> SocketAddr {
+        let number = self.rng.below(CLIENTS) as u16;
+        let port = 40_000 + 7 * self.rng.below(CLIENT_PORTS) as u16;
+        let address = if is_v4 {
+            IpAddr::from([203, 0, 113, number as u8])
+        } else {
+            Ipv6Addr::new(0x2001, 0xdb8, 0xc, number, 0, 0, number, 1).into()
+        };
+        SocketAddr::new(address, port)
+    }
+
+    /// Mostly short; else one that makes the packet, wrapped or not, as long
+    /// as some member's MTU or a few bytes off it.
+    fn payload_len(&mut self, packet: &Packet) -> usize {
+        if self.rng.chance(70) {
+            return self.rng.below(64);
+        }
+        if self.rng.chance(30) {
+            return self.rng.below(1400);
+        }
+        let header_len = if packet.destination.is_ipv4() { 20 } else { 40 }
+            + packet.options.len()
+            + if packet.protocol == 6 { 20 } else { 8 };
+        let limit = self.rng.pick(&self.mtus) + self.rng.below(5);
+        let overhead = header_len + self.rng.pick(&[0, 20, 40]) + 2;
+        limit.saturating_sub(overhead).min(MOST_LEN)
+    }
+
+    /// A packet with one fault that has a name.
+    fn wrong_packet(&mut self) -> Packet {
+        let mut packet = self.packet();
+        let rng = &mut self.rng;
+        match rng.below(11) {
+            0 => packet.ttl = 0,
+            1 => packet.fragment = MORE_FRAGMENTS,
+            2 => packet.fragment = rng.pick(&[1, 185, 0x1fff, MORE_FRAGMENTS | 185]),
+            3 => packet.version = Some(rng.below(16) as u8),
+            4 => packet.header_words = Some(rng.below(16) as u8),
+            5 => packet.ip_len = Some(rng.pick(&[0, 1, 19, 20, 27, 28, 39, 40, 41, 60, 0xffff])),
+            6 => packet.ip_len = Some(rng.below(MOST_LEN) as u16),
+            7 => {
+                packet.udp_len = Some(rng.pick(&[0, 7, 8, 9, 0xffff]));
+                packet.data_offset = Some(rng.below(16) as u8);
+            }
+            8 => packet.vlans = vec![100; 1 + rng.below(2)],
+            9 => packet.extension = Some(rng.pick(&[0, 43, 44, 51, 60, 135])),
+            _ => packet.protocol = rng.pick(&[0, 1, 2, 4, 41, 47, 50, 58, 59, 132, 255]),
+        }
+        packet
+    }
+
+    /// A frame that ends anywhere in its headers or just after.
+    fn truncated(&mut self) -> Vec<u8> {
+        let mut frame = self.packet().build();
+        let limit = frame.len().min(120) - MIN_FRAME;
+        frame.truncate(MIN_FRAME + self.rng.below(limit + 1));
+        frame
+    }
+
+    /// What else is on a network: ARP, ICMP, spanning tree, other types.
+    fn foreign(&mut self) -> Vec<u8> {
+        let mut packet = self.packet();
+        if self.rng.chance(40) {
+            packet.protocol = if packet.destination.is_ipv4() { 1 } else { 58 };
+            return packet.build();
+        }
+        let mut frame = packet.build();
+        let ethertype = self
+            .rng
+            .pick(&[0x0806_u16, 0x0026, 0x8847, 0x88cc, 0x8864, 0x86dc, 0x0801]);
+        frame[12..14].copy_from_slice(&ethertype.to_be_bytes());
+        frame
+    }
+
+    /// Noise, half of it behind an EtherType that makes it look like IP.
+    fn garbage(&mut self) -> Vec<u8> {
+        let len = MIN_FRAME + self.rng.below(200);
+        let from = self.rng.below(NOISE.len() - len);
+        let mut frame = NOISE[from..from + len].to_vec();
+        match self.rng.below(4) {
+            0 => frame[12..14].copy_from_slice(&[0x08, 0x00]),
+            1 => frame[12..14].copy_from_slice(&[0x86, 0xdd]),
+            _ => {}
+        }
+        frame
+    }
+}
+
+/// The address with its last bit turned.
+fn neighbour(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(address) => (address.to_bits() ^ 1).to_be_bytes().into(),
+        IpAddr::V6(address) => (address.to_bits() ^ 1).to_be_bytes().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::build::{TCP, flow_keys, key, l2, service};
+    use balancer_common::layout::Slot;
+
+    fn generator(seed: u64) -> Generator {
+        let mut state = State::empty();
+        state.flow_keys = flow_keys(1);
+        let keys = vec![key("192.0.2.1", 80, TCP)];
+        let service = service(keys, vec![l2(0)], vec![Slot::settled(0)]);
+        state.services.insert(1, service);
+        Generator::new(seed, &state)
+    }
+
+    #[test]
+    fn same_seed_draws_the_same_frames() {
+        let (mut one, mut same, mut other) = (generator(7), generator(7), generator(8));
+        let differ = (0..1000)
+            .filter(|_| {
+                let frame = one.frame();
+                assert_eq!(frame, same.frame());
+                frame != other.frame()
+            })
+            .count();
+        assert!(differ > 900, "{differ}");
+    }
+
+    #[test]
+    fn frames_have_the_lengths_the_kernel_takes() {
+        let mut generator = generator(1);
+        for _ in 0..20_000 {
+            let len = generator.frame().len();
+            assert!((MIN_FRAME..=MOST_LEN).contains(&len), "{len}");
+        }
+    }
+}

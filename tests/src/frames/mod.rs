@@ -1,0 +1,20 @@
+//! Ethernet frames for tests: built, generated, damaged, shrunk, printed.
+//!
+//! [`Packet`] builds one frame as a test describes it. [`Generator`] draws
+//! frames that are mostly for the services of a state, valid ones and every
+//! kind of invalid one, and the same ones again for the same seed.
+//! [`shrink`] makes a frame that shows a fault smaller, [`hex`] prints it for
+//! `balancer trace --hex`.
+
+pub mod generate;
+pub mod hex;
+pub mod mutate;
+pub mod packet;
+pub mod rng;
+pub mod shrink;
+
+pub use generate::Generator;
+pub use hex::{hex, unhex};
+pub use packet::Packet;
+pub use rng::Rng;
+pub use shrink::shrink;

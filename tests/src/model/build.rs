@@ -1,0 +1,116 @@
+//! Members and services for the states that tests make.
+//!
+//! Everything of a member follows from its number, so that the bytes that
+//! leave tell who was meant: number 7 has Ethernet address `02:…:00:07`,
+//! counter 7 and outer destination `10.1.0.7` or `fd00::7`.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use balancer_common::layout::{FLOW_KEYS, Member, Slot};
+use balancer_user::dataplane::{ServiceKey, ServiceState, Table};
+use bytemuck::Zeroable;
+
+use super::forward::ones_complement_sum;
+use crate::frames::Rng;
+
+/// IP protocol number of TCP.
+pub const TCP: u8 = 6;
+/// IP protocol number of UDP.
+pub const UDP: u8 = 17;
+
+/// Flags of a member that may get packets and can.
+pub const READY: u8 = Member::ALIVE | Member::RESOLVED;
+
+/// MTU of a member unless a test says otherwise.
+pub const MTU: u16 = 1500;
+
+/// Member `number` on the same link, ready.
+pub fn l2(number: u16) -> Member {
+    let [high, low] = number.to_be_bytes();
+    Member {
+        kind: Member::L2,
+        flags: READY,
+        counter: u32::from(number),
+        mtu: MTU,
+        ethernet: [2, 0, 0, 0, high, low, 2, 0xbb, 0, 0, high, low],
+        ..Member::zeroed()
+    }
+}
+
+/// Member `number` behind an IPv4 tunnel, ready; its Ethernet source is taken
+/// from the frame.
+pub fn ipip_v4(number: u16) -> Member {
+    let [high, low] = number.to_be_bytes();
+    let (source, destination) = ([10, 9, 9, 9], [10, 1, high, low]);
+    let mut member = Member {
+        kind: Member::IPIP_V4,
+        flags: READY | Member::SOURCE_FROM_FRAME,
+        ..l2(number)
+    };
+    member.outer_source[..4].copy_from_slice(&source);
+    member.outer_destination[..4].copy_from_slice(&destination);
+    member
+}
+
+/// Member `number` behind an IPv6 tunnel, ready.
+pub fn ipip_v6(number: u16) -> Member {
+    let [high, low] = number.to_be_bytes();
+    let mut member = Member {
+        kind: Member::IPIP_V6,
+        ..l2(number)
+    };
+    member.outer_source[..2].copy_from_slice(&[0xfd, 0x99]);
+    member.outer_source[15] = 9;
+    member.outer_destination[..2].copy_from_slice(&[0xfd, 0x00]);
+    member.outer_destination[14..].copy_from_slice(&[high, low]);
+    member
+}
+
+/// Writes what the kernel program reads of an outer IPv4 header but cannot
+/// afford to add up: the sum of its constant words.
+fn with_outer_sum(mut member: Member, inner: u8) -> Member {
+    let mut header = [0; 20];
+    header[0] = 0x45;
+    header[6] = 0x40;
+    header[8] = 64;
+    header[9] = inner;
+    header[12..16].copy_from_slice(&member.outer_source[..4]);
+    header[16..20].copy_from_slice(&member.outer_destination[..4]);
+    member.outer_sum = ones_complement_sum(&header);
+    member
+}
+
+/// A service's way in.
+pub fn key(address: &str, port: u16, protocol: u8) -> ServiceKey {
+    let address: IpAddr = address.parse().expect("tests write addresses that parse");
+    ServiceKey {
+        address,
+        port,
+        protocol,
+    }
+}
+
+/// A service of one family with these members and slots. Members behind IPv4
+/// tunnels get the outer sum that goes with that family.
+pub fn service(keys: Vec<ServiceKey>, members: Vec<Member>, slots: Vec<Slot>) -> ServiceState {
+    let inner = if keys[0].address.is_ipv4() { 4 } else { 41 };
+    let members = members
+        .into_iter()
+        .map(|member| match member.kind {
+            Member::IPIP_V4 => with_outer_sum(member, inner),
+            _ => member,
+        })
+        .collect();
+    ServiceState {
+        keys,
+        members,
+        table: Table::new(Arc::from(slots)),
+    }
+}
+
+/// Keys of the flow hash, drawn from a number.
+pub fn flow_keys(seed: u64) -> [u64; FLOW_KEYS] {
+    let mut rng = Rng::new(seed);
+    std::array::from_fn(|_| rng.next())
+}

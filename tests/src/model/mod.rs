@@ -1,0 +1,230 @@
+//! What the balancer should do with every packet, decided in plain Rust.
+//!
+//! Written from the RFCs and from the rules that `balancer-common` documents,
+//! and sharing nothing with the packet path but the layouts and the names of
+//! the reasons: its own parser, its own hash, its own encapsulation with the
+//! checksum summed in full, and an ordinary map for the service lookup. What
+//! both get wrong in the same way has to be in the documents.
+//!
+//! A packet is judged in this order, and the first fault names the reason:
+//! what tells its service ([`parse::flow`]), the service, the rest of the
+//! packet ([`parse::transport`]), the owner of its slot, then next hop, MTU
+//! and kind of that owner. Before the service is known a packet passes, from
+//! there on it is dropped.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use balancer_common::layout::{Member, MemberCounters, Slot};
+use balancer_common::verdict::Reason;
+use balancer_user::dataplane::trial::{Action, Outcome};
+use balancer_user::dataplane::{Counters, ServiceId, ServiceKey, ServiceState, State};
+
+use parse::{Flow, Opening};
+
+pub mod build;
+pub mod forward;
+pub mod hash;
+pub mod parse;
+
+/// Interface that test runs pretend a frame came in on: the loopback.
+pub const INGRESS: u32 = 1;
+
+/// A balancer in plain memory.
+#[derive(Debug, Clone)]
+pub struct Model {
+    state: State,
+    services: HashMap<ServiceKey, ServiceId>,
+    records: HashMap<FlowName, Record>,
+    members: BTreeMap<u32, MemberCounters>,
+    reasons: [u64; Reason::COUNT],
+}
+
+/// What a flow record is found by: the service number stands for VIP and
+/// protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct FlowName {
+    service: ServiceId,
+    client: IpAddr,
+    ports: [u16; 2],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Record {
+    member: u16,
+    incarnation: u16,
+}
+
+impl Model {
+    /// A balancer that holds a state and has seen no packet.
+    ///
+    /// # Panics
+    /// When two services share a key.
+    pub fn new(state: &State) -> Self {
+        Self {
+            state: state.clone(),
+            services: index(state),
+            records: HashMap::new(),
+            members: BTreeMap::new(),
+            reasons: [0; Reason::COUNT],
+        }
+    }
+
+    /// Changes the state; records and counters stay.
+    ///
+    /// # Panics
+    /// When two services share a key.
+    pub fn change(&mut self, state: &State) {
+        self.state = state.clone();
+        self.services = index(state);
+    }
+
+    /// How many flows have a record.
+    pub fn record_count(&self) -> usize {
+        self.records.len()
+    }
+
+    /// What the counters should say: every member that got a packet, and all
+    /// reasons.
+    pub fn counters(&self) -> Counters {
+        Counters {
+            members: self.members.clone(),
+            reasons: Reason::ALL
+                .iter()
+                .map(|reason| (*reason, self.reasons[*reason as usize]))
+                .collect(),
+        }
+    }
+
+    /// What should happen to a frame; keeps records and counts.
+    pub fn run(&mut self, frame: &[u8]) -> Outcome {
+        let mut outcome = Outcome {
+            action: Action::Pass,
+            reason: Reason::Forwarded,
+            service: None,
+            member: None,
+            slot: None,
+            hash: None,
+            frame: Vec::new(),
+        };
+        match self.judge(frame, &mut outcome) {
+            Ok(()) => {}
+            Err(reason) => {
+                outcome.reason = reason;
+                // A packet that is not for a service is never dropped.
+                outcome.action = match outcome.service {
+                    None => Action::Pass,
+                    Some(_) => Action::Drop,
+                };
+                outcome.frame = frame.to_vec();
+            }
+        }
+        self.reasons[outcome.reason as usize] += 1;
+        outcome
+    }
+
+    fn judge(&mut self, frame: &[u8], outcome: &mut Outcome) -> Result<(), Reason> {
+        let flow = parse::flow(frame)?;
+        let id = self.service_of(&flow).ok_or(Reason::NoService)?;
+        outcome.service = Some(id);
+        let opening = parse::transport(frame, &flow)?;
+        let service = &self.state.services[&id];
+        let slots = service
+            .table
+            .slots()
+            .expect("a state of the model has slots");
+        if slots.is_empty() {
+            return Err(Reason::NoBackend);
+        }
+        let hash = hash::flow(&self.state.flow_keys, &flow);
+        let at = hash::slot(hash, slots.len());
+        let name = FlowName {
+            service: id,
+            client: flow.source,
+            ports: flow.ports,
+        };
+        let index = owner(service, slots[at], opening, &name, &mut self.records);
+        let member = member(service, index).ok_or(Reason::BadTable)?;
+        outcome.member = Some(index);
+        outcome.slot = Some(at as u32);
+        outcome.hash = Some(hash);
+        outcome.frame = forward::send(frame, &flow, member, hash)?;
+        outcome.action = match member.egress {
+            0 | INGRESS => Action::Tx,
+            _ => Action::Redirect,
+        };
+        let counters = self.members.entry(member.counter).or_default();
+        counters.packets += 1;
+        counters.bytes += flow.ip_len as u64;
+        counters.flows += u64::from(opening == Opening::Syn);
+        Ok(())
+    }
+
+    /// The port itself before any port.
+    fn service_of(&self, flow: &Flow) -> Option<ServiceId> {
+        let key = |port| ServiceKey {
+            address: flow.destination,
+            port,
+            protocol: flow.protocol,
+        };
+        let found = self.services.get(&key(flow.ports[1]));
+        found.or_else(|| self.services.get(&key(0))).copied()
+    }
+}
+
+fn index(state: &State) -> HashMap<ServiceKey, ServiceId> {
+    let mut services = HashMap::new();
+    for (id, service) in &state.services {
+        for key in &service.keys {
+            let other = services.insert(*key, *id);
+            assert!(other.is_none(), "{key:?} leads to {other:?} and {id}");
+        }
+    }
+    services
+}
+
+/// The member of that index, unless the table names nobody.
+fn member(service: &ServiceState, index: u16) -> Option<&Member> {
+    let member = service.members.get(usize::from(index))?;
+    (member.kind != Member::NONE).then_some(member)
+}
+
+/// Its incarnation, if it is alive: the dead are neither asked for their
+/// flows nor recorded.
+fn alive(service: &ServiceState, index: u16) -> Option<u16> {
+    let member = member(service, index)?;
+    (member.flags & Member::ALIVE != 0).then_some(member.incarnation)
+}
+
+/// The table in the documentation of `balancer_common::affinity`.
+fn owner(
+    service: &ServiceState,
+    slot: Slot,
+    opening: Opening,
+    name: &FlowName,
+    records: &mut HashMap<FlowName, Record>,
+) -> u16 {
+    if !slot.is_unsettled() || opening == Opening::None {
+        return slot.current();
+    }
+    if opening == Opening::Established
+        && let Some(record) = records.get(name)
+        && alive(service, record.member) == Some(record.incarnation)
+    {
+        return record.member;
+    }
+    let is_old = opening == Opening::Established && alive(service, slot.previous()).is_some();
+    let owner = if is_old {
+        slot.previous()
+    } else {
+        slot.current()
+    };
+    if let Some(incarnation) = alive(service, owner) {
+        let record = Record {
+            member: owner,
+            incarnation,
+        };
+        records.insert(*name, record);
+    }
+    owner
+}

@@ -1,4 +1,6 @@
 //! Lab and suites.
+pub mod balancer;
+pub mod demo;
 pub mod frames;
 pub mod lab;
 pub mod model;

@@ -5,6 +5,7 @@
 //! only then is the program attached with its first table in force. What an
 //! earlier daemon left attached forwards until that moment.
 
+mod change;
 mod controller;
 pub mod hops;
 mod rates;

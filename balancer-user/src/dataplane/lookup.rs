@@ -6,6 +6,12 @@
 //! Rodler, 2004): a newcomer takes its bucket, who stood there moves to its
 //! other one. Where that finds no end, another seed is tried. Pure.
 
+use std::net::IpAddr;
+
+use balancer_common::hash;
+
+use super::ServiceKey;
+
 /// Which bucket each key got.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placement {
@@ -20,13 +26,13 @@ const MOVES: usize = 500;
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Seeds that are tried, in order; the same on every run.
-pub fn seeds() -> impl Iterator<Item = u64> {
+fn seeds() -> impl Iterator<Item = u64> {
     (1..=SEEDS).map(|n| n.wrapping_mul(GOLDEN))
 }
 
 /// Places the keys under one seed; `choices` gives the two buckets of a key
 /// under it.
-pub fn place(
+fn place(
     seed: u64,
     key_count: usize,
     bucket_count: u32,
@@ -56,10 +62,45 @@ pub fn place(
     Some(Placement { seed, buckets })
 }
 
+/// Places all keys, each family in an array of its own, under the first seed
+/// that fits both.
+pub fn place_keys(keys: &[ServiceKey], buckets_v4: u32, buckets_v6: u32) -> Option<Placement> {
+    seeds().find_map(|seed| place_families(seed, keys, buckets_v4, buckets_v6))
+}
+
+fn place_families(
+    seed: u64,
+    keys: &[ServiceKey],
+    buckets_v4: u32,
+    buckets_v6: u32,
+) -> Option<Placement> {
+    let mut buckets = vec![0; keys.len()];
+    for v4 in [true, false] {
+        let family: Vec<usize> = (0..keys.len())
+            .filter(|at| keys[*at].address.is_ipv4() == v4)
+            .collect();
+        let count = if v4 { buckets_v4 } else { buckets_v6 };
+        let placement = place(seed, family.len(), count, |at| {
+            choices(seed, count - 1, &keys[family[at]])
+        })?;
+        for (at, bucket) in family.into_iter().zip(placement.buckets) {
+            buckets[at] = bucket;
+        }
+    }
+    Some(Placement { seed, buckets })
+}
+
+fn choices(seed: u64, mask: u32, key: &ServiceKey) -> (u32, u32) {
+    let port = key.port.to_be_bytes();
+    match key.address {
+        IpAddr::V4(address) => hash::buckets(seed, mask, address.octets(), port, key.protocol),
+        IpAddr::V6(address) => hash::buckets(seed, mask, address.octets(), port, key.protocol),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use balancer_common::hash;
 
     #[test]
     fn a_thousand_keys_fit_a_quarter_full_table_and_stand_in_one_of_their_buckets() {

@@ -12,7 +12,6 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use balancer_common::hash;
 use balancer_common::layout::{
     GenerationHead, LAYOUT_VERSION, Member, Node, SLOTS_PER_BLOCK, ServiceV4, ServiceV6, Slot,
     SlotBlock, Target,
@@ -20,7 +19,8 @@ use balancer_common::layout::{
 use bytemuck::Zeroable;
 
 use super::blocks::{Blocks, Region};
-use super::{Error, Plan, ServiceId, ServiceKey, ServiceState, State, Table, lookup};
+use super::lookup::{self, Placement};
+use super::{Error, Plan, ServiceId, ServiceKey, ServiceState, State, Table};
 
 /// The shared maps as memory.
 pub trait Memory: Send {
@@ -243,9 +243,9 @@ impl<M: Memory> Tables<M> {
         // Above half full a two-choice hash has no solution any more.
         fits("SERVICES_V4", v4, half_v4 / 2)?;
         fits("SERVICES_V6", keys.len() - v4, half_v6 / 2)?;
-        let (seed, buckets) = lookup::seeds()
-            .find_map(|seed| place_all(seed, &keys, half_v4 as u32, half_v6 as u32))
-            .ok_or(Error::Full {
+        let only_keys: Vec<ServiceKey> = keys.iter().map(|(key, _)| *key).collect();
+        let Placement { seed, buckets } =
+            lookup::place_keys(&only_keys, half_v4 as u32, half_v6 as u32).ok_or(Error::Full {
                 map: "SERVICES",
                 needed: keys.len(),
                 limit: half_v4.min(half_v6),
@@ -395,35 +395,4 @@ fn fits(map: &'static str, needed: usize, limit: usize) -> Result<(), Error> {
         return Err(Error::Full { map, needed, limit });
     }
     Ok(())
-}
-
-/// The seed, and the bucket of each key in its own family's array.
-fn place_all(
-    seed: u64,
-    keys: &[(ServiceKey, ServiceId)],
-    buckets_v4: u32,
-    buckets_v6: u32,
-) -> Option<(u64, Vec<u32>)> {
-    let mut buckets = vec![0; keys.len()];
-    for v4 in [true, false] {
-        let family: Vec<usize> = (0..keys.len())
-            .filter(|at| keys[*at].0.address.is_ipv4() == v4)
-            .collect();
-        let count = if v4 { buckets_v4 } else { buckets_v6 };
-        let placement = lookup::place(seed, family.len(), count, |at| {
-            choices(seed, count - 1, &keys[family[at]].0)
-        })?;
-        for (at, bucket) in family.into_iter().zip(placement.buckets) {
-            buckets[at] = bucket;
-        }
-    }
-    Some((seed, buckets))
-}
-
-fn choices(seed: u64, mask: u32, key: &ServiceKey) -> (u32, u32) {
-    let port = key.port.to_be_bytes();
-    match key.address {
-        IpAddr::V4(address) => hash::buckets(seed, mask, address.octets(), port, key.protocol),
-        IpAddr::V6(address) => hash::buckets(seed, mask, address.octets(), port, key.protocol),
-    }
 }

@@ -1,3 +1,5 @@
+use balancer_common::layout::{Member, Slot};
+
 use super::*;
 use std::time::Duration;
 

@@ -1,0 +1,213 @@
+//! Changes of the configuration: by command, or by reading the file again.
+//!
+//! Both go the same way: checked, then stored on the disk, then applied to
+//! the kernel. Whatever fails leaves all as it was.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use super::controller::{Controller, LastReload};
+use super::hops;
+use super::store::{self, Running};
+use crate::api::types::{Change, ChangeRequest, Changed, Problem};
+use crate::change;
+use crate::config::diagnostic::Report;
+use crate::config::model::{Config, Service};
+use crate::config::{self, render};
+
+impl Controller {
+    pub(super) async fn change(&mut self, request: &ChangeRequest) -> Result<Changed, Problem> {
+        let began = Instant::now();
+        let edited = change::edit(&self.config, &request.change, &self.tables)
+            .map_err(|detail| refused("change refused", 409, detail))?;
+        let mut changed = Changed {
+            shares: change::share_changes(&self.config, &edited.config, &self.tables),
+            warnings: warnings(&edited.report),
+            summary: edited.summary,
+            dry_run: request.dry_run,
+            duration_micros: None,
+        };
+        if request.dry_run {
+            return Ok(changed);
+        }
+        let mut running = self.running.clone();
+        running.changes.push(changed.summary.clone());
+        running.note_drain(&request.change);
+        self.adopt(edited.config, running, &changed.summary, began)
+            .await?;
+        changed.duration_micros = Some(began.elapsed().as_micros() as u64);
+        Ok(changed)
+    }
+
+    /// Reads the file again; a bad one changes nothing.
+    pub(super) async fn reload(&mut self) -> Result<Changed, Problem> {
+        let result = self.try_reload().await;
+        let summary = match &result {
+            Ok(changed) => changed.summary.clone(),
+            Err(problem) => problem.detail.clone(),
+        };
+        match &result {
+            Ok(_) => tracing::info!(%summary, "file read again"),
+            Err(_) => tracing::error!("file not taken, the old configuration stays\n{summary}"),
+        }
+        self.last_reload = Some(LastReload {
+            at: Instant::now(),
+            succeeded: result.is_ok(),
+            summary,
+        });
+        result
+    }
+
+    async fn try_reload(&mut self) -> Result<Changed, Problem> {
+        let began = Instant::now();
+        let counts = |service: &Service, size: u32| self.tables.slot_counts(service, size);
+        let examined = config::load(&self.config_path, Some(&counts))
+            .map_err(|error| refused("file not read", 422, error.to_string()))?;
+        let mut next = match examined.config {
+            Some(config) if !examined.report.has_errors() => config,
+            _ => return Err(refused("file refused", 422, examined.report.render(false))),
+        };
+        check_fixed(&self.config, &next)?;
+        let running = Running {
+            file_digest: store::digest(examined.report.text()),
+            changes: Vec::new(),
+            drains: store::carry_drains(&mut next, self.running.drains.clone()),
+            ..Running::default()
+        };
+        let mut summary = match self.config == next {
+            true => "the file says what is in force already".to_owned(),
+            false => "the file is in force".to_owned(),
+        };
+        if !self.running.changes.is_empty() {
+            summary.push_str("; changes made by command are undone: ");
+            summary.push_str(&self.running.changes.join(", "));
+        }
+        for (service, backend) in &running.drains {
+            summary.push_str(&format!("; service {service}: {backend} drains on"));
+        }
+        let shares = change::share_changes(&self.config, &next, &self.tables);
+        self.adopt(next, running, "the file was read again", began)
+            .await?;
+        Ok(Changed {
+            summary,
+            dry_run: false,
+            shares,
+            warnings: warnings(&examined.report),
+            duration_micros: Some(began.elapsed().as_micros() as u64),
+        })
+    }
+
+    /// Takes a configuration into force: first to the disk, then to the
+    /// kernel; where the kernel refuses it, all is as before.
+    async fn adopt(
+        &mut self,
+        config: Config,
+        running: Running,
+        cause: &str,
+        began: Instant,
+    ) -> Result<(), Problem> {
+        let mut running = running;
+        running.config = render::render(&config);
+        self.store.save(&running).map_err(|error| {
+            refused(
+                "not stored",
+                507,
+                format!("the change cannot be stored, so it was not made: {error}"),
+            )
+        })?;
+        let old_config = std::mem::replace(&mut self.config, config);
+        let old_running = std::mem::replace(&mut self.running, running);
+        if addresses(&old_config) != addresses(&self.config) {
+            self.look_up_hops().await;
+        }
+        self.world.hops = hops::for_members(&self.config, &self.found);
+        self.retarget();
+        let Err(error) = self.reconcile(cause, began) else {
+            return Ok(());
+        };
+        self.config = old_config;
+        self.running = old_running;
+        self.world.hops = hops::for_members(&self.config, &self.found);
+        self.retarget();
+        let _ = self.reconcile("undoing a change the kernel refused", Instant::now());
+        if let Err(error) = self.store.save(&self.running) {
+            tracing::error!(%error, "the refused change is still stored");
+        }
+        Err(refused(
+            "not applied",
+            500,
+            format!("the kernel refused the change, all is as before: {error}"),
+        ))
+    }
+}
+
+impl Running {
+    fn note_drain(&mut self, change: &Change) {
+        match change {
+            Change::BackendDrain { service, backend } => {
+                self.drains.push((service.clone(), backend.clone()));
+            }
+            Change::BackendUndrain { service, backend }
+            | Change::BackendRemove { service, backend } => {
+                self.drains.retain(|(s, b)| (s, b) != (service, backend));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn addresses(config: &Config) -> BTreeSet<IpAddr> {
+    config
+        .services
+        .iter()
+        .flat_map(|service| &service.backends)
+        .map(|backend| backend.address)
+        .collect()
+}
+
+/// Keys that only a start reads.
+fn check_fixed(old: &Config, new: &Config) -> Result<(), Problem> {
+    let (old, new) = (&old.node, &new.node);
+    let fixed = [
+        ("interfaces", old.interfaces == new.interfaces),
+        ("xdp_mode", old.xdp_mode == new.xdp_mode),
+        ("seed", old.seed == new.seed),
+        ("socket", old.socket == new.socket),
+        ("state_dir", old.state_dir == new.state_dir),
+        ("pin_dir", old.pin_dir == new.pin_dir),
+        (
+            "resync_interval",
+            old.resync_interval == new.resync_interval,
+        ),
+    ];
+    let changed: Vec<String> = fixed
+        .iter()
+        .filter(|(_, same)| !same)
+        .map(|(key, _)| format!("node.{key}"))
+        .collect();
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let detail = format!(
+        "{} changed, which only a restart takes; with keep_forwarding = true it loses no packet",
+        changed.join(", ")
+    );
+    Err(refused("needs a restart", 409, detail))
+}
+
+fn warnings(report: &Report) -> Vec<String> {
+    report
+        .findings()
+        .iter()
+        .map(|finding| format!("{}: {}", finding.rule, finding.message))
+        .collect()
+}
+
+fn refused(title: &str, status: u16, detail: String) -> Problem {
+    Problem {
+        title: title.to_owned(),
+        status,
+        detail,
+    }
+}

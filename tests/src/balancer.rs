@@ -1,0 +1,283 @@
+//! The real `balancer` in a lab: started, asked, stopped and killed.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use balancer_user::api::types::{BackendStatus, ServiceStatus, Status};
+use nix::sys::signal::Signal;
+
+use crate::lab::cleanup::Scratch;
+use crate::lab::{Namespace, Process, wait_for};
+
+/// How long a daemon may take to be forwarding, or to end.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// The binary under test: `BALANCER_BIN`, or what `cargo xtask build` made.
+pub fn binary() -> PathBuf {
+    std::env::var_os("BALANCER_BIN").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/balancer"),
+        PathBuf::from,
+    )
+}
+
+/// A `balancer run` in a namespace; dropping it kills the daemon and removes
+/// what it left attached.
+pub struct Balancer<'a> {
+    namespace: &'a Namespace,
+    process: Process,
+    directory: Scratch,
+    pin_dir: PathBuf,
+}
+
+impl<'a> Balancer<'a> {
+    /// Starts a daemon and waits until it forwards. `interfaces` are those
+    /// of the namespace, `services` is the rest of the file.
+    pub fn start(namespace: &'a Namespace, interfaces: &[&str], services: &str) -> Result<Self> {
+        let directory = Scratch::create("balancer")?;
+        let label = directory
+            .path()
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        let pin_dir = Path::new("/sys/fs/bpf").join(label);
+        let config = directory.path().join("balancer.toml");
+        fs::write(
+            &config,
+            format!(
+                "{}\n{services}",
+                node(directory.path(), &pin_dir, interfaces)
+            ),
+        )?;
+        let process = spawn(namespace, directory.path())?;
+        let mut balancer = Self {
+            namespace,
+            process,
+            directory,
+            pin_dir,
+        };
+        balancer.wait_ready()?;
+        Ok(balancer)
+    }
+
+    /// The configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.directory.path().join("balancer.toml")
+    }
+
+    /// The control socket.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("balancer.sock")
+    }
+
+    /// Where its links are pinned.
+    pub fn pin_dir(&self) -> &Path {
+        &self.pin_dir
+    }
+
+    /// Its process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Replaces the services of the file; nobody reads it yet.
+    pub fn write_services(&self, interfaces: &[&str], services: &str) -> Result<()> {
+        let node = node(self.directory.path(), &self.pin_dir, interfaces);
+        fs::write(self.config(), format!("{node}\n{services}"))?;
+        Ok(())
+    }
+
+    /// Runs `balancer` with these arguments against this daemon.
+    pub fn command(&self, arguments: &[&str]) -> Result<Output> {
+        Command::new(binary())
+            .arg("--socket")
+            .arg(self.socket())
+            .args(arguments)
+            .output()
+            .context("cannot run balancer")
+    }
+
+    /// As [`Balancer::command`]; anything but success is an error.
+    pub fn succeed(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.command(arguments)?;
+        ensure!(
+            output.status.success(),
+            "balancer {} ended with {}: {}",
+            arguments.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// What `balancer status --json` says.
+    pub fn status(&self) -> Result<Status> {
+        let text = self.succeed(&["status", "--json"])?;
+        serde_json::from_str(&text).with_context(|| format!("not a status: {text}"))
+    }
+
+    /// Waits until the status gives a value.
+    pub fn wait_status<T>(
+        &self,
+        what: &str,
+        deadline: Duration,
+        mut condition: impl FnMut(&Status) -> Option<T>,
+    ) -> Result<T> {
+        wait_for(what, deadline, || {
+            self.status().ok().and_then(|status| condition(&status))
+        })
+        .with_context(|| format!("log of the balancer:\n{}", self.process.log()))
+    }
+
+    /// Waits until a backend is in a state.
+    pub fn wait_backend(&self, service: &str, backend: &str, state: &str) -> Result<()> {
+        let what = format!("service {service}: backend {backend} to be {state}");
+        self.wait_status(&what, LIMIT, |status| {
+            let backend = backend_of(status, service, backend)?;
+            (backend.state == state).then_some(())
+        })
+    }
+
+    /// Ends the daemon as an operator does.
+    pub fn stop(&mut self) -> Result<()> {
+        let status = self.process.stop(LIMIT)?;
+        ensure!(
+            status.success(),
+            "the balancer ended with {status}:\n{}",
+            self.process.log()
+        );
+        Ok(())
+    }
+
+    /// Ends the daemon without a warning.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill()?;
+        Ok(())
+    }
+
+    /// Starts a daemon again, with the file as it now is.
+    pub fn restart(&mut self) -> Result<()> {
+        self.process = spawn(self.namespace, self.directory.path())?;
+        self.wait_ready()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let socket = self.socket();
+        self.process.wait_until("forwarding", LIMIT, || {
+            // A daemon that proves its backends takes the connection and
+            // answers once it forwards.
+            socket.exists().then_some(())
+        })?;
+        self.status()
+            .map(drop)
+            .with_context(|| format!("log of the balancer:\n{}", self.process.log()))
+    }
+}
+
+impl Drop for Balancer<'_> {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        remove_pins(&self.pin_dir);
+    }
+}
+
+/// A service of a status.
+pub fn service_of<'s>(status: &'s Status, service: &str) -> Option<&'s ServiceStatus> {
+    status.services.iter().find(|other| other.name == service)
+}
+
+/// A backend of a status.
+pub fn backend_of<'s>(
+    status: &'s Status,
+    service: &str,
+    backend: &str,
+) -> Option<&'s BackendStatus> {
+    service_of(status, service)?
+        .backends
+        .iter()
+        .find(|other| other.name == backend)
+}
+
+/// A `balancer decap` on a backend; dropping it ends it.
+pub struct Decap {
+    process: Process,
+    pin_dir: PathBuf,
+    _directory: Scratch,
+}
+
+impl Decap {
+    /// Starts it and waits until it is attached.
+    pub fn start(namespace: &Namespace, interface: &str, from: &[IpAddr]) -> Result<Self> {
+        let directory = Scratch::create("decap")?;
+        let label = directory.path().file_name().unwrap_or_default();
+        let pin_dir = Path::new("/sys/fs/bpf").join(label);
+        let mut command = namespace.command(&binary().to_string_lossy());
+        command
+            .args(["decap", "--interface", interface, "--pin-dir"])
+            .arg(&pin_dir);
+        for source in from {
+            command.args(["--from", &source.to_string()]);
+        }
+        let mut process = Process::spawn("decap", command, &directory.path().join("log"))?;
+        let pin = pin_dir.join(format!("link-{interface}"));
+        process.wait_until("attached", LIMIT, || pin.exists().then_some(()))?;
+        Ok(Self {
+            process,
+            pin_dir,
+            _directory: directory,
+        })
+    }
+
+    /// Its process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}
+
+impl Drop for Decap {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        remove_pins(&self.pin_dir);
+    }
+}
+
+fn spawn(namespace: &Namespace, directory: &Path) -> Result<Process> {
+    let mut command = namespace.command(&binary().to_string_lossy());
+    command
+        .args(["run", "--config"])
+        .arg(directory.join("balancer.toml"))
+        .arg0("balancer");
+    Process::spawn("balancer", command, &directory.join("log"))
+}
+
+fn node(directory: &Path, pin_dir: &Path, interfaces: &[&str]) -> String {
+    format!(
+        "[node]\ninterfaces = {interfaces:?}\nseed = \"000102030405060708090a0b0c0d0e0f\"\n\
+         socket = {:?}\nstate_dir = {:?}\npin_dir = {:?}\n",
+        directory.join("balancer.sock"),
+        directory.join("state"),
+        pin_dir
+    )
+}
+
+/// Removing a pin lets go of the link, and the kernel detaches the program.
+fn remove_pins(pin_dir: &Path) {
+    let remove = || -> io::Result<()> {
+        for entry in fs::read_dir(pin_dir)? {
+            fs::remove_file(entry?.path())?;
+        }
+        fs::remove_dir(pin_dir)
+    };
+    // Gone already where the daemon ended well.
+    let _ = remove();
+}

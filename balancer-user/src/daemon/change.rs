@@ -3,8 +3,6 @@
 //! Both go the same way: checked, then stored on the disk, then applied to
 //! the kernel. Whatever fails leaves all as it was.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::time::Instant;
 
 use super::controller::{Controller, LastReload};
@@ -118,10 +116,7 @@ impl Controller {
         })?;
         let old_config = std::mem::replace(&mut self.config, config);
         let old_running = std::mem::replace(&mut self.running, running);
-        if addresses(&old_config) != addresses(&self.config) {
-            self.look_up_hops().await;
-        }
-        self.world.hops = hops::for_members(&self.config, &self.found);
+        self.look_up_new().await;
         self.retarget();
         let Err(error) = self.reconcile(cause, began) else {
             return Ok(());
@@ -155,15 +150,6 @@ impl Running {
             _ => {}
         }
     }
-}
-
-fn addresses(config: &Config) -> BTreeSet<IpAddr> {
-    config
-        .services
-        .iter()
-        .flat_map(|service| &service.backends)
-        .map(|backend| backend.address)
-        .collect()
 }
 
 /// Keys that only a start reads.

@@ -45,12 +45,43 @@ pub(super) struct Controller {
     pub(super) scheduler: Scheduler,
     pub(super) netlink: Netlink,
     pub(super) found: Found,
+    pub(super) lookup: Lookup,
     pub(super) rates: Rates,
     pub(super) started: Instant,
     /// Interfaces without our program, as last looked up.
     pub(super) modes: BTreeMap<String, String>,
     pub(super) last_apply: Option<LastApply>,
     pub(super) last_reload: Option<LastReload>,
+}
+
+/// Whether a look-up of next hops is under way, and another one wanted.
+pub(super) struct Lookup {
+    answers: mpsc::Sender<Found>,
+    under_way: bool,
+    wanted: bool,
+}
+
+impl Lookup {
+    pub(super) fn new(answers: mpsc::Sender<Found>) -> Self {
+        Self {
+            answers,
+            under_way: false,
+            wanted: false,
+        }
+    }
+
+    /// Whether the caller is to start one; if one is under way, it is to be
+    /// followed by another, as it may have missed what is asked for now.
+    fn begin(&mut self) -> bool {
+        self.wanted = self.under_way;
+        !std::mem::replace(&mut self.under_way, true)
+    }
+
+    /// Notes the end; whether another one is wanted.
+    fn finish(&mut self) -> bool {
+        self.under_way = false;
+        std::mem::take(&mut self.wanted)
+    }
 }
 
 /// The last change of the kernel's tables.
@@ -72,6 +103,7 @@ pub(super) struct LastReload {
 pub(super) struct Sources {
     pub(super) probes: Events,
     pub(super) network: Changes,
+    pub(super) found: mpsc::Receiver<Found>,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) hangup: tokio::signal::unix::Signal,
 }
@@ -88,11 +120,12 @@ impl Controller {
             let settling = self.builder.next_settling();
             tokio::select! {
                 Some(event) = sources.probes.recv() => self.on_probe(&event),
-                () = sources.network.changed() => self.on_network("routes or neighbours changed").await,
+                () = sources.network.changed() => self.on_network().await,
+                Some(found) = sources.found.recv() => self.on_found(found),
                 Some(command) = sources.commands.recv() => self.on_command(command).await,
                 _ = sources.hangup.recv() => { let _ = self.reload().await; }
                 () = until(settling) => self.on_settled(),
-                _ = tick.tick() => self.on_tick().await,
+                _ = tick.tick() => self.on_tick(),
                 _ = resync.tick() => self.resync().await,
             }
         }
@@ -124,11 +157,38 @@ impl Controller {
         let _ = self.reconcile(&format!("service {service}: {cause}"), Instant::now());
     }
 
-    pub(super) async fn on_network(&mut self, cause: &str) {
-        let began = Instant::now();
+    pub(super) async fn on_network(&mut self) {
         self.look_up_interfaces().await;
-        self.look_up_hops().await;
-        let _ = self.reconcile(cause, began);
+        self.start_lookup();
+    }
+
+    fn on_found(&mut self, found: Found) {
+        let began = Instant::now();
+        // Addresses that came while the look-up went on were asked for apart.
+        self.found.extend(found);
+        let wanted = hops::addresses(&self.config);
+        self.found.retain(|address, _| wanted.contains(address));
+        self.world.hops = hops::for_members(&self.config, &self.found);
+        let _ = self.reconcile("routes or neighbours changed", began);
+        if self.lookup.finish() {
+            self.start_lookup();
+        }
+    }
+
+    /// Looks all next hops up beside the loop: ten thousand backends take a
+    /// second, and nobody may wait for that.
+    fn start_lookup(&mut self) {
+        if !self.lookup.begin() {
+            return;
+        }
+        let netlink = self.netlink.clone();
+        let addresses = hops::addresses(&self.config);
+        let answers = self.lookup.answers.clone();
+        tokio::spawn(async move {
+            let found = hops::ask(&netlink, addresses).await;
+            // Nobody is left to tell when the daemon ends.
+            let _ = answers.send(found).await;
+        });
     }
 
     async fn on_command(&mut self, command: Command) {
@@ -147,12 +207,14 @@ impl Controller {
         let _ = self.reconcile("flows of earlier owners ran out of time", Instant::now());
     }
 
-    async fn on_tick(&mut self) {
+    fn on_tick(&mut self) {
         match self.dataplane.counters(&self.builder.counters()) {
             Ok(counters) => self.rates.sample(Instant::now(), counters.members),
             Err(error) => tracing::warn!(%error, "counters cannot be read"),
         }
-        hops::solicit_missing(&self.netlink, &self.config, &self.found).await;
+        if hops::is_missing(&self.config, &self.found) {
+            self.start_lookup();
+        }
     }
 
     /// Reads the kernel's tables back and repairs what differs.
@@ -170,7 +232,8 @@ impl Controller {
             }
             Err(error) => tracing::error!(%error, "the kernel's tables cannot be read"),
         }
-        self.on_network("resync").await;
+        let _ = self.reconcile("repair", Instant::now());
+        self.on_network().await;
     }
 
     /// Builds the desired state and applies what differs from the kernel's.
@@ -251,9 +314,13 @@ impl Controller {
             .collect();
     }
 
-    pub(super) async fn look_up_hops(&mut self) {
-        self.found = hops::ask(&self.netlink, &self.config).await;
-        hops::solicit_missing(&self.netlink, &self.config, &self.found).await;
+    /// Looks up the next hops of addresses that are new.
+    pub(super) async fn look_up_new(&mut self) {
+        let mut new = hops::addresses(&self.config);
+        new.retain(|address| !self.found.contains_key(address));
+        if !new.is_empty() {
+            self.found.extend(hops::ask(&self.netlink, new).await);
+        }
         self.world.hops = hops::for_members(&self.config, &self.found);
     }
 

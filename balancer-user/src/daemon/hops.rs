@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::config::model::Config;
+use crate::config::model::{Backend, Config};
 use crate::member::Hop;
 use crate::netlink::{Netlink, NextHop, Unresolved};
 
@@ -13,40 +13,38 @@ const ETHERNET_MTU: u32 = 1500;
 /// What the kernel said of each backend's address.
 pub type Found = BTreeMap<IpAddr, Result<NextHop, Unresolved>>;
 
-/// Asks the kernel for the way to every backend.
-pub async fn ask(netlink: &Netlink, config: &Config) -> Found {
-    let addresses: BTreeSet<IpAddr> = config
-        .services
-        .iter()
-        .flat_map(|service| &service.backends)
-        .map(|backend| backend.address)
-        .collect();
+/// Addresses of all backends.
+pub fn addresses(config: &Config) -> BTreeSet<IpAddr> {
+    backends(config).map(|backend| backend.address).collect()
+}
+
+/// Asks the kernel for the way to these addresses, and neighbours that did
+/// not answer yet for their Ethernet address.
+pub async fn ask(netlink: &Netlink, addresses: BTreeSet<IpAddr>) -> Found {
     let addresses: Vec<IpAddr> = addresses.into_iter().collect();
     let hops = netlink.next_hops(&addresses).await;
+    for hop in hops.iter().flatten().filter(|hop| hop.mac.is_none()) {
+        if let Err(error) = netlink.solicit(hop).await {
+            tracing::debug!(neighbour = %hop.neighbour, %error, "not solicited");
+        }
+    }
     addresses.into_iter().zip(hops).collect()
 }
 
-/// Asks neighbours that did not answer yet for their Ethernet address;
-/// whether there are any.
-pub async fn solicit_missing(netlink: &Netlink, config: &Config, found: &Found) -> bool {
-    let mut missing = false;
-    for (address, hop) in found {
-        let Ok(hop) = hop else { continue };
-        if hop.mac.is_none() && !has_static_mac(config, *address) {
-            missing = true;
-            if let Err(error) = netlink.solicit(hop).await {
-                tracing::debug!(%address, %error, "neighbour not solicited");
-            }
-        }
-    }
-    missing
+/// Whether a neighbour's Ethernet address is needed and not known.
+pub fn is_missing(config: &Config, found: &Found) -> bool {
+    backends(config).any(|backend| {
+        let hop = found.get(&backend.address);
+        backend.mac.is_none()
+            && hop.is_some_and(|hop| hop.as_ref().is_ok_and(|hop| hop.mac.is_none()))
+    })
 }
 
 /// The hops for the members. A backend whose MAC stands in the file has one
 /// even without a route: its packets leave the way they came.
 pub fn for_members(config: &Config, found: &Found) -> BTreeMap<IpAddr, Hop> {
     let mut hops = BTreeMap::new();
-    for backend in config.services.iter().flat_map(|service| &service.backends) {
+    for backend in backends(config) {
         let hop = match found.get(&backend.address) {
             Some(Ok(hop)) => Hop {
                 egress: hop.egress,
@@ -72,9 +70,9 @@ pub fn for_members(config: &Config, found: &Found) -> BTreeMap<IpAddr, Hop> {
 }
 
 /// Why packets cannot be sent to a backend; `resolved` if they can.
-pub fn describe(config: &Config, address: IpAddr, found: &Found) -> String {
-    match found.get(&address) {
-        _ if has_static_mac(config, address) => "resolved".to_owned(),
+pub fn describe(backend: &Backend, found: &Found) -> String {
+    match found.get(&backend.address) {
+        _ if backend.mac.is_some() => "resolved".to_owned(),
         Some(Ok(hop)) if hop.mac.is_some() => "resolved".to_owned(),
         Some(Ok(hop)) => format!(
             "neighbour {} on {} does not answer",
@@ -88,7 +86,7 @@ pub fn describe(config: &Config, address: IpAddr, found: &Found) -> String {
 /// Asks once, without a daemon.
 pub async fn resolve(config: &Config) -> BTreeMap<IpAddr, Hop> {
     let found = match Netlink::connect() {
-        Ok((netlink, _changes)) => ask(&netlink, config).await,
+        Ok((netlink, _changes)) => ask(&netlink, addresses(config)).await,
         Err(error) => {
             tracing::warn!(%error, "the kernel's routes cannot be read");
             Found::new()
@@ -97,10 +95,6 @@ pub async fn resolve(config: &Config) -> BTreeMap<IpAddr, Hop> {
     for_members(config, &found)
 }
 
-fn has_static_mac(config: &Config, address: IpAddr) -> bool {
-    config
-        .services
-        .iter()
-        .flat_map(|service| &service.backends)
-        .any(|backend| backend.address == address && backend.mac.is_some())
+fn backends(config: &Config) -> impl Iterator<Item = &Backend> {
+    config.services.iter().flat_map(|service| &service.backends)
 }

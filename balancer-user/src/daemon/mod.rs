@@ -24,7 +24,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use self::controller::{Controller, Sources};
+use self::controller::{Controller, Lookup, Sources};
 use self::store::{Running, Store};
 use crate::api::server;
 use crate::change::TableMemo;
@@ -100,8 +100,9 @@ async fn serve(
     listener: UnixListener,
     ends: &mut Ends,
 ) -> anyhow::Result<()> {
+    let (answers, found) = mpsc::channel(1);
     let began = tokio::select! {
-        began = begin(start) => began?,
+        began = begin(start, answers) => began?,
         () = ends.wait() => return Ok(()),
     };
     let (mut controller, probes) = began;
@@ -109,6 +110,7 @@ async fn serve(
     let mut sources = Sources {
         probes,
         network,
+        found,
         commands: receiver,
         hangup: signal(SignalKind::hangup()).context("listening for SIGHUP")?,
     };
@@ -125,7 +127,10 @@ async fn serve(
 }
 
 /// Proves the backends, then attaches with the first table in force.
-async fn begin(start: Start<'_>) -> anyhow::Result<(Controller, Events)> {
+async fn begin(
+    start: Start<'_>,
+    answers: mpsc::Sender<hops::Found>,
+) -> anyhow::Result<(Controller, Events)> {
     let Start {
         config_path,
         config,
@@ -174,12 +179,13 @@ async fn begin(start: Start<'_>) -> anyhow::Result<(Controller, Events)> {
         found,
         rates: rates::Rates::default(),
         started: Instant::now(),
+        lookup: Lookup::new(answers),
         modes: BTreeMap::new(),
         last_apply: None,
         last_reload: None,
     };
     say_attached(&attached);
-    controller.on_network("start").await;
+    controller.on_network().await;
     tracing::info!(services = controller.config.services.len(), "forwarding");
     Ok((controller, probes))
 }
@@ -193,9 +199,9 @@ async fn prove(
     probes: &mut Events,
 ) -> hops::Found {
     let deadline = tokio::time::Instant::now() + MAX_PROVING;
-    let mut found = hops::ask(netlink, config).await;
+    let mut found = hops::ask(netlink, hops::addresses(config)).await;
     loop {
-        let missing = hops::solicit_missing(netlink, config, &found).await;
+        let missing = hops::is_missing(config, &found);
         let states = scheduler.states().all();
         let unknown = states.iter().any(|target| {
             !target.monitor.state().is_eligible() && target.monitor.bad_in_row() == 0
@@ -209,7 +215,7 @@ async fn prove(
             () = tokio::time::sleep_until(pause) => {}
             () = tokio::time::sleep_until(deadline) => return found,
         }
-        found = hops::ask(netlink, config).await;
+        found = hops::ask(netlink, hops::addresses(config)).await;
     }
 }
 

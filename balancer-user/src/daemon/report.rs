@@ -157,9 +157,8 @@ impl Controller {
                 .filter(|monitor| monitor.bad_in_row() > 0 || !monitor.state().is_eligible())
                 .and_then(|monitor| monitor.last_failure())
                 .map(|(_, failure)| failure.to_string()),
-            next_hop: backend.map_or_else(String::new, |backend| {
-                hops::describe(&self.config, backend.address, &self.found)
-            }),
+            next_hop: backend
+                .map_or_else(String::new, |backend| hops::describe(backend, &self.found)),
             slot_count: seat.map_or(0, |seat| seat.slot_count),
             share_expected: 0.0,
             share_seen: None,

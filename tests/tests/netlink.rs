@@ -385,6 +385,37 @@ fn a_destination_without_next_hop_says_why() {
 }
 
 #[test]
+fn a_route_that_no_frame_can_take_is_named() {
+    let pair = Pair::new();
+    let mut tun = pair.balancer.command("ip");
+    let made = tun.args(["tuntap", "add", "tun0", "mode", "tun"]).status();
+    assert!(made.unwrap().success(), "no tun interface");
+    link::up(&pair.balancer, "tun0").unwrap();
+    for (to, interface) in [("10.9.1.0", "tun0"), ("10.9.2.0", link::LOOPBACK)] {
+        let route = Route {
+            to: address(to),
+            prefix_len: 24,
+            via: None,
+            interface: Some(interface),
+            mtu: None,
+        };
+        link::add_route(&pair.balancer, &route).unwrap();
+    }
+    pair.run(async |netlink, _| {
+        let destination = address("10.9.1.7");
+        let interface = "tun0".to_owned();
+        let expected = Unresolved::NoEthernet {
+            destination,
+            interface,
+        };
+        assert_eq!(netlink.next_hop(destination).await, Err(expected));
+        let destination = address("10.9.2.7");
+        let expected = Unresolved::Local { destination };
+        assert_eq!(netlink.next_hop(destination).await, Err(expected));
+    });
+}
+
+#[test]
 fn many_destinations_are_answered_in_their_order() {
     let pair = Pair::new();
     pair.neighbour("10.0.0.254", GATEWAY_MAC);

@@ -6,7 +6,7 @@
 //! routing rules, gateways and path MTUs hold for balanced traffic, too.
 //! [`Changes`] says when to look again.
 //!
-//! This file and [`changes`] talk to the kernel; `link`, `neighbour` and
+//! This file and `changes` talk to the kernel; `link`, `neighbour` and
 //! `next_hop` only turn messages into types.
 
 mod changes;

@@ -30,7 +30,15 @@ pub struct Edited {
 /// one service builds one table and not those of all.
 #[derive(Debug, Default)]
 pub struct TableMemo {
-    known: Mutex<HashMap<String, (Vec<(String, u16)>, u32, Vec<u32>)>>,
+    known: Mutex<HashMap<String, Known>>,
+}
+
+/// The counts of a service, and what they came from.
+#[derive(Debug)]
+struct Known {
+    weights: Vec<(String, u16)>,
+    table_size: u32,
+    counts: Vec<u32>,
 }
 
 impl TableMemo {
@@ -49,10 +57,16 @@ impl TableMemo {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         match known.get(&service.name) {
-            Some((of, size, counts)) if *of == weights && *size == table_size => counts.clone(),
+            Some(known) if known.weights == weights && known.table_size == table_size => {
+                known.counts.clone()
+            }
             _ => {
                 let counts = desired::slot_counts(service, table_size);
-                let entry = (weights, table_size, counts.clone());
+                let entry = Known {
+                    weights,
+                    table_size,
+                    counts: counts.clone(),
+                };
                 known.insert(service.name.clone(), entry);
                 counts
             }

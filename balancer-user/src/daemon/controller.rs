@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-use super::hops::{self, Found};
+use super::hops::{self, Found, Solicit};
 use super::rates::Rates;
 use super::store::{Running, Store};
 use crate::api::server::Command;
@@ -128,6 +128,10 @@ impl Controller {
                 _ = tick.tick() => self.on_tick(),
                 _ = resync.tick() => self.resync().await,
             }
+            // Whoever asked has the answer; the next change finds all ready.
+            if let Err(error) = tokio::task::block_in_place(|| self.dataplane.settle()) {
+                tracing::error!(%error, "cannot wait for packets under way");
+            }
         }
     }
 
@@ -159,7 +163,7 @@ impl Controller {
 
     pub(super) async fn on_network(&mut self) {
         self.look_up_interfaces().await;
-        self.start_lookup();
+        self.start_lookup(Solicit::Missing);
     }
 
     fn on_found(&mut self, found: Found) {
@@ -171,13 +175,13 @@ impl Controller {
         self.world.hops = hops::for_members(&self.config, &self.found);
         let _ = self.reconcile("routes or neighbours changed", began);
         if self.lookup.finish() {
-            self.start_lookup();
+            self.start_lookup(Solicit::Missing);
         }
     }
 
     /// Looks all next hops up beside the loop: ten thousand backends take a
     /// second, and nobody may wait for that.
-    fn start_lookup(&mut self) {
+    fn start_lookup(&mut self, solicit: Solicit) {
         if !self.lookup.begin() {
             return;
         }
@@ -185,7 +189,7 @@ impl Controller {
         let addresses = hops::addresses(&self.config);
         let answers = self.lookup.answers.clone();
         tokio::spawn(async move {
-            let found = hops::ask(&netlink, addresses).await;
+            let found = hops::ask(&netlink, addresses, solicit).await;
             // Nobody is left to tell when the daemon ends.
             let _ = answers.send(found).await;
         });
@@ -213,7 +217,7 @@ impl Controller {
             Err(error) => tracing::warn!(%error, "counters cannot be read"),
         }
         if hops::is_missing(&self.config, &self.found) {
-            self.start_lookup();
+            self.start_lookup(Solicit::Missing);
         }
     }
 
@@ -233,7 +237,8 @@ impl Controller {
             Err(error) => tracing::error!(%error, "the kernel's tables cannot be read"),
         }
         let _ = self.reconcile("repair", Instant::now());
-        self.on_network().await;
+        self.look_up_interfaces().await;
+        self.start_lookup(Solicit::All);
     }
 
     /// Builds the desired state and applies what differs from the kernel's.
@@ -319,7 +324,8 @@ impl Controller {
         let mut new = hops::addresses(&self.config);
         new.retain(|address| !self.found.contains_key(address));
         if !new.is_empty() {
-            self.found.extend(hops::ask(&self.netlink, new).await);
+            self.found
+                .extend(hops::ask(&self.netlink, new, Solicit::Missing).await);
         }
         self.world.hops = hops::for_members(&self.config, &self.found);
     }

@@ -18,12 +18,26 @@ pub fn addresses(config: &Config) -> BTreeSet<IpAddr> {
     backends(config).map(|backend| backend.address).collect()
 }
 
-/// Asks the kernel for the way to these addresses, and neighbours that did
-/// not answer yet for their Ethernet address.
-pub async fn ask(netlink: &Netlink, addresses: BTreeSet<IpAddr>) -> Found {
+/// Which neighbours are asked for their Ethernet address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Solicit {
+    /// Those that did not answer yet.
+    Missing,
+    /// All: the kernel does not see the traffic that needs them, and lets
+    /// them grow stale.
+    All,
+}
+
+/// Asks the kernel for the way to these addresses.
+pub async fn ask(netlink: &Netlink, addresses: BTreeSet<IpAddr>, solicit: Solicit) -> Found {
     let addresses: Vec<IpAddr> = addresses.into_iter().collect();
     let hops = netlink.next_hops(&addresses).await;
-    for hop in hops.iter().flatten().filter(|hop| hop.mac.is_none()) {
+    let mut asked = BTreeSet::new();
+    for hop in hops.iter().flatten() {
+        let wanted = solicit == Solicit::All || hop.mac.is_none();
+        if !wanted || !asked.insert((hop.egress, hop.neighbour)) {
+            continue;
+        }
         if let Err(error) = netlink.solicit(hop).await {
             tracing::debug!(neighbour = %hop.neighbour, %error, "not solicited");
         }
@@ -86,7 +100,7 @@ pub fn describe(backend: &Backend, found: &Found) -> String {
 /// Asks once, without a daemon.
 pub async fn resolve(config: &Config) -> BTreeMap<IpAddr, Hop> {
     let found = match Netlink::connect() {
-        Ok((netlink, _changes)) => ask(&netlink, addresses(config)).await,
+        Ok((netlink, _changes)) => ask(&netlink, addresses(config), Solicit::Missing).await,
         Err(error) => {
             tracing::warn!(%error, "the kernel's routes cannot be read");
             Found::new()

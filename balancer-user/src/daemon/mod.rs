@@ -25,6 +25,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use self::controller::{Controller, Lookup, Sources};
+use self::hops::Solicit;
 use self::store::{Running, Store};
 use crate::api::server;
 use crate::change::TableMemo;
@@ -199,7 +200,7 @@ async fn prove(
     probes: &mut Events,
 ) -> hops::Found {
     let deadline = tokio::time::Instant::now() + MAX_PROVING;
-    let mut found = hops::ask(netlink, hops::addresses(config)).await;
+    let mut found = hops::ask(netlink, hops::addresses(config), Solicit::Missing).await;
     loop {
         let missing = hops::is_missing(config, &found);
         let states = scheduler.states().all();
@@ -215,7 +216,7 @@ async fn prove(
             () = tokio::time::sleep_until(pause) => {}
             () = tokio::time::sleep_until(deadline) => return found,
         }
-        found = hops::ask(netlink, hops::addresses(config)).await;
+        found = hops::ask(netlink, hops::addresses(config), Solicit::Missing).await;
     }
 }
 

@@ -107,6 +107,10 @@ impl Dataplane for KernelDataplane {
         self.tables.apply(plan)
     }
 
+    fn settle(&mut self) -> Result<(), Error> {
+        self.tables.settle()
+    }
+
     fn replace(&mut self, capacity: Capacity, state: &State) -> Result<(), Error> {
         let (object, tables) = load(capacity, state)?;
         let old_object = std::mem::replace(&mut self.object, object);

@@ -99,6 +99,10 @@ impl Dataplane for FakeDataplane {
         self.tables.apply(plan)
     }
 
+    fn settle(&mut self) -> Result<(), Error> {
+        self.tables.settle()
+    }
+
     fn replace(&mut self, capacity: Capacity, state: &State) -> Result<(), Error> {
         let mut tables = Tables::new(PlainMemory::new(capacity));
         tables.apply(&plan(state, &State::empty()))?;

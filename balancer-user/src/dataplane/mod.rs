@@ -231,6 +231,10 @@ pub trait Dataplane: Send {
     /// Brings a plan into force at once: a packet sees all of it or nothing.
     fn apply(&mut self, plan: &Plan) -> Result<(), Error>;
 
+    /// Waits until no packet sees what was in force before the last change,
+    /// so that the next one need not. To be called when nobody waits.
+    fn settle(&mut self) -> Result<(), Error>;
+
     /// Replaces everything by a copy of this capacity that holds `state`,
     /// without a packet in between seeing neither.
     fn replace(&mut self, capacity: Capacity, state: &State) -> Result<(), Error>;

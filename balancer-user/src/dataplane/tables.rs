@@ -113,7 +113,8 @@ impl<M: Memory> Tables<M> {
         let generation = (node.active & 1) as usize;
         let mut services = BTreeMap::new();
         let half = self.memory.services_v4().len() / 2;
-        for bucket in self.memory.services_v4()[generation * half..][..half].to_vec() {
+        let buckets = self.memory.services_v4()[generation * half..][..half].to_vec();
+        for bucket in buckets {
             let address = IpAddr::from(bucket.address);
             self.read_bucket(
                 &mut services,
@@ -124,7 +125,8 @@ impl<M: Memory> Tables<M> {
             );
         }
         let half = self.memory.services_v6().len() / 2;
-        for bucket in self.memory.services_v6()[generation * half..][..half].to_vec() {
+        let buckets = self.memory.services_v6()[generation * half..][..half].to_vec();
+        for bucket in buckets {
             let address = IpAddr::from(bucket.address);
             self.read_bucket(
                 &mut services,
@@ -196,7 +198,7 @@ impl<M: Memory> Tables<M> {
     }
 
     /// Waits until the other generation and the retired regions are unused.
-    fn settle(&mut self) -> Result<(), Error> {
+    pub fn settle(&mut self) -> Result<(), Error> {
         if self.unsettled {
             self.memory.wait_for_readers()?;
             self.unsettled = false;

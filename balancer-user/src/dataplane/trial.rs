@@ -99,6 +99,11 @@ impl Trial {
         self.split()?.1.change(state)
     }
 
+    /// Waits until no packet sees the state before the last change.
+    pub fn settle(&mut self) -> Result<(), Error> {
+        self.tables.settle()
+    }
+
     /// Two halves for two threads: one runs frames while the other changes
     /// the state.
     pub fn split(&mut self) -> Result<(Runner<'_>, Changer<'_>), Error> {

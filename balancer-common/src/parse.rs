@@ -120,8 +120,8 @@ pub fn ipv4(frame: &(impl Frame + ?Sized)) -> Result<Packet<[u8; 4]>, Reason> {
         .bytes(ETHERNET_LEN + header_len as usize)
         .ok_or(Reason::Truncated)?;
     Ok(Packet {
-        source: [ip[12], ip[13], ip[14], ip[15]],
-        destination: [ip[16], ip[17], ip[18], ip[19]],
+        source: field(&ip, 12),
+        destination: field(&ip, 16),
         ports,
         protocol,
         traffic_class: ip[1],
@@ -132,13 +132,19 @@ pub fn ipv4(frame: &(impl Frame + ?Sized)) -> Result<Packet<[u8; 4]>, Reason> {
     })
 }
 
+/// Part of a header, moved as one word and not byte by byte.
+#[inline(always)]
+fn field<const N: usize>(header: &[u8], at: usize) -> [u8; N] {
+    let mut field = [0; N];
+    field.copy_from_slice(&header[at..at + N]);
+    field
+}
+
 /// Reads an IPv6 packet's service and flow (RFC 8200) where TCP or UDP
 /// follows the fixed header at once.
 #[inline(always)]
 pub fn ipv6(frame: &(impl Frame + ?Sized)) -> Result<Packet<[u8; 16]>, Reason> {
-    let ip: [u8; 8] = frame.bytes(ETHERNET_LEN).ok_or(Reason::Truncated)?;
-    let source = frame.bytes(ETHERNET_LEN + 8).ok_or(Reason::Truncated)?;
-    let destination = frame.bytes(ETHERNET_LEN + 24).ok_or(Reason::Truncated)?;
+    let ip: [u8; IPV6_LEN] = frame.bytes(ETHERNET_LEN).ok_or(Reason::Truncated)?;
     if ip[0] >> 4 != 6 {
         return Err(Reason::BadIpHeader);
     }
@@ -150,8 +156,8 @@ pub fn ipv6(frame: &(impl Frame + ?Sized)) -> Result<Packet<[u8; 16]>, Reason> {
         .bytes(ETHERNET_LEN + IPV6_LEN)
         .ok_or(Reason::Truncated)?;
     Ok(Packet {
-        source,
-        destination,
+        source: field(&ip, 8),
+        destination: field(&ip, 24),
         ports,
         protocol,
         traffic_class: ip[0] << 4 | ip[1] >> 4,

@@ -95,6 +95,11 @@ fn encoded_rustflags(linker: &Linker) -> String {
     let flags = [
         format!("-Clinker={}", linker.program.display()),
         "-Clink-arg=--btf".to_owned(),
+        // 32-bit registers and jumps: every kernel with XDP links has them.
+        "-Ctarget-cpu=v3".to_owned(),
+        // Packets have no alignment; without this every field is read byte
+        // by byte and put together again.
+        "-Clink-arg=--cpu-features=+allows-misaligned-mem-access".to_owned(),
         "-Cdebuginfo=2".to_owned(),
         // aya-ebpf lays the kernel's registers out by the machine's architecture.
         "--cfg".to_owned(),

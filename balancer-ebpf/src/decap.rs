@@ -1,12 +1,13 @@
 //! The backend's side of `ipip`: takes the outer header off.
 //!
 //! Only whole packets with an outer source that the command names are
-//! unwrapped; all else reaches the stack as it came.
+//! unwrapped; all else reaches the stack as it came. Whole means no fragment,
+//! and as long as the outer header says: what comes after is padding.
 
 use aya_ebpf::helpers::generated::bpf_xdp_adjust_head;
 use aya_ebpf::programs::XdpContext;
 use balancer_common::parse::{
-    self, ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame, IPV6_LEN, PROTOCOL_IPIP,
+    self, ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame, IPV4_LEN, IPV6_LEN, PROTOCOL_IPIP,
     PROTOCOL_IPV6,
 };
 
@@ -20,6 +21,8 @@ static DECAP_ANY_SOURCE: u8 = 0;
 /// A tunnel packet's outer header.
 struct Outer {
     len: usize,
+    /// Bytes of the packet inside, as the outer header says.
+    inner_len: usize,
     /// Protocol number of what is inside.
     inner: u8,
     /// IPv4 as v4-mapped.
@@ -45,7 +48,7 @@ pub(crate) fn run(ctx: &XdpContext) -> Option<()> {
     if !any && !maps::decap_trusts(&outer.source) {
         return None;
     }
-    unwrap(ctx, outer.len, ethertype)
+    unwrap(ctx, &outer, ethertype)
 }
 
 #[inline(always)]
@@ -56,10 +59,12 @@ fn outer_v4(frame: &XdpFrame) -> Option<Outer> {
     if ip[0] >> 4 != 4 || len < 20 || is_fragment {
         return None;
     }
+    let total_len = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
     let mut source = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0];
     source[12..].copy_from_slice(&[ip[12], ip[13], ip[14], ip[15]]);
     Some(Outer {
         len,
+        inner_len: total_len.checked_sub(len)?,
         inner: ip[9],
         source,
     })
@@ -73,21 +78,28 @@ fn outer_v6(frame: &XdpFrame) -> Option<Outer> {
     }
     Some(Outer {
         len: IPV6_LEN,
+        inner_len: usize::from(u16::from_be_bytes([ip[4], ip[5]])),
         inner: ip[6],
         source: frame.bytes(ETHERNET_LEN + 8)?,
     })
 }
 
 #[inline(always)]
-fn unwrap(ctx: &XdpContext, outer_len: usize, ethertype: [u8; 2]) -> Option<()> {
+fn unwrap(ctx: &XdpContext, outer: &Outer, ethertype: [u8; 2]) -> Option<()> {
     let frame = XdpFrame::of(ctx);
-    // The inner header must begin inside the frame before anything moves.
-    let _: [u8; 20] = frame.bytes(ETHERNET_LEN + outer_len)?;
+    // Before the check at a variable offset: after it the compiler would know
+    // that these bytes are there and leave their own check out, which the
+    // verifier does not follow.
     let addresses: [u8; 12] = frame.bytes(0)?;
-    let inner_len = frame.len() - ETHERNET_LEN - outer_len;
+    // The inner header must begin inside the frame before anything moves.
+    let _: [u8; IPV4_LEN] = frame.bytes(ETHERNET_LEN + outer.len)?;
+    let is_whole = ETHERNET_LEN + outer.len + outer.inner_len <= frame.len();
+    if outer.inner_len < IPV4_LEN || !is_whole {
+        return None;
+    }
     // SAFETY: a helper call on the program's own context; every pointer into
     // the packet is made anew after it.
-    if unsafe { bpf_xdp_adjust_head(ctx.ctx, outer_len as i32) } != 0 {
+    if unsafe { bpf_xdp_adjust_head(ctx.ctx, outer.len as i32) } != 0 {
         return None;
     }
     frame.write(0, addresses)?;
@@ -96,6 +108,6 @@ fn unwrap(ctx: &XdpContext, outer_len: usize, ethertype: [u8; 2]) -> Option<()> 
     // SAFETY: the entry of this CPU in a live map; nobody else writes it.
     let counters = unsafe { &mut *counters };
     counters.packets += 1;
-    counters.bytes += inner_len as u64;
+    counters.bytes += outer.inner_len as u64;
     Some(())
 }

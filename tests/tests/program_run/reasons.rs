@@ -1,0 +1,282 @@
+//! One case or more for every reason a packet is not forwarded: it leaves as
+//! it came, and the reason's counter is the only one that moves.
+
+use balancer_common::layout::{Member, Slot};
+use balancer_common::verdict::{Disposition, Reason};
+use balancer_tests::frames::Packet;
+use balancer_tests::frames::packet::{ACK, MORE_FRAGMENTS};
+use balancer_tests::model::build::{READY, ipip_v4, ipip_v6, l2};
+use balancer_user::dataplane::State;
+use balancer_user::dataplane::trial::Action;
+use bytemuck::Zeroable;
+
+use crate::fixture::{Fixture, Moved, at, four_services, moved, only, tcp_v4, tcp_v6, udp_v4};
+
+/// Each frame gets this reason, in a program that holds `state`.
+fn assert_all(state: &State, reason: Reason, frames: &[Vec<u8>]) {
+    let action = match reason.disposition() {
+        Disposition::Pass => Action::Pass,
+        Disposition::Drop => Action::Drop,
+        Disposition::Forward => panic!("a forwarded packet does not leave as it came"),
+    };
+    let mut fixture = Fixture::new(state);
+    for (case, frame) in frames.iter().enumerate() {
+        let (outcome, moved) = fixture.run(frame);
+        assert_eq!(
+            (outcome.action, outcome.reason),
+            (action, reason),
+            "case {case}"
+        );
+        assert_eq!(outcome.frame, *frame, "case {case}");
+        assert_eq!(moved, Moved::only(reason), "case {case}");
+        // Before its service is known a packet passes, later it is dropped.
+        assert_eq!(
+            outcome.service.is_none(),
+            action == Action::Pass,
+            "case {case}"
+        );
+    }
+}
+
+/// A valid packet with one change.
+fn with(mut packet: Packet, change: impl FnOnce(&mut Packet)) -> Vec<u8> {
+    change(&mut packet);
+    packet.build()
+}
+
+fn cut(packet: &Packet, len: usize) -> Vec<u8> {
+    let mut frame = packet.build();
+    frame.truncate(len);
+    frame
+}
+
+#[test]
+fn arp_and_tagged_frames_pass() {
+    let mut arp = tcp_v4().build();
+    arp[12..14].copy_from_slice(&[0x08, 0x06]);
+    let one_tag = with(tcp_v4(), |packet| packet.vlans = vec![100]);
+    let two_tags = with(tcp_v6(), |packet| packet.vlans = vec![100, 200]);
+    assert_all(&only(l2(7)), Reason::NotIp, &[arp, one_tag, two_tags]);
+}
+
+#[test]
+fn frame_that_ends_before_its_ports_do_passes() {
+    let (v4, v6) = (tcp_v4(), tcp_v6());
+    let with_options = Packet {
+        options: vec![1; 4],
+        ..tcp_v4()
+    };
+    let frames = [
+        cut(&v4, 14),
+        cut(&v4, 33),
+        cut(&v4, 34),
+        cut(&v4, 37),
+        cut(&with_options, 41),
+        cut(&v6, 14),
+        cut(&v6, 53),
+        cut(&v6, 57),
+    ];
+    assert_all(&only(l2(7)), Reason::Truncated, &frames);
+}
+
+#[test]
+fn header_that_contradicts_its_ethertype_passes() {
+    let frames = [
+        with(tcp_v4(), |packet| packet.version = Some(6)),
+        with(tcp_v4(), |packet| packet.header_words = Some(4)),
+        with(tcp_v6(), |packet| packet.version = Some(4)),
+    ];
+    assert_all(&only(l2(7)), Reason::BadIpHeader, &frames);
+}
+
+#[test]
+fn icmp_tunnels_and_extension_headers_pass() {
+    let frames = [
+        with(tcp_v4(), |packet| packet.protocol = 1),
+        with(tcp_v4(), |packet| packet.protocol = 4),
+        with(tcp_v6(), |packet| packet.protocol = 58),
+        with(tcp_v6(), |packet| packet.extension = Some(0)),
+        // RFC 8200, 4.5: a fragment header.
+        with(tcp_v6(), |packet| packet.extension = Some(44)),
+    ];
+    assert_all(&only(l2(7)), Reason::NotTcpUdp, &frames);
+}
+
+#[test]
+fn later_fragment_passes_as_it_has_no_ports() {
+    let frames = [
+        with(tcp_v4(), |packet| packet.fragment = 1),
+        with(udp_v4(), |packet| packet.fragment = MORE_FRAGMENTS | 185),
+    ];
+    assert_all(&only(l2(7)), Reason::LaterFragment, &frames);
+}
+
+#[test]
+fn packet_to_another_address_port_or_protocol_passes() {
+    let mut state = only(l2(7));
+    state.services.retain(|number, _| *number <= 2); // TCP only
+    let frames = [
+        udp_v4().build(),
+        with(tcp_v4(), |packet| packet.destination = at("192.0.2.1:81")),
+        with(tcp_v4(), |packet| packet.destination = at("192.0.2.1:0")),
+        with(tcp_v4(), |packet| packet.destination = at("192.0.2.2:80")),
+        with(tcp_v6(), |packet| {
+            packet.destination = at("[2001:db8::2]:80");
+        }),
+        // Only its source is a service.
+        with(tcp_v4(), |packet| {
+            std::mem::swap(&mut packet.source, &mut packet.destination);
+        }),
+    ];
+    assert_all(&state, Reason::NoService, &frames);
+    assert_all(
+        &State::empty(),
+        Reason::NoService,
+        &[tcp_v4().build(), tcp_v6().build()],
+    );
+}
+
+#[test]
+fn first_fragment_for_a_service_is_dropped() {
+    let frames = [
+        with(tcp_v4(), |packet| packet.fragment = MORE_FRAGMENTS),
+        // A fragment before any other fault.
+        with(udp_v4(), |packet| {
+            packet.fragment = MORE_FRAGMENTS;
+            packet.ttl = 0;
+        }),
+    ];
+    assert_all(&only(l2(7)), Reason::Fragment, &frames);
+}
+
+#[test]
+fn packet_longer_than_its_frame_or_too_short_for_its_header_is_dropped() {
+    let frames = [
+        with(tcp_v4(), |packet| packet.ip_len = Some(41)),
+        with(tcp_v4(), |packet| packet.ip_len = Some(39)),
+        with(tcp_v4(), |packet| packet.ip_len = Some(0)),
+        with(tcp_v4(), |packet| packet.ip_len = Some(0xffff)),
+        with(udp_v4(), |packet| packet.ip_len = Some(27)),
+        with(tcp_v6(), |packet| packet.ip_len = Some(21)),
+        with(tcp_v6(), |packet| packet.ip_len = Some(19)),
+        // A jumbogram (RFC 2675) announces itself so.
+        with(tcp_v6(), |packet| packet.ip_len = Some(0)),
+        cut(&tcp_v4(), 38),
+        cut(&tcp_v6(), 58),
+    ];
+    assert_all(&only(l2(7)), Reason::BadLength, &frames);
+}
+
+#[test]
+fn tcp_data_offset_under_five_or_past_the_packet_is_dropped() {
+    let frames = [
+        with(tcp_v4(), |packet| packet.data_offset = Some(4)),
+        with(tcp_v4(), |packet| packet.data_offset = Some(6)),
+        with(tcp_v6(), |packet| packet.data_offset = Some(0)),
+        // Padding is no part of the packet.
+        with(tcp_v6(), |packet| {
+            packet.data_offset = Some(6);
+            packet.padding_len = 4;
+        }),
+    ];
+    assert_all(&only(l2(7)), Reason::BadTcpHeader, &frames);
+}
+
+#[test]
+fn udp_length_under_eight_or_past_the_packet_is_dropped() {
+    let frames = [
+        with(udp_v4(), |packet| packet.udp_len = Some(7)),
+        with(udp_v4(), |packet| packet.udp_len = Some(0)),
+        with(udp_v4(), |packet| packet.udp_len = Some(9)),
+    ];
+    assert_all(&only(l2(7)), Reason::BadUdpLength, &frames);
+}
+
+#[test]
+fn packet_whose_ttl_is_used_up_is_dropped() {
+    let frames = [
+        with(tcp_v4(), |packet| packet.ttl = 0),
+        with(tcp_v6(), |packet| packet.ttl = 0),
+    ];
+    assert_all(&only(l2(7)), Reason::TtlExpired, &frames);
+}
+
+#[test]
+fn service_without_slots_drops_its_packets() {
+    let state = four_services(&[l2(7)], &[]);
+    let frames = [tcp_v4().build(), tcp_v6().build(), udp_v4().build()];
+    assert_all(&state, Reason::NoBackend, &frames);
+}
+
+#[test]
+fn member_without_a_next_hop_drops_its_packets() {
+    let lost = Member {
+        flags: READY & !Member::RESOLVED,
+        ..ipip_v4(7)
+    };
+    assert_all(
+        &only(lost),
+        Reason::NoNextHop,
+        &[tcp_v4().build(), tcp_v6().build()],
+    );
+}
+
+#[test]
+fn packet_that_fits_only_without_its_outer_header_is_dropped() {
+    let of_len = |len: usize| {
+        with(tcp_v4(), |packet| {
+            packet.flags = ACK;
+            packet.payload_len = len - 40;
+        })
+    };
+    for (member, longest) in [(l2(7), 1500), (ipip_v4(7), 1480), (ipip_v6(7), 1460)] {
+        assert_all(&only(member), Reason::ExceedsMtu, &[of_len(longest + 1)]);
+        let (outcome, moved) = Fixture::new(&only(member)).run(&of_len(longest));
+        assert_eq!(outcome.action, Action::Tx);
+        assert_eq!(moved, Moved::forwarded(7, longest as u64, 0));
+    }
+}
+
+/// Metadata that a driver puts before the frame takes the outer header's
+/// room. 256 bytes there are, 40 of them the kernel's own.
+#[test]
+fn packet_without_room_for_the_outer_header_is_dropped() {
+    let frame = tcp_v4().build();
+    for (member, most_metadata) in [(ipip_v4(7), 196), (ipip_v6(7), 176)] {
+        let mut fixture = Fixture::new(&only(member));
+        let mut out = Vec::new();
+        for (metadata, action, expected) in [
+            (most_metadata, Action::Tx, Moved::forwarded(7, 40, 1)),
+            (
+                most_metadata + 4,
+                Action::Drop,
+                Moved::only(Reason::NoHeadroom),
+            ),
+        ] {
+            let before = fixture.counters();
+            let (runner, _) = fixture.trial.split().unwrap();
+            let got = runner
+                .run_behind_metadata(metadata, &frame, &mut out)
+                .unwrap();
+            assert_eq!(got, action, "{metadata} bytes");
+            assert_eq!(moved(&before, &fixture.counters()), expected);
+            assert_eq!(out == frame, action == Action::Drop);
+        }
+    }
+}
+
+#[test]
+fn table_that_names_nobody_drops_its_packets() {
+    let frames = [tcp_v4().build(), tcp_v6().build()];
+    let unknown = Member { kind: 9, ..l2(7) };
+    for state in [
+        four_services(&[l2(7)], &[Slot::settled(1)]),
+        four_services(&[Member::zeroed()], &[Slot::settled(0)]),
+        // An index past the last, though the array goes on with the next
+        // service's members.
+        four_services(&[l2(7), l2(8)], &[Slot::settled(2)]),
+        only(unknown),
+    ] {
+        assert_all(&state, Reason::BadTable, &frames);
+    }
+}

@@ -1,0 +1,149 @@
+//! One state with a service of every kind, in as many versions as wanted.
+
+use balancer_common::layout::{Member, Slot};
+use balancer_tests::frames::Rng;
+use balancer_tests::model::build::{
+    READY, TCP, UDP, flow_keys, ipip_v4, ipip_v6, key, l2, service,
+};
+use balancer_user::dataplane::{ServiceKey, ServiceState, State};
+use bytemuck::Zeroable;
+
+/// MTU of the members behind a narrow way.
+const NARROW: u16 = 576;
+
+/// A state with services of both families and protocols, of one port, a
+/// range and any port, and with members of every kind and fault. Versions
+/// differ in owners, incarnations and who is alive.
+pub(crate) fn everything(version: u64, egress: u32) -> State {
+    let mut rng = Rng::new(version);
+    let mut state = State::empty();
+    // Every other change keeps the keys, so that records are asked after it.
+    state.flow_keys = flow_keys(version / 2);
+    for (number, (keys, members, slot_count)) in (1..).zip(services(egress)) {
+        let members = unsteady(&mut rng, members);
+        let slots = owners(&mut rng, members.len(), slot_count);
+        state.services.insert(number, service(keys, members, slots));
+    }
+    let broken = broken(&mut rng);
+    state.services.insert(100, broken);
+    state
+}
+
+type Parts = (Vec<ServiceKey>, Vec<Member>, usize);
+
+fn services(egress: u32) -> Vec<Parts> {
+    let narrow = |member: Member| Member {
+        mtu: NARROW,
+        ..member
+    };
+    let elsewhere = |member: Member| Member { egress, ..member };
+    // The interface it came in on, by number: the same as none.
+    let same_way = |member: Member| Member {
+        egress: 1,
+        ..member
+    };
+    let lost = |member: Member| Member {
+        flags: READY & !Member::RESOLVED,
+        ..member
+    };
+    let range = (8000..8011)
+        .map(|port| key("2001:db8::2", port, TCP))
+        .collect();
+    let v4 = |number, port, protocol| vec![key(&format!("192.0.2.{number}"), port, protocol)];
+    let v6 = |number, port, protocol| vec![key(&format!("2001:db8::{number}"), port, protocol)];
+    vec![
+        (v4(1, 80, TCP), (0..4).map(l2).collect(), 251),
+        (v4(2, 443, TCP), (10..20).map(ipip_v4).collect(), 65_537),
+        (
+            v4(3, 0, TCP),
+            vec![ipip_v6(30), ipip_v6(31), elsewhere(ipip_v6(32))],
+            13,
+        ),
+        (v4(3, 22, TCP), vec![l2(40)], 1),
+        (
+            v4(1, 53, UDP),
+            vec![l2(50), elsewhere(ipip_v4(51)), ipip_v6(52)],
+            101,
+        ),
+        (
+            v6(1, 53, UDP),
+            vec![ipip_v4(60), same_way(ipip_v4(61)), l2(62)],
+            101,
+        ),
+        (range, (70..75).map(ipip_v6).collect(), 251),
+        (
+            v6(3, 0, TCP),
+            vec![l2(80), elsewhere(l2(81)), ipip_v4(82)],
+            13,
+        ),
+        (v4(4, 80, TCP), vec![l2(90)], 0),
+        (
+            v4(5, 80, TCP),
+            vec![lost(l2(100)), l2(101), lost(ipip_v4(102))],
+            13,
+        ),
+        (
+            v4(6, 80, TCP),
+            [l2(110), ipip_v4(111), ipip_v6(112)].map(narrow).into(),
+            13,
+        ),
+        (
+            v6(4, 443, UDP),
+            [elsewhere(l2(120)), ipip_v4(121), ipip_v6(122)]
+                .map(narrow)
+                .into(),
+            13,
+        ),
+        (
+            v4(3, 0, UDP),
+            vec![ipip_v4(130), same_way(ipip_v6(131))],
+            13,
+        ),
+        (v6(5, 0, UDP), vec![], 0),
+    ]
+}
+
+/// New incarnations and a few dead members.
+fn unsteady(rng: &mut Rng, members: Vec<Member>) -> Vec<Member> {
+    members
+        .into_iter()
+        .map(|member| {
+            let dead = if rng.chance(20) { Member::ALIVE } else { 0 };
+            Member {
+                incarnation: rng.below(2) as u16,
+                flags: member.flags & !dead,
+                ..member
+            }
+        })
+        .collect()
+}
+
+/// Half of the slots in change; among those some that came back to their
+/// first owner.
+fn owners(rng: &mut Rng, member_count: usize, slot_count: usize) -> Vec<Slot> {
+    (0..slot_count)
+        .map(|_| {
+            let (current, previous) = (rng.below(member_count), rng.below(member_count));
+            if rng.chance(50) {
+                Slot::settled(current as u16)
+            } else {
+                Slot::unsettled(current as u16, previous as u16)
+            }
+        })
+        .collect()
+}
+
+/// A service whose table contradicts its members: slots that name nobody's
+/// index, an index past the last and a member of unknown kind.
+fn broken(rng: &mut Rng) -> ServiceState {
+    let unknown = Member { kind: 9, ..l2(142) };
+    let members = vec![l2(140), Member::zeroed(), unknown];
+    let slots = (0..61)
+        .map(|_| match rng.below(6) {
+            0 => Slot::unsettled(0, rng.below(4) as u16),
+            1 => Slot::unsettled(3, 1),
+            _ => Slot::settled(rng.below(4) as u16),
+        })
+        .collect();
+    service(vec![key("192.0.2.7", 80, TCP)], members, slots)
+}

@@ -5,7 +5,9 @@
 //! SYN is a new flow and goes to `current`; any other TCP packet follows its
 //! record, or, without one, is an old flow and goes to `previous`. What was
 //! decided is recorded, so that a later change cannot tear the flow away. A
-//! dead owner is never used. UDP has no SYN: it goes by the hash to `current`.
+//! dead earlier owner is never used; that `current` lives is the controller's
+//! care, who builds no table with a dead one. UDP has no SYN: it goes by the
+//! hash to `current`.
 //!
 //! ```text
 //! slot       packet          record      goes to               recorded

@@ -30,7 +30,8 @@ pub struct Edited {
 /// one service builds one table and not those of all.
 #[derive(Debug, Default)]
 pub struct TableMemo {
-    known: Mutex<HashMap<String, Known>>,
+    /// The last two of each service: before and after the last change.
+    known: Mutex<HashMap<String, [Option<Known>; 2]>>,
 }
 
 /// The counts of a service, and what they came from.
@@ -56,21 +57,22 @@ impl TableMemo {
             .known
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        match known.get(&service.name) {
-            Some(known) if known.weights == weights && known.table_size == table_size => {
-                known.counts.clone()
-            }
-            _ => {
-                let counts = desired::slot_counts(service, table_size);
-                let entry = Known {
-                    weights,
-                    table_size,
-                    counts: counts.clone(),
-                };
-                known.insert(service.name.clone(), entry);
-                counts
-            }
+        let known = known.entry(service.name.clone()).or_default();
+        let found = known
+            .iter()
+            .flatten()
+            .find(|known| known.weights == weights && known.table_size == table_size);
+        if let Some(found) = found {
+            return found.counts.clone();
         }
+        let counts = desired::slot_counts(service, table_size);
+        known.swap(0, 1);
+        known[0] = Some(Known {
+            weights,
+            table_size,
+            counts: counts.clone(),
+        });
+        counts
     }
 }
 

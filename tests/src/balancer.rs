@@ -85,6 +85,11 @@ impl<'a> Balancer<'a> {
         &mut self.process
     }
 
+    /// What it has written to its log.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
     /// Replaces the services of the file; nobody reads it yet.
     pub fn write_services(&self, interfaces: &[&str], services: &str) -> Result<()> {
         let node = node(self.directory.path(), &self.pin_dir, interfaces);

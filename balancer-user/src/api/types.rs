@@ -92,7 +92,11 @@ pub struct ServiceStatus {
     pub state: String,
     /// Slots of its table; 0 if no backend gets traffic.
     pub slot_count: u32,
-    /// Slots whose old flows are still kept where they were.
+    /// What `share_seen` is a share of: new flows (TCP) or packets (UDP)
+    /// since the table last changed.
+    pub counted_since_change: u64,
+    /// Seconds until flows of slots that moved are no longer kept where they
+    /// were; none if no slot is in change.
     pub settling_seconds: Option<u64>,
     /// The backends, in the file's order.
     pub backends: Vec<BackendStatus>,

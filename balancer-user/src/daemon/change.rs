@@ -116,8 +116,10 @@ impl Controller {
         })?;
         let old_config = std::mem::replace(&mut self.config, config);
         let old_running = std::mem::replace(&mut self.running, running);
-        self.look_up_new().await;
-        self.retarget();
+        if !same_backends(&old_config, &self.config) {
+            self.look_up_new().await;
+            self.retarget();
+        }
         let Err(error) = self.reconcile(cause, began) else {
             return Ok(());
         };
@@ -150,6 +152,20 @@ impl Running {
             _ => {}
         }
     }
+}
+
+/// Whether the same servers are reached and probed in the same way.
+fn same_backends(old: &Config, new: &Config) -> bool {
+    old.services.len() == new.services.len()
+        && old.services.iter().zip(&new.services).all(|(old, new)| {
+            old.name == new.name
+                && old.ports == new.ports
+                && old.health == new.health
+                && old.backends.len() == new.backends.len()
+                && old.backends.iter().zip(&new.backends).all(|(old, new)| {
+                    old.name == new.name && old.address == new.address && old.mac == new.mac
+                })
+        })
 }
 
 /// Keys that only a start reads.

@@ -121,6 +121,7 @@ impl Controller {
             forward: service.forward.to_string(),
             state: state(&backends, desired::fails_open(service, &self.world)).to_owned(),
             slot_count,
+            counted_since_change: all_seen,
             settling_seconds: settles_at.map(|at| at.saturating_duration_since(now).as_secs()),
             backends,
         }

@@ -1,6 +1,7 @@
 //! What is kept of a service from one state to the next: who sits where, and
 //! the slots in change.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,7 +9,7 @@ use std::time::Instant;
 use balancer_common::layout::{MAX_MEMBERS, Member, Slot};
 
 use super::{BackendState, World, backend_state, fails_open, probed};
-use crate::config::model::{Config, Service};
+use crate::config::model::{Backend, Config, Service};
 use crate::dataplane::{ServiceId, Table};
 use crate::health;
 use crate::{maglev, member};
@@ -75,15 +76,17 @@ impl Book {
         (0..self.seats.len()).rev().filter(free).collect()
     }
 
-    pub(super) fn index_of(&self, backend: &str) -> Option<u16> {
-        self.seats
-            .iter()
-            .position(|seat| seat.as_ref().is_some_and(|owner| owner.name == backend))
-            .map(|index| index as u16)
+    /// Index of each backend that has a seat.
+    pub(super) fn indexes(&self) -> HashMap<&str, u16> {
+        let seats = self.seats.iter().zip(0u16..);
+        seats
+            .filter_map(|(seat, index)| Some((seat.as_ref()?.name.as_str(), index)))
+            .collect()
     }
 
     pub(super) fn rebuild(&mut self, service: &Service, size: u32, world: &World, now: Instant) {
         let open = fails_open(service, world);
+        let indexes = self.indexes();
         let entries: Vec<(String, u16, u16)> = service
             .backends
             .iter()
@@ -93,7 +96,7 @@ impl Book {
                 BackendState::Draining | BackendState::Disabled => false,
             })
             .filter_map(|backend| {
-                let index = self.index_of(&backend.name)?;
+                let index = *indexes.get(backend.name.as_str())?;
                 Some((backend.name.clone(), index, backend.weight))
             })
             .collect();
@@ -164,13 +167,18 @@ impl Book {
 
     pub(super) fn members(&self, config: &Config, service: &Service, world: &World) -> Vec<Member> {
         let open = fails_open(service, world);
+        let backends: HashMap<&str, &Backend> = service
+            .backends
+            .iter()
+            .map(|backend| (backend.name.as_str(), backend))
+            .collect();
         self.seats
             .iter()
             .zip(&self.incarnations)
             .map(|(seat, incarnation)| {
                 let found = seat
                     .as_ref()
-                    .and_then(|owner| Some((owner, service.backend(&owner.name)?)));
+                    .and_then(|owner| Some((owner, *backends.get(owner.name.as_str())?)));
                 let Some((owner, backend)) = found else {
                     return member::nobody(*incarnation);
                 };

@@ -73,7 +73,7 @@ impl Bench {
     }
 
     fn index(&self, backend: &str) -> u16 {
-        self.builder.services["web"].index_of(backend).unwrap()
+        self.builder.services["web"].indexes()[backend]
     }
 }
 

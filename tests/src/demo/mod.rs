@@ -299,18 +299,12 @@ fn flows(status: &Status, backend: &str) -> u64 {
 }
 
 /// Largest distance of a backend's share of flows from its share of slots,
-/// in standard deviations of as many independent flows.
+/// in standard deviations of as many independent flows as were counted.
 fn worst_deviation(status: &Status) -> f64 {
     let Some(service) = crate::balancer::service_of(status, "web") else {
         return f64::INFINITY;
     };
-    // Flows since the table last changed are a part of all flows: the least
-    // they can be is what one backend's share of its own count implies.
-    let total: f64 = service
-        .backends
-        .iter()
-        .map(|backend| backend.flows as f64)
-        .sum();
+    let total = service.counted_since_change as f64;
     service
         .backends
         .iter()

@@ -67,6 +67,7 @@ impl Controller {
             _ => return Err(refused("file refused", 422, examined.report.render(false))),
         };
         check_fixed(&self.config, &next)?;
+        log_findings(&examined.report);
         let running = Running {
             file_digest: store::digest(examined.report.text()),
             changes: Vec::new(),
@@ -196,6 +197,17 @@ fn check_fixed(old: &Config, new: &Config) -> Result<(), Problem> {
         changed.join(", ")
     );
     Err(refused("needs a restart", 409, detail))
+}
+
+/// What the check found and nobody fixed stands in the log as well.
+pub(super) fn log_findings(report: &Report) {
+    for finding in report.findings() {
+        let (rule, message) = (&finding.rule, &finding.message);
+        match &finding.allowed {
+            Some(reason) => tracing::info!(%rule, %message, allowed = %reason, "check"),
+            None => tracing::warn!(%rule, %message, "check"),
+        }
+    }
 }
 
 fn warnings(report: &Report) -> Vec<String> {

@@ -52,11 +52,11 @@ pub async fn run(config_path: &Path) -> anyhow::Result<()> {
     raise_file_limit();
     let tables = TableMemo::default();
     let (file, file_digest) = load(config_path, &tables)?;
+    let (netlink, network) = Netlink::connect().context("connecting to the kernel's netlink")?;
+    check_interfaces(&netlink, &file.node).await?;
     let store = Store::open(&file.node.state_dir)?;
     let (config, running) = store::resume(&file, &file_digest, store.load());
     let _pins = lock_pins(&config.node)?;
-    let (netlink, network) = Netlink::connect().context("connecting to the kernel's netlink")?;
-    check_interfaces(&netlink, &config.node).await?;
     let seed = match config.node.seed {
         Some(seed) => seed,
         None => seed::load_or_make(&config.node.state_dir).context("the seed of the flow hash")?,
@@ -224,6 +224,7 @@ fn load(path: &Path, tables: &TableMemo) -> anyhow::Result<(Config, String)> {
     let counts = |service: &Service, size: u32| tables.slot_counts(service, size);
     let examined = config::load(path, Some(&counts))?;
     let digest = store::digest(examined.report.text());
+    change::log_findings(&examined.report);
     match examined.config {
         Some(config) if !examined.report.has_errors() => Ok((config, digest)),
         _ => bail!("{}", examined.report.render(false)),

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod change;
+pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod dataplane;

@@ -1,0 +1,189 @@
+//! `balancer check`: everything that can be said about a file by itself.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use clap::error::ErrorKind;
+use serde_json::json;
+
+use super::table::{Column, Table};
+use super::{Exit, bad_usage, file, output};
+use crate::config::check::rules::{self, Rule};
+use crate::config::diagnostic::Report;
+
+/// Why findings are allowed that `--allow` names.
+const REASON: &str = "--allow on the command line";
+
+/// Check a configuration file
+///
+/// Looks at the file alone: needs neither root nor a running balancer, sends
+/// nothing and changes nothing. Every finding is shown at once, with its
+/// place and the way out. A file with an error is refused by `run`, `reload`
+/// and every change; one with warnings is not.
+///
+/// Exits with 1 if there is an error, or a warning with `--deny warnings`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The configuration file; `-` reads stdin
+    #[arg(value_name = "FILE", required_unless_present_any = ["list", "explain"])]
+    file: Option<PathBuf>,
+
+    /// How findings are shown
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+
+    /// The same as `--format json`
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+
+    /// Findings of this kind count as errors for the exit code
+    #[arg(long, value_name = "KIND", value_enum)]
+    deny: Option<Deny>,
+
+    /// Let findings of this rule pass; may be repeated
+    ///
+    /// Only for this check: `run` and `reload` still refuse the file. To
+    /// accept a finding for good, write `allow` and `allow_reason` into the
+    /// service.
+    #[arg(long, value_name = "RULE")]
+    allow: Vec<String>,
+
+    /// List all rules
+    #[arg(long, conflicts_with_all = ["file", "deny", "allow", "explain"])]
+    list: bool,
+
+    /// Say what a rule is for
+    #[arg(long, value_name = "RULE", conflicts_with_all = ["file", "deny", "allow"])]
+    explain: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// One JSON object with all findings
+    Json,
+    /// A SARIF 2.1.0 log, for code-scanning services
+    Sarif,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Deny {
+    /// Warnings too
+    Warnings,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
+    let format = if args.json { Format::Json } else { args.format };
+    if let Some(id) = &args.explain {
+        return explain(id, format);
+    }
+    let Some(path) = &args.file else {
+        list(format)?;
+        return Ok(Exit::Done);
+    };
+    if let Some(message) = args.allow.iter().find_map(|id| refusal(id)) {
+        return Ok(bad_usage(ErrorKind::InvalidValue, message));
+    }
+    let mut examined = file::load(path)?;
+    for id in &args.allow {
+        let allowed = examined.report.allow(id, REASON);
+        allowed.map_err(anyhow::Error::msg)?;
+    }
+    show(&examined.report, format)?;
+    let denied = args.deny.is_some() && examined.report.warnings() > 0;
+    if examined.report.has_errors() || denied {
+        return Ok(Exit::Findings);
+    }
+    Ok(Exit::Done)
+}
+
+fn show(report: &Report, format: Format) -> anyhow::Result<()> {
+    match format {
+        Format::Text => {
+            let text = report.render(output::stdout_has_color());
+            output::print(&format!("{text}{}\n", report.summary()))
+        }
+        Format::Json => output::print_json(&report.to_json()),
+        Format::Sarif => output::print_json(&report.to_sarif()),
+    }
+}
+
+/// Why findings of a rule cannot be allowed, if they cannot.
+fn refusal(id: &str) -> Option<String> {
+    let (message, help) = rules::find_allowable(id).err()?;
+    Some(format!("{message}; {help}"))
+}
+
+fn list(format: Format) -> anyhow::Result<()> {
+    if format != Format::Text {
+        let rules: Vec<_> = rules::ALL.iter().map(|rule| json(rule)).collect();
+        return output::print_json(&rules);
+    }
+    let columns = [
+        Column::Text("rule"),
+        Column::Text("level"),
+        Column::Text("about"),
+        Column::Text("allowable"),
+        Column::Text("finds"),
+    ];
+    let mut table = Table::new(&columns, false);
+    for rule in rules::ALL {
+        table.row([
+            rule.id.to_owned(),
+            rule.level.name().to_owned(),
+            rule.section.name().to_owned(),
+            yes_or_no(rule.allowable).to_owned(),
+            rule.summary.to_owned(),
+        ]);
+    }
+    output::print(&table.render(""))
+}
+
+fn explain(id: &str, format: Format) -> anyhow::Result<Exit> {
+    let Some(rule) = rules::find(id) else {
+        let message = format!("there is no rule {id:?}; {}", way_to_a_rule(id));
+        return Ok(bad_usage(ErrorKind::InvalidValue, message));
+    };
+    if format == Format::Text {
+        output::print(&format!(
+            "{}: {}\nlevel {}, about the {}, allowable: {}\n\n{}\n",
+            rule.id,
+            rule.summary,
+            rule.level.name(),
+            rule.section.name(),
+            yes_or_no(rule.allowable),
+            rule.explanation
+        ))?;
+    } else {
+        output::print_json(&json(rule))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn way_to_a_rule(id: &str) -> String {
+    let likeness = |rule: &Rule| strsim::jaro_winkler(rule.id, id);
+    let nearest = rules::ALL
+        .iter()
+        .max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
+        .filter(|rule| likeness(rule) > 0.8);
+    match nearest {
+        Some(rule) => format!("did you mean {:?}?", rule.id),
+        None => "`balancer check --list` names all rules".to_owned(),
+    }
+}
+
+fn json(rule: &Rule) -> serde_json::Value {
+    json!({
+        "rule": rule.id,
+        "level": rule.level.name(),
+        "section": rule.section.name(),
+        "allowable": rule.allowable,
+        "summary": rule.summary,
+        "explanation": rule.explanation,
+    })
+}
+
+fn yes_or_no(yes: bool) -> &'static str {
+    if yes { "yes" } else { "no" }
+}

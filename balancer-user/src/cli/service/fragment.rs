@@ -1,0 +1,252 @@
+//! A service given by arguments, written as it would stand in the file.
+//!
+//! Only the shapes that the arguments have of their own are read here;
+//! everything else is for the daemon, which reads the text with the parser
+//! of the file and knows the limits.
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use anyhow::Context;
+use serde::Serialize;
+
+use super::super::backend::Backend;
+
+/// A `[[service]]` table, in the order it is written. What the table must
+/// have is optional here, as a file may be given instead.
+#[derive(Debug, Clone, PartialEq, Serialize, clap::Args)]
+#[group(id = "fragment", multiple = true)]
+pub(super) struct Fragment {
+    /// Its name
+    #[arg(value_name = "NAME", required_unless_present = "file")]
+    name: Option<String>,
+
+    /// The address clients dial
+    #[arg(long, value_name = "ADDRESS", required_unless_present = "file")]
+    address: Option<IpAddr>,
+
+    /// The ports clients dial: `443`, `80,8000-8010` or `any`
+    #[arg(long, value_name = "PORTS", required_unless_present = "file", value_parser = ports)]
+    port: Option<toml::Value>,
+
+    /// tcp or udp
+    #[arg(long, value_name = "PROTOCOL", required_unless_present = "file")]
+    protocol: Option<String>,
+
+    /// How a packet reaches its backend: l2 or ipip
+    #[arg(long, value_name = "MODE", required_unless_present = "file")]
+    forward: Option<String>,
+
+    /// Network that backends must be in; may be repeated
+    #[arg(long = "allowed-backends", value_name = "NETWORK")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    allowed_backends: Vec<String>,
+
+    /// Healthy share, 0 to 1, below which all backends are used
+    #[arg(long, value_name = "SHARE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fail_open_below: Option<f64>,
+
+    /// How long flows are kept where they were after a change, such as `5m`
+    #[arg(long, value_name = "TIME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drain_timeout: Option<String>,
+
+    /// How backends are probed: `tcp`, `http:/path` or `https:/path`
+    ///
+    /// Without it all of them count as up, dead or alive.
+    #[arg(long, value_name = "PROBE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health: Option<Health>,
+
+    /// A server: `NAME=ADDRESS[,weight=N][,port=P][,mac=M][,zone=Z][,capacity=N]`
+    ///
+    /// Repeated for each.
+    #[arg(
+        long = "backend",
+        value_name = "SERVER",
+        required_unless_present = "file",
+        value_parser = backend
+    )]
+    #[serde(rename = "backend")]
+    backends: Vec<Backend>,
+}
+
+impl Fragment {
+    /// The table with its heading.
+    pub(super) fn to_toml(&self) -> anyhow::Result<String> {
+        #[derive(Serialize)]
+        struct File<'a> {
+            service: [&'a Fragment; 1],
+        }
+        toml::to_string(&File { service: [self] }).context("writing the service as TOML")
+    }
+}
+
+/// A `[service.health]` table.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Health {
+    kind: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+}
+
+impl FromStr for Health {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (kind, path) = match text.split_once(':') {
+            Some((kind, path)) => (kind, Some(path.to_owned())),
+            None => (text, None),
+        };
+        let fits = match kind {
+            "tcp" => path.is_none(),
+            "http" | "https" => path.as_ref().is_none_or(|path| path.starts_with('/')),
+            _ => false,
+        };
+        if !fits {
+            return Err("write `tcp`, `http:/path` or `https:/path`".to_owned());
+        }
+        let kind = kind.to_owned();
+        Ok(Self { kind, path })
+    }
+}
+
+/// A port, a range, `any`, or several of the first two, as the file has them.
+fn ports(text: &str) -> Result<toml::Value, String> {
+    let entry = |text: &str| match text.parse::<u16>() {
+        Ok(port) => toml::Value::Integer(port.into()),
+        Err(_) => toml::Value::String(text.to_owned()),
+    };
+    if text.is_empty() {
+        return Err("write `443`, `80,8000-8010` or `any`".to_owned());
+    }
+    if text.contains(',') {
+        return Ok(toml::Value::Array(text.split(',').map(entry).collect()));
+    }
+    Ok(entry(text))
+}
+
+fn backend(text: &str) -> Result<Backend, String> {
+    let mut parts = text.split(',');
+    let (name, address) = parts
+        .next()
+        .and_then(|first| first.split_once('='))
+        .ok_or("write `NAME=ADDRESS`, and after it `,weight=N` and the like")?;
+    let mut backend = Backend {
+        name: name.to_owned(),
+        address: number(address, "an address")?,
+        port: None,
+        weight: None,
+        zone: None,
+        capacity: None,
+        mac: None,
+    };
+    for part in parts {
+        let (key, value) = part
+            .split_once('=')
+            .ok_or_else(|| format!("{part:?} is no `key=value`"))?;
+        match key {
+            "weight" => backend.weight = Some(number(value, "a weight from 0 to 65535")?),
+            "port" => backend.port = Some(number(value, "a port from 1 to 65535")?),
+            "capacity" => backend.capacity = Some(number(value, "a number of flows a second")?),
+            "mac" => backend.mac = Some(value.to_owned()),
+            "zone" => backend.zone = Some(value.to_owned()),
+            _ => {
+                return Err(format!(
+                    "{key:?} is no key; there are weight, port, mac, zone and capacity"
+                ));
+            }
+        }
+    }
+    Ok(backend)
+}
+
+fn number<T: FromStr>(text: &str, what: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("{text:?} is not {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+    use crate::config::model::Ports;
+
+    fn fragment() -> Fragment {
+        Fragment {
+            name: Some("web".to_owned()),
+            address: Some("192.0.2.10".parse().unwrap()),
+            port: Some(ports("80,8000-8010").unwrap()),
+            protocol: Some("tcp".to_owned()),
+            forward: Some("ipip".to_owned()),
+            allowed_backends: vec!["10.0.0.0/24".to_owned()],
+            fail_open_below: Some(0.5),
+            drain_timeout: Some("5m".to_owned()),
+            health: Some("http:/healthz".parse().unwrap()),
+            backends: vec![
+                backend("web-1=10.0.0.1,weight=7,mac=02:00:00:00:00:01").unwrap(),
+                backend("web-2=10.0.0.2").unwrap(),
+            ],
+        }
+    }
+
+    #[test]
+    fn fragment_reads_back_as_the_service_it_describes() {
+        let text = fragment().to_toml().unwrap();
+        let file = format!("[node]\ninterfaces = [\"eth0\"]\n{text}");
+        let examined = config::examine("test", file, None);
+        let config = examined.config.expect(&text);
+        let service = &config.services[0];
+        assert_eq!(service.name, "web");
+        assert_eq!(service.ports, Ports::Ranges(vec![(80, 80), (8000, 8010)]));
+        assert_eq!(service.fail_open_below, Some(0.5));
+        assert!(service.health.is_some());
+        assert_eq!(service.backends[0].weight, 7);
+        assert_eq!(service.backends[1].weight, 100);
+    }
+
+    #[test]
+    fn text_from_the_command_line_cannot_leave_its_string() {
+        let evil = "web\"\nprotocol = \"udp";
+        let fragment = Fragment {
+            name: Some(evil.to_owned()),
+            ..fragment()
+        };
+        let read: toml::Table = fragment.to_toml().unwrap().parse().unwrap();
+        assert_eq!(read["service"][0]["name"].as_str(), Some(evil));
+        assert_eq!(read["service"][0]["protocol"].as_str(), Some("tcp"));
+    }
+
+    #[test]
+    fn ports_become_what_the_file_would_say() {
+        for (text, expected) in [
+            ("443", "443"),
+            ("any", "\"any\""),
+            ("1-2", "\"1-2\""),
+            ("1,3-4", "[1, \"3-4\"]"),
+        ] {
+            assert_eq!(ports(text).unwrap().to_string(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn servers_that_are_none_are_refused_with_the_way_out() {
+        for (text, expected) in [
+            ("web-1", "write `NAME=ADDRESS`"),
+            ("web-1=nowhere", "is not an address"),
+            ("web-1=10.0.0.1,weight", "is no `key=value`"),
+            ("web-1=10.0.0.1,weight=70000", "from 0 to 65535"),
+            ("web-1=10.0.0.1,colour=red", "is no key"),
+        ] {
+            let error = backend(text).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn probes_that_are_none_are_refused() {
+        for text in ["", "tcp:/x", "http:x", "icmp"] {
+            assert!(text.parse::<Health>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Help, versions, bad usage, completions and manual pages.
+
+use std::fs;
+
+use super::{Scratch, balancer, run};
+
+const COMMANDS: &[&[&str]] = &[
+    &[],
+    &["run"],
+    &["check"],
+    &["status"],
+    &["service"],
+    &["service", "list"],
+    &["service", "add"],
+    &["service", "remove"],
+    &["backend"],
+    &["backend", "list"],
+    &["backend", "add"],
+    &["backend", "remove"],
+    &["backend", "drain"],
+    &["backend", "undrain"],
+    &["backend", "weight"],
+    &["reload"],
+    &["trace"],
+    &["decap"],
+    &["unload"],
+    &["completions"],
+    &["man"],
+];
+
+#[test]
+fn help_goes_to_stdout_and_succeeds() {
+    for command in COMMANDS {
+        let ran = run(balancer(&[command, &["--help"][..]].concat()));
+        assert_eq!(ran.code, Some(0), "{command:?}");
+        assert_eq!(ran.stderr, "", "{command:?}");
+        assert!(ran.stdout.contains("Usage: balancer"), "{command:?}");
+        assert!(!ran.stdout.contains('\u{1b}'), "{command:?}");
+    }
+}
+
+#[test]
+fn help_states_what_breaks_and_what_persists() {
+    for (command, consequence) in [
+        (&["backend", "remove"][..], "flows break"),
+        (&["backend", "drain"], "keep the old ones"),
+        (&["backend", "add"], "once its probes passed"),
+        (&["service", "remove"], "flows break"),
+        (&["reload"], "Drains made by command are kept"),
+        (&["run"], "nothing changes"),
+        (&["unload"], "Refuses while a balancer is running"),
+        (&["decap"], "packets from anyone are unwrapped"),
+        (&["trace"], "Nothing is attached"),
+    ] {
+        let ran = run(balancer(&[command, &["--help"][..]].concat()));
+        let text = ran.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.contains(consequence), "{command:?}: {text}");
+    }
+}
+
+#[test]
+fn version_is_one_line() {
+    let ran = run(balancer(&["--version"]));
+    assert_eq!(
+        ran.stdout,
+        concat!("balancer ", env!("CARGO_PKG_VERSION"), "\n")
+    );
+    assert_eq!(ran.code, Some(0));
+}
+
+#[test]
+fn bad_usage_is_told_on_stderr_with_exit_2() {
+    let file = "/nonexistent";
+    for args in [
+        &[][..],
+        &["frobnicate"],
+        &["run"],
+        &["run", "--config", "-"],
+        &["run", "--config", file, "--log", "=="],
+        &["check"],
+        &["check", file, "--format", "xml"],
+        &["check", file, "--deny", "everything"],
+        &["check", file, "--allow", "no-such-rule"],
+        &["check", file, "--allow", "syntax"],
+        &["check", file, "--json", "--format", "text"],
+        &["check", "--explain", "no-such-rule"],
+        &["status", "--yaml"],
+        &["backend"],
+        &["backend", "weight", "web", "web-1", "70000"],
+        &["backend", "add", "web", "web-1", "nowhere"],
+        &["service", "add"],
+        &["service", "add", "web", "--address", "192.0.2.1"],
+        &["service", "add", "--file", file, "web"],
+        &["trace", "--config", file],
+        &["trace", "--hex", "00"],
+        &["trace", "--config", file, "--hex", "0"],
+        &["trace", "--config", file, "--hex", "zz"],
+        &["trace", "--config", file, "--hex", "00", "--pcap", file],
+        &["decap"],
+        &["decap", "--interface", "lo", "--mode", "offloaded"],
+        &["decap", "--interface", "lo", "--from", "nowhere"],
+        &["decap", "--interface", "lo", "--stats", "0"],
+        &["completions", "tcsh"],
+    ] {
+        let ran = run(balancer(args));
+        assert_eq!(ran.code, Some(2), "{args:?}: {ran:?}");
+        assert_eq!(ran.stdout, "", "{args:?}");
+        assert!(!ran.stderr.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn completions_are_there_for_every_usual_shell() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let ran = run(balancer(&["completions", shell]));
+        assert_eq!(ran.code, Some(0), "{shell}");
+        assert!(ran.stdout.contains("undrain"), "{shell}");
+    }
+}
+
+#[test]
+fn manual_has_a_page_a_command() {
+    let scratch = Scratch::new();
+    let dir = scratch.path("man");
+    let ran = run(balancer(&["man", "--dir", dir.to_str().unwrap()]));
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    for page in ["balancer.1", "balancer-trace.1", "balancer-backend-drain.1"] {
+        let text = fs::read_to_string(dir.join(page)).unwrap();
+        assert!(text.contains(".SH NAME"), "{page}");
+    }
+    let ran = run(balancer(&["man"]));
+    assert_eq!(ran.code, Some(0));
+    assert!(ran.stdout.contains(".TH balancer 1"), "{}", ran.stdout);
+}

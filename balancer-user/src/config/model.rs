@@ -238,7 +238,8 @@ pub struct Health {
     pub port: Option<u16>,
     /// Time between the starts of two probes.
     pub interval: Duration,
-    /// Each interval is varied by up to this share of itself (0 to 0.5).
+    /// Each interval is made shorter by up to this share of itself (0 to 0.5),
+    /// at random, so that probes do not come in herds.
     pub jitter: f64,
     /// A probe without an answer by then has failed.
     pub timeout: Duration,

@@ -1,6 +1,6 @@
 //! Primes, as table sizes must be.
 
-/// The largest table that is taken: some 8 MiB a generation for each service.
+/// The largest table that is taken: some 4 MB of slots for each service.
 pub const MAX_TABLE_SIZE: u32 = 1_000_003;
 
 /// Whether `number` is prime. Trial division: table sizes are small.

@@ -30,8 +30,7 @@ impl Controller {
             return Ok(changed);
         }
         let mut running = self.running.clone();
-        running.changes.push(changed.summary.clone());
-        running.note_drain(&request.change);
+        running.note(&request.change, &changed.summary);
         self.adopt(edited.config, running, &changed.summary, began)
             .await?;
         changed.duration_micros = Some(began.elapsed().as_micros() as u64);
@@ -43,11 +42,18 @@ impl Controller {
         let result = self.try_reload().await;
         let summary = match &result {
             Ok(changed) => changed.summary.clone(),
-            Err(problem) => problem.detail.clone(),
+            // A report ends with its own summary.
+            Err(problem) => {
+                let last = problem.detail.trim_end().lines().last();
+                format!("{}: {}", problem.title, last.unwrap_or_default())
+            }
         };
         match &result {
             Ok(_) => tracing::info!(%summary, "file read again"),
-            Err(_) => tracing::error!("file not taken, the old configuration stays\n{summary}"),
+            Err(problem) => tracing::error!(
+                "file not taken, the old configuration stays\n{}",
+                problem.detail.trim_end()
+            ),
         }
         self.last_reload = Some(LastReload {
             at: Instant::now(),
@@ -141,17 +147,46 @@ impl Controller {
 }
 
 impl Running {
-    fn note_drain(&mut self, change: &Change) {
+    /// Notes a change made by command. Drains are kept apart, as they outlive
+    /// a re-reading of the file.
+    fn note(&mut self, change: &Change, summary: &str) {
+        let same = |service: &str, backend: &str| {
+            let (service, backend) = (service.to_owned(), backend.to_owned());
+            move |drain: &(String, String)| drain.0 == service && drain.1 == backend
+        };
         match change {
             Change::BackendDrain { service, backend } => {
                 self.drains.push((service.clone(), backend.clone()));
+                return;
             }
-            Change::BackendUndrain { service, backend }
-            | Change::BackendRemove { service, backend } => {
-                self.drains.retain(|(s, b)| (s, b) != (service, backend));
+            Change::BackendUndrain { service, backend } => {
+                let drained = same(service, backend);
+                if let Some(at) = self.drains.iter().position(drained) {
+                    self.drains.remove(at);
+                    return;
+                }
             }
-            _ => {}
+            Change::BackendRemove { service, backend } => {
+                let drained = same(service, backend);
+                self.drains.retain(|drain| !drained(drain));
+            }
+            Change::ServiceRemove { service } => {
+                self.drains.retain(|drain| drain.0 != *service);
+            }
+            Change::ServiceAdd { .. }
+            | Change::BackendAdd { .. }
+            | Change::BackendWeight { .. } => {}
         }
+        self.changes.push(summary.to_owned());
+    }
+
+    /// All that a command changed, a sentence each.
+    pub(super) fn sentences(&self) -> Vec<String> {
+        let drains = self
+            .drains
+            .iter()
+            .map(|(service, backend)| format!("service {service}: backend {backend} drains"));
+        self.changes.iter().cloned().chain(drains).collect()
     }
 }
 

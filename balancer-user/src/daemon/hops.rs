@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::config::model::{Backend, Config};
-use crate::member::Hop;
+use balancer_common::layout::Member;
+
+use crate::config::model::{Backend, Config, Forward, Node, Service};
+use crate::member::{self, Hop};
 use crate::netlink::{Netlink, NextHop, Unresolved};
 
 /// MTU where no interface tells one.
@@ -57,43 +59,55 @@ pub fn is_missing(config: &Config, found: &Found) -> bool {
 /// The hops for the members. A backend whose MAC stands in the file has one
 /// even without a route: its packets leave the way they came.
 pub fn for_members(config: &Config, found: &Found) -> BTreeMap<IpAddr, Hop> {
-    let mut hops = BTreeMap::new();
-    for backend in backends(config) {
-        let hop = match found.get(&backend.address) {
-            Some(Ok(hop)) => Hop {
-                egress: hop.egress,
-                mtu: hop.mtu,
-                destination: hop.mac,
-                source: Some(hop.source_mac),
-                address: hop.source,
-                on_link: hop.on_link,
-            },
-            _ if backend.mac.is_some() => Hop {
-                egress: 0,
-                mtu: ETHERNET_MTU,
-                destination: None,
-                source: None,
-                address: None,
-                on_link: true,
-            },
-            _ => continue,
-        };
-        hops.insert(backend.address, hop);
-    }
-    hops
+    backends(config)
+        .filter_map(|backend| Some((backend.address, for_member(backend, found)?)))
+        .collect()
 }
 
-/// Why packets cannot be sent to a backend; `resolved` if they can.
-pub fn describe(backend: &Backend, found: &Found) -> String {
+fn for_member(backend: &Backend, found: &Found) -> Option<Hop> {
     match found.get(&backend.address) {
-        _ if backend.mac.is_some() => "resolved".to_owned(),
-        Some(Ok(hop)) if hop.mac.is_some() => "resolved".to_owned(),
-        Some(Ok(hop)) => format!(
+        Some(Ok(hop)) => Some(Hop {
+            egress: hop.egress,
+            mtu: hop.mtu,
+            destination: hop.mac,
+            source: Some(hop.source_mac),
+            address: hop.source,
+            on_link: hop.on_link,
+        }),
+        _ if backend.mac.is_some() => Some(Hop {
+            egress: 0,
+            mtu: ETHERNET_MTU,
+            destination: None,
+            source: None,
+            address: None,
+            on_link: true,
+        }),
+        _ => None,
+    }
+}
+
+/// Why packets cannot be sent to a backend; `resolved` if they can. It asks
+/// the code that makes the member, so that the two never disagree.
+pub fn describe(node: &Node, service: &Service, backend: &Backend, found: &Found) -> String {
+    let hop = for_member(backend, found);
+    let member = member::build(node, service, backend, hop.as_ref(), true, 0, 0);
+    if member.flags & Member::RESOLVED != 0 {
+        return "resolved".to_owned();
+    }
+    match found.get(&backend.address) {
+        None => "not looked up yet".to_owned(),
+        Some(Err(error)) if backend.mac.is_none() => error.to_string(),
+        Some(Ok(hop)) if hop.mac.is_none() && backend.mac.is_none() => format!(
             "neighbour {} on {} does not answer",
             hop.neighbour, hop.interface
         ),
-        Some(Err(error)) => error.to_string(),
-        None => "not looked up yet".to_owned(),
+        Some(Ok(hop)) if service.forward == Forward::L2 => format!(
+            "behind the gateway {} on {}, and l2 needs it on the link; use ipip",
+            hop.neighbour, hop.interface
+        ),
+        Some(_) => "no source address for the tunnel; set node.tunnel_source_v4 or \
+                    node.tunnel_source_v6"
+            .to_owned(),
     }
 }
 

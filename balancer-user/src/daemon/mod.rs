@@ -38,8 +38,10 @@ use crate::netlink::{Changes, Netlink};
 use crate::probe::scheduler::{Events, Scheduler, TargetSpec};
 use crate::seed;
 
-/// Longest time that the first probes are waited for.
-const MAX_PROVING: Duration = Duration::from_secs(5);
+/// Longest time that the first probes are waited for, whatever the file says.
+const MAX_PROVING: Duration = Duration::from_secs(60);
+/// Time for probes of a start to be late.
+const PROVING_SLACK: Duration = Duration::from_secs(3);
 /// Commands that wait for the controller.
 const MAX_WAITING_COMMANDS: usize = 64;
 
@@ -49,6 +51,8 @@ const MAX_WAITING_COMMANDS: usize = 64;
 /// When it cannot start; nothing new is attached then.
 pub async fn run(config_path: &Path) -> anyhow::Result<()> {
     let mut ends = Ends::new()?;
+    // From the start: the default of SIGHUP is to end the process.
+    let hangup = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
     raise_file_limit();
     let tables = TableMemo::default();
     let (file, file_digest) = load(config_path, &tables)?;
@@ -77,7 +81,7 @@ pub async fn run(config_path: &Path) -> anyhow::Result<()> {
         store,
         netlink,
     };
-    let result = serve(start, network, listener, &mut ends).await;
+    let result = serve(start, network, hangup, listener, &mut ends).await;
     if let Err(error) = std::fs::remove_file(&socket) {
         tracing::debug!(%error, "socket not removed");
     }
@@ -98,6 +102,7 @@ struct Start<'a> {
 async fn serve(
     start: Start<'_>,
     network: Changes,
+    hangup: Signal,
     listener: UnixListener,
     ends: &mut Ends,
 ) -> anyhow::Result<()> {
@@ -113,7 +118,7 @@ async fn serve(
         network,
         found,
         commands: receiver,
-        hangup: signal(SignalKind::hangup()).context("listening for SIGHUP")?,
+        hangup,
     };
     tokio::select! {
         () = controller.run(&mut sources) => {}
@@ -199,7 +204,7 @@ async fn prove(
     scheduler: &Scheduler,
     probes: &mut Events,
 ) -> hops::Found {
-    let deadline = tokio::time::Instant::now() + MAX_PROVING;
+    let deadline = tokio::time::Instant::now() + proving_limit(config);
     let mut found = hops::ask(netlink, hops::addresses(config), Solicit::Missing).await;
     loop {
         let missing = hops::is_missing(config, &found);
@@ -218,6 +223,16 @@ async fn prove(
         }
         found = hops::ask(netlink, hops::addresses(config), Solicit::Missing).await;
     }
+}
+
+/// Time in which a healthy backend of any service passes its probes.
+fn proving_limit(config: &Config) -> Duration {
+    let limit = |service: &Service| {
+        let health = service.health.as_ref()?;
+        Some(health.interval * health.rise + health.timeout)
+    };
+    let longest = config.services.iter().filter_map(limit).max();
+    (longest.unwrap_or_default() + PROVING_SLACK).min(MAX_PROVING)
 }
 
 fn load(path: &Path, tables: &TableMemo) -> anyhow::Result<(Config, String)> {

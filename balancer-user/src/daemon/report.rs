@@ -48,7 +48,7 @@ impl Controller {
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
             config_file: self.config_path.display().to_string(),
-            runtime_changes: self.running.changes.clone(),
+            runtime_changes: self.running.sentences(),
             last_reload: self.last_reload.as_ref().map(|reload| Reload {
                 ago_seconds: reload.at.elapsed().as_secs(),
                 succeeded: reload.succeeded,
@@ -158,8 +158,9 @@ impl Controller {
                 .filter(|monitor| monitor.bad_in_row() > 0 || !monitor.state().is_eligible())
                 .and_then(|monitor| monitor.last_failure())
                 .map(|(_, failure)| failure.to_string()),
-            next_hop: backend
-                .map_or_else(String::new, |backend| hops::describe(backend, &self.found)),
+            next_hop: backend.map_or_else(String::new, |backend| {
+                hops::describe(&self.config.node, service, backend, &self.found)
+            }),
             slot_count: seat.map_or(0, |seat| seat.slot_count),
             share_expected: 0.0,
             share_seen: None,

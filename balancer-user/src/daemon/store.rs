@@ -7,6 +7,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -26,7 +27,7 @@ pub(super) struct Running {
     pub version: u32,
     /// Digest of the file the configuration came from.
     pub file_digest: String,
-    /// Changes made by command since, a sentence each.
+    /// Changes made by command since, a sentence each; not the drains.
     pub changes: Vec<String>,
     /// Service and backend of each drain made by command.
     pub drains: Vec<(String, String)>,
@@ -113,7 +114,13 @@ impl Store {
         };
         let bytes = serde_json::to_vec_pretty(&running)?;
         let temporary = self.directory.join("running.json.new");
-        let mut file = File::create(&temporary)?;
+        // The configuration may hold the seed.
+        let mut file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
         file.write_all(&bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, self.directory.join("running.json"))?;

@@ -1,4 +1,4 @@
-//! The demo: six steps on real traffic, each with what it should do and what
+//! The demo: five steps on real traffic, each with what it should do and what
 //! it did.
 
 mod screen;

@@ -33,6 +33,7 @@ impl Tables {
     /// Builds them, with notes on stderr about what had to be made up.
     pub(super) async fn build(config: Config) -> Self {
         let mut hops = hops::resolve(&config).await;
+        arrive(&config, &mut hops);
         for (address, source) in make_up_sources(&config, &mut hops) {
             output::note(format_args!(
                 "note: no source address for the tunnel to {address} can be found; {source} \
@@ -131,6 +132,24 @@ fn all_up(config: &Config) -> BTreeMap<TargetId, health::State> {
         })
         .map(|id| (id, health::State::Up))
         .collect()
+}
+
+/// Lets packets arrive on the file's first interface: who leaves by it leaves
+/// the way it came, from the address it was sent to. So does a backend whose
+/// `mac` is in the file, as its trace must not depend on this host's routes.
+fn arrive(config: &Config, hops: &mut BTreeMap<IpAddr, Hop>) {
+    let first = config.node.interfaces.first();
+    let arrival = first.and_then(|name| nix::net::if_::if_nametoindex(name.as_str()).ok());
+    let backends = config.services.iter().flat_map(|service| &service.backends);
+    for backend in backends {
+        let Some(hop) = hops.get_mut(&backend.address) else {
+            continue;
+        };
+        if backend.mac.is_some() || Some(hop.egress) == arrival {
+            hop.egress = 0;
+            hop.source = None;
+        }
+    }
 }
 
 /// Gives tunnels that would have no outer source a dummy one; says which.

@@ -3,7 +3,7 @@
 //! A `BPF_F_MMAPABLE` array can be mapped, so that filling a table is a copy
 //! and not a system call for every element. The kernel reads while we write;
 //! what keeps that sound is in [`super::tables`]: only what no packet can
-//! reach is written, and [`Mapped::flip`] is one atomic store.
+//! reach is written, and [`Mapped::store`] is one atomic store.
 
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};

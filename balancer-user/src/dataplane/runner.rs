@@ -1,6 +1,6 @@
 //! One frame through a loaded program: `BPF_PROG_TEST_RUN`.
 //!
-//! [`run`] is the call itself. [`Runner`] is what a thread holds that runs
+//! `run` is the call itself. [`Runner`] is what a thread holds that runs
 //! frames of a trial while another thread changes its state.
 
 use aya::programs::{TestRun, TestRunOptions, Xdp};

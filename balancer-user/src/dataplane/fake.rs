@@ -224,6 +224,29 @@ mod tests {
     }
 
     #[test]
+    fn slots_altered_behind_our_back_are_seen_and_repaired() {
+        let mut dataplane = FakeDataplane::new(capacity());
+        let mut state = State::empty();
+        let service = ServiceState {
+            keys: vec![ServiceKey {
+                address: [192, 0, 2, 1].into(),
+                port: 80,
+                protocol: 6,
+            }],
+            members: vec![Member::zeroed(); 2],
+            table: Table::new(Arc::from(vec![Slot::settled(1); 40])),
+        };
+        state.services.insert(1, service);
+        dataplane.apply(&plan(&state, &State::empty())).unwrap();
+        dataplane.memory().slots()[1].slots[3] = Slot::settled(0);
+        let altered = dataplane.read_state().unwrap();
+        let repair = plan(&state, &altered);
+        assert_eq!(repair.upsert.keys().collect::<Vec<_>>(), [&1]);
+        dataplane.apply(&repair).unwrap();
+        assert_eq!(dataplane.read_state().unwrap(), state);
+    }
+
+    #[test]
     fn change_that_does_not_fit_changes_nothing() {
         let mut dataplane = FakeDataplane::new(Capacity {
             blocks: 2,

@@ -70,7 +70,11 @@ impl Controller {
             .map_err(|error| refused("file not read", 422, error.to_string()))?;
         let mut next = match examined.config {
             Some(config) if !examined.report.has_errors() => config,
-            _ => return Err(refused("file refused", 422, examined.report.render(false))),
+            _ => {
+                let report = &examined.report;
+                let detail = format!("{}{}", report.render(false), report.summary());
+                return Err(refused("file refused", 422, detail));
+            }
         };
         check_fixed(&self.config, &next)?;
         log_findings(&examined.report);

@@ -22,8 +22,9 @@ use crate::config::render;
 use crate::dataplane::capacity::Capacity;
 use crate::dataplane::{Dataplane, Error, Plan, State, plan};
 use crate::desired::{Builder, World};
-use crate::netlink::{Changes, Netlink};
-use crate::probe::scheduler::{Event, Events, Scheduler, TargetSpec};
+use crate::health::Failure;
+use crate::netlink::{Changes, Netlink, NextHop, Unresolved};
+use crate::probe::scheduler::{Event, Events, Scheduler, TargetId, TargetSpec};
 
 /// How often counters are sampled and missing neighbours asked again.
 const TICK: Duration = Duration::from_secs(1);
@@ -157,8 +158,19 @@ impl Controller {
             None => format!("backend {backend} is {}", transition.to),
         };
         tracing::info!(%service, %backend, from = %transition.from, to = %transition.to, %cause, "health");
+        // Probes go the way that packets go: it may lead to a wrong machine.
+        if let Some(Failure::Timeout { .. }) = event.outcome.failure()
+            && let Some(Ok(hop)) = self.hop_of(&event.id)
+        {
+            hops::doubt(&self.netlink, hop);
+        }
         self.world.health.insert(event.id.clone(), transition.to);
         let _ = self.reconcile(&format!("service {service}: {cause}"), Instant::now());
+    }
+
+    fn hop_of(&self, id: &TargetId) -> Option<&Result<NextHop, Unresolved>> {
+        let backend = self.config.service(&id.service)?.backend(&id.backend)?;
+        self.found.get(&backend.address)
     }
 
     pub(super) async fn on_network(&mut self) {

@@ -47,6 +47,17 @@ pub async fn ask(netlink: &Netlink, addresses: BTreeSet<IpAddr>, solicit: Solici
     addresses.into_iter().zip(hops).collect()
 }
 
+/// Asks beside the loop whether a silent backend's next hop still has the
+/// Ethernet address that it is known by; what comes of it is a change as any.
+pub fn doubt(netlink: &Netlink, hop: &NextHop) {
+    let (netlink, hop) = (netlink.clone(), hop.clone());
+    tokio::spawn(async move {
+        if let Err(error) = netlink.verify(&hop).await {
+            tracing::debug!(neighbour = %hop.neighbour, %error, "not verified");
+        }
+    });
+}
+
 /// Whether a neighbour's Ethernet address is needed and not known.
 pub fn is_missing(config: &Config, found: &Found) -> bool {
     backends(config).any(|backend| {

@@ -24,7 +24,7 @@ use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use nix::errno::Errno;
 use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::link::LinkExtentMask;
-use rtnetlink::packet_route::neighbour::{NeighbourFlags, NeighbourState};
+use rtnetlink::packet_route::neighbour::{NeighbourFlags, NeighbourMessage, NeighbourState};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, LinkGetRequest};
 use tokio::sync::Mutex;
@@ -57,6 +57,7 @@ const READ_NEIGHBOUR: &str = "read a neighbour";
 const LIST_NEIGHBOURS: &str = "list the neighbours";
 const LOOK_UP_ROUTE: &str = "look up a route";
 const SOLICIT: &str = "solicit a neighbour";
+const VERIFY: &str = "verify a neighbour";
 
 /// A connection to the kernel's network configuration. Clones share it.
 #[derive(Debug, Clone)]
@@ -190,6 +191,34 @@ impl Netlink {
         }
     }
 
+    /// Has the kernel find out at once whether a resolved neighbour still
+    /// answers under its MAC.
+    ///
+    /// [`Netlink::solicit`] leaves that to the kernel, which trusts an entry
+    /// for up to 45 seconds and doubts it for some more. After this it asks
+    /// three times, a second apart, and then has no MAC for it: that wakes
+    /// [`Changes`], and a solicitation finds the new one. In the meantime the
+    /// old one stands. Entries that an operator made are not touched.
+    ///
+    /// # Errors
+    /// When the kernel does not answer or does not take the request.
+    pub async fn verify(&self, hop: &NextHop) -> Result<(), Error> {
+        let entry = self.neighbour_entry(hop.egress, hop.neighbour).await?;
+        if !entry.is_some_and(|entry| neighbour::is_trusted(&entry)) {
+            return Ok(());
+        }
+        let request = self
+            .handle
+            .neighbours()
+            .add(hop.egress, hop.neighbour)
+            .state(NeighbourState::Probe)
+            .replace();
+        match timeout(PATIENCE, request.execute()).await {
+            Ok(result) => result.map_err(|error| Error::of(VERIFY, &error)),
+            Err(_) => Err(Error::Late { asked: VERIFY }),
+        }
+    }
+
     async fn read_link(&self, request: LinkGetRequest) -> Result<Option<Link>, Error> {
         let answers = collect(READ_LINK, without_statistics(request).execute()).await;
         match answers {
@@ -218,9 +247,18 @@ impl Netlink {
         }
     }
 
-    /// The MAC of one neighbour, without reading them all; the library only
-    /// knows how to list.
     async fn neighbour(&self, interface: u32, address: IpAddr) -> Result<Option<Mac>, Error> {
+        let entry = self.neighbour_entry(interface, address).await?;
+        Ok(entry.and_then(|entry| neighbour::usable_mac(&entry)))
+    }
+
+    /// One neighbour, without reading them all; the library only knows how to
+    /// list.
+    async fn neighbour_entry(
+        &self,
+        interface: u32,
+        address: IpAddr,
+    ) -> Result<Option<NeighbourMessage>, Error> {
         const ASKED: &str = READ_NEIGHBOUR;
         let request = neighbour::request(interface, address);
         let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetNeighbour(request));
@@ -234,7 +272,7 @@ impl Netlink {
         let answer = answer.map_err(|_| Error::Late { asked: ASKED })?;
         match answer.map(|message| message.payload) {
             Some(NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(entry))) => {
-                Ok(neighbour::usable_mac(&entry))
+                Ok(Some(entry))
             }
             Some(NetlinkPayload::Error(error)) => match Error::refused(ASKED, error.raw_code()) {
                 error if error.errno() == Some(Errno::ENOENT) => Ok(None),

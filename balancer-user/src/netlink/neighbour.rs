@@ -52,6 +52,16 @@ pub(super) fn usable_mac(message: &NeighbourMessage) -> Option<Mac> {
         })
 }
 
+/// Whether the kernel has learned the neighbour and does not ask it just now.
+pub(super) fn is_trusted(message: &NeighbourMessage) -> bool {
+    const TRUSTED: [NeighbourState; 3] = [
+        NeighbourState::Reachable,
+        NeighbourState::Stale,
+        NeighbourState::Delay,
+    ];
+    TRUSTED.contains(&message.header.state)
+}
+
 /// Asks for the neighbour `address` on the interface.
 pub(super) fn request(interface: u32, address: IpAddr) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();

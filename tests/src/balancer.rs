@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -37,7 +38,8 @@ pub struct Balancer<'a> {
 
 impl<'a> Balancer<'a> {
     /// Starts a daemon and waits until it forwards. `interfaces` are those
-    /// of the namespace, `services` is the rest of the file.
+    /// of the namespace, `services` is the rest of the file, which may begin
+    /// with more keys of `[node]`.
     pub fn start(namespace: &'a Namespace, interfaces: &[&str], services: &str) -> Result<Self> {
         let directory = Scratch::create("balancer")?;
         let label = directory
@@ -180,8 +182,8 @@ impl<'a> Balancer<'a> {
         let socket = self.socket();
         self.process.wait_until("forwarding", LIMIT, || {
             // A daemon that proves its backends takes the connection and
-            // answers once it forwards.
-            socket.exists().then_some(())
+            // answers once it forwards. One that was killed leaves the file.
+            UnixStream::connect(&socket).ok()
         })?;
         self.status()
             .map(drop)

@@ -1,4 +1,7 @@
-//! Lab and suites.
+//! The lab, the reference model, and what stands on them: the demo and the
+//! benchmark. The suites are in `tests/`: `lab_self` proves the lab,
+//! `program_run` the kernel program frame by frame, `netlink` the way to next
+//! hops, and `main_job` the whole balancer on real traffic.
 pub mod balancer;
 pub mod bench;
 pub mod demo;

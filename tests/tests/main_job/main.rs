@@ -1,0 +1,27 @@
+//! The main job with everything real: the `balancer` binary in a lab, with
+//! servers and clients from packages on both sides of it.
+//!
+//! Each test builds a network of its own and ends with it removed. Needs root
+//! and `cargo xtask build`; `BALANCER_BIN` names another binary. Tests share
+//! the machine's CPUs, so they run one at a time: `--test-threads=1`. Figures
+//! that were measured are printed, and shown with `--nocapture`.
+
+mod atomic;
+mod commands;
+mod drain;
+mod failure;
+mod fixture;
+mod forwarding;
+mod generic;
+mod network;
+mod programs;
+mod refusals;
+mod reload;
+mod restart;
+mod stop;
+mod udp;
+
+use std::time::Duration;
+
+/// How long a condition may take that nothing is measured by.
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);

@@ -16,7 +16,7 @@ use aya::programs::{ProgramError, Xdp, XdpMode};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::Error;
+use super::{Error, unlink};
 use crate::config::model;
 
 /// How a program got onto its interface.
@@ -82,11 +82,15 @@ pub fn attach(
     })
 }
 
-/// Detaches the program from an interface; nothing happens where none is.
+/// Detaches the program from an interface; nothing happens where none is. It
+/// is off when this returns.
 pub fn detach(pin_dir: &Path, interface: &str) -> Result<bool, Error> {
     let pin = pin_path(pin_dir, interface);
     if !pin.exists() {
         return Ok(false);
+    }
+    if let Err(error) = unlink::detach(&pin) {
+        tracing::debug!(%interface, %error, "not detached at once; the pin's removal does it");
     }
     unpin(&pin)?;
     Ok(true)

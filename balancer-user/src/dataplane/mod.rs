@@ -24,6 +24,7 @@ pub mod object;
 pub mod runner;
 pub mod tables;
 pub mod trial;
+mod unlink;
 
 use capacity::Capacity;
 

@@ -175,6 +175,7 @@ mod tests {
         };
         let flags = encoded_rustflags(&linker);
         assert_eq!(flags.split('\x1f').next(), Some("-Clinker=/a b/bpf-linker"));
-        assert_eq!(flags.split('\x1f').count(), 5);
+        // Only the separator divides them: a blank in a path does not.
+        assert!(flags.split('\x1f').all(|flag| flag != "b/bpf-linker"));
     }
 }

@@ -14,6 +14,14 @@ use crate::verdict::Reason;
 
 /// Length of an Ethernet header without tags.
 pub const ETHERNET_LEN: usize = 14;
+/// Length of a VLAN tag.
+pub const VLAN_LEN: usize = 4;
+/// Tags that are read; a frame with more is nobody's.
+pub const MAX_VLAN_TAGS: usize = 2;
+/// EtherType of a VLAN tag (IEEE 802.1Q).
+pub const ETHERTYPE_VLAN: [u8; 2] = [0x81, 0x00];
+/// EtherType of a service tag (IEEE 802.1ad).
+pub const ETHERTYPE_SERVICE_VLAN: [u8; 2] = [0x88, 0xa8];
 /// EtherType of IPv4.
 pub const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 /// EtherType of IPv6.
@@ -61,6 +69,15 @@ impl Frame for [u8] {
     }
 }
 
+/// What an Ethernet header says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    /// EtherType behind the tags.
+    pub ethertype: [u8; 2],
+    /// Bytes of the header with its tags: 14, 18 or 22.
+    pub len: usize,
+}
+
 /// What tells the service and the flow of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet<A> {
@@ -78,6 +95,8 @@ pub struct Packet<A> {
     pub ttl: u8,
     /// Whether it is the first of several fragments.
     pub is_fragment: bool,
+    /// Where the IP header begins: behind the Ethernet header and its tags.
+    pub ip_at: usize,
     /// Bytes of the IP header.
     pub header_len: u32,
     /// Bytes of the whole IP packet as its header says.
@@ -92,16 +111,32 @@ impl<A: Address> Packet<A> {
     }
 }
 
-/// The EtherType of the frame.
+/// Reads the Ethernet header with up to two tags.
 #[inline(always)]
-pub fn ethertype(frame: &(impl Frame + ?Sized)) -> Result<[u8; 2], Reason> {
-    frame.bytes(ETHERNET_LEN - 2).ok_or(Reason::Truncated)
+pub fn link(frame: &(impl Frame + ?Sized)) -> Result<Link, Reason> {
+    let mut len = ETHERNET_LEN;
+    let mut ethertype = frame.bytes(len - 2).ok_or(Reason::Truncated)?;
+    // Not a loop: the verifier wants each offset as a constant.
+    if is_tag(ethertype) {
+        len += VLAN_LEN;
+        ethertype = frame.bytes(len - 2).ok_or(Reason::Truncated)?;
+        if is_tag(ethertype) {
+            len += VLAN_LEN;
+            ethertype = frame.bytes(len - 2).ok_or(Reason::Truncated)?;
+        }
+    }
+    Ok(Link { ethertype, len })
+}
+
+#[inline(always)]
+fn is_tag(ethertype: [u8; 2]) -> bool {
+    ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_SERVICE_VLAN
 }
 
 /// Reads an IPv4 packet's service and flow (RFC 791); options are skipped.
 #[inline(always)]
-pub fn ipv4(frame: &(impl Frame + ?Sized)) -> Result<Packet<[u8; 4]>, Reason> {
-    let ip: [u8; IPV4_LEN] = frame.bytes(ETHERNET_LEN).ok_or(Reason::Truncated)?;
+pub fn ipv4(frame: &(impl Frame + ?Sized), ip_at: usize) -> Result<Packet<[u8; 4]>, Reason> {
+    let ip: [u8; IPV4_LEN] = frame.bytes(ip_at).ok_or(Reason::Truncated)?;
     let words = u32::from(ip[0] & 0x0f);
     if ip[0] >> 4 != 4 || words < 5 {
         return Err(Reason::BadIpHeader);
@@ -117,7 +152,7 @@ pub fn ipv4(frame: &(impl Frame + ?Sized)) -> Result<Packet<[u8; 4]>, Reason> {
     }
     let header_len = words * 4;
     let ports = frame
-        .bytes(ETHERNET_LEN + header_len as usize)
+        .bytes(ip_at + header_len as usize)
         .ok_or(Reason::Truncated)?;
     Ok(Packet {
         source: field(&ip, 12),
@@ -127,6 +162,7 @@ pub fn ipv4(frame: &(impl Frame + ?Sized)) -> Result<Packet<[u8; 4]>, Reason> {
         traffic_class: ip[1],
         ttl: ip[8],
         is_fragment: fragment & 0x2000 != 0,
+        ip_at,
         header_len,
         ip_len: u32::from(u16::from_be_bytes([ip[2], ip[3]])),
     })
@@ -143,8 +179,8 @@ fn field<const N: usize>(header: &[u8], at: usize) -> [u8; N] {
 /// Reads an IPv6 packet's service and flow (RFC 8200) where TCP or UDP
 /// follows the fixed header at once.
 #[inline(always)]
-pub fn ipv6(frame: &(impl Frame + ?Sized)) -> Result<Packet<[u8; 16]>, Reason> {
-    let ip: [u8; IPV6_LEN] = frame.bytes(ETHERNET_LEN).ok_or(Reason::Truncated)?;
+pub fn ipv6(frame: &(impl Frame + ?Sized), ip_at: usize) -> Result<Packet<[u8; 16]>, Reason> {
+    let ip: [u8; IPV6_LEN] = frame.bytes(ip_at).ok_or(Reason::Truncated)?;
     if ip[0] >> 4 != 6 {
         return Err(Reason::BadIpHeader);
     }
@@ -152,9 +188,7 @@ pub fn ipv6(frame: &(impl Frame + ?Sized)) -> Result<Packet<[u8; 16]>, Reason> {
     if protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP {
         return Err(Reason::NotTcpUdp);
     }
-    let ports = frame
-        .bytes(ETHERNET_LEN + IPV6_LEN)
-        .ok_or(Reason::Truncated)?;
+    let ports = frame.bytes(ip_at + IPV6_LEN).ok_or(Reason::Truncated)?;
     Ok(Packet {
         source: field(&ip, 8),
         destination: field(&ip, 24),
@@ -163,6 +197,7 @@ pub fn ipv6(frame: &(impl Frame + ?Sized)) -> Result<Packet<[u8; 16]>, Reason> {
         traffic_class: ip[0] << 4 | ip[1] >> 4,
         ttl: ip[7],
         is_fragment: false,
+        ip_at,
         header_len: IPV6_LEN as u32,
         ip_len: IPV6_LEN as u32 + u32::from(u16::from_be_bytes([ip[4], ip[5]])),
     })
@@ -182,10 +217,10 @@ pub fn transport<A: Address>(
         return Err(Reason::TtlExpired);
     }
     // Ethernet pads short frames, so the frame may be longer than the packet.
-    if packet.ip_len as usize + ETHERNET_LEN > frame.len() {
+    if packet.ip_len as usize + packet.ip_at > frame.len() {
         return Err(Reason::BadLength);
     }
-    let at = ETHERNET_LEN + packet.header_len as usize;
+    let at = packet.ip_at + packet.header_len as usize;
     if packet.protocol == PROTOCOL_UDP {
         if packet.ip_len < packet.header_len + UDP_LEN {
             return Err(Reason::BadLength);
@@ -249,15 +284,36 @@ mod tests {
         frame.splice(34..34, [1, 1, 1, 0]);
         frame[14] = 0x46;
         frame[17] = 44;
-        let packet = ipv4(frame.as_slice()).unwrap();
+        let packet = ipv4(frame.as_slice(), 14).unwrap();
         assert_eq!(packet.ports, [0x12, 0x34, 0, 80]);
         assert_eq!(packet.header_len, 24);
         assert_eq!(transport(frame.as_slice(), &packet), Ok(Opening::Syn));
     }
 
     #[test]
+    fn up_to_two_tags_are_stepped_over() {
+        let tags: [&[u8]; 3] = [&[], &[0x81, 0, 0, 7], &[0x88, 0xa8, 0, 7, 0x81, 0, 0x20, 9]];
+        for tags in tags {
+            let mut frame = tcp_v4();
+            frame.splice(12..12, tags.iter().copied());
+            let link = link(frame.as_slice()).unwrap();
+            assert_eq!(link.ethertype, ETHERTYPE_IPV4);
+            assert_eq!(link.len, ETHERNET_LEN + tags.len());
+            let packet = ipv4(frame.as_slice(), link.len).unwrap();
+            assert_eq!(transport(frame.as_slice(), &packet), Ok(Opening::Syn));
+        }
+    }
+
+    #[test]
+    fn third_tag_is_no_ip() {
+        let mut frame = tcp_v4();
+        frame.splice(12..12, [0x81, 0, 0, 7, 0x81, 0, 0, 8, 0x81, 0, 0, 9]);
+        assert_eq!(link(frame.as_slice()).unwrap().ethertype, ETHERTYPE_VLAN);
+    }
+
+    #[test]
     fn traffic_class_of_ipv6_straddles_two_bytes() {
-        let packet = ipv6(udp_v6().as_slice()).unwrap();
+        let packet = ipv6(udp_v6().as_slice(), 14).unwrap();
         assert_eq!(packet.traffic_class, 0xab);
     }
 
@@ -278,7 +334,7 @@ mod tests {
         for (index, (change, expected)) in cases.iter().enumerate() {
             let mut frame = tcp_v4();
             change(&mut frame);
-            let packet = ipv4(frame.as_slice()).unwrap();
+            let packet = ipv4(frame.as_slice(), 14).unwrap();
             assert_eq!(
                 transport(frame.as_slice(), &packet),
                 *expected,
@@ -296,7 +352,7 @@ mod tests {
         ] {
             let mut frame = udp_v6();
             frame[59] = len;
-            let packet = ipv6(frame.as_slice()).unwrap();
+            let packet = ipv6(frame.as_slice(), 14).unwrap();
             assert_eq!(transport(frame.as_slice(), &packet), expected);
         }
     }
@@ -315,7 +371,7 @@ mod tests {
         for (change, expected) in cases {
             let mut frame = tcp_v4();
             change(&mut frame);
-            assert_eq!(ipv4(frame.as_slice()), Err(*expected));
+            assert_eq!(ipv4(frame.as_slice(), 14), Err(*expected));
         }
     }
 }

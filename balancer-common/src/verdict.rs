@@ -49,7 +49,7 @@ macro_rules! reasons {
 reasons! {
     /// Sent to a backend.
     Forwarded = 0, "forwarded", Forward;
-    /// Neither IPv4 nor IPv6 (ARP, VLAN tags and the rest).
+    /// Neither IPv4 nor IPv6 (ARP, more than two VLAN tags and the rest).
     NotIp = 1, "not_ip", Pass;
     /// The frame ends before the headers that would tell its service.
     Truncated = 2, "truncated", Pass;

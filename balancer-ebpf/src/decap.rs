@@ -8,7 +8,7 @@ use aya_ebpf::helpers::generated::bpf_xdp_adjust_head;
 use aya_ebpf::programs::XdpContext;
 use balancer_common::parse::{
     self, ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame, IPV4_LEN, IPV6_LEN, PROTOCOL_IPIP,
-    PROTOCOL_IPV6,
+    PROTOCOL_IPV6, VLAN_LEN,
 };
 
 use crate::maps;
@@ -32,9 +32,10 @@ struct Outer {
 #[inline(always)]
 pub(crate) fn run(ctx: &XdpContext) -> Option<()> {
     let frame = XdpFrame::of(ctx);
-    let outer = match parse::ethertype(frame).ok()? {
-        ETHERTYPE_IPV4 => outer_v4(frame)?,
-        ETHERTYPE_IPV6 => outer_v6(frame)?,
+    let link = parse::link(frame).ok()?;
+    let outer = match link.ethertype {
+        ETHERTYPE_IPV4 => outer_v4(frame, link.len)?,
+        ETHERTYPE_IPV6 => outer_v6(frame, link.len)?,
         _ => return None,
     };
     let ethertype = match outer.inner {
@@ -48,12 +49,12 @@ pub(crate) fn run(ctx: &XdpContext) -> Option<()> {
     if !any && !maps::decap_trusts(&outer.source) {
         return None;
     }
-    unwrap(ctx, &outer, ethertype)
+    unwrap(ctx, link.len, &outer, ethertype)
 }
 
 #[inline(always)]
-fn outer_v4(frame: &XdpFrame) -> Option<Outer> {
-    let ip: [u8; 20] = frame.bytes(ETHERNET_LEN)?;
+fn outer_v4(frame: &XdpFrame, ip_at: usize) -> Option<Outer> {
+    let ip: [u8; IPV4_LEN] = frame.bytes(ip_at)?;
     let is_fragment = u16::from_be_bytes([ip[6], ip[7]]) & 0x3fff != 0;
     let len = usize::from(ip[0] & 0x0f) * 4;
     if ip[0] >> 4 != 4 || len < 20 || is_fragment {
@@ -71,8 +72,8 @@ fn outer_v4(frame: &XdpFrame) -> Option<Outer> {
 }
 
 #[inline(always)]
-fn outer_v6(frame: &XdpFrame) -> Option<Outer> {
-    let ip: [u8; 8] = frame.bytes(ETHERNET_LEN)?;
+fn outer_v6(frame: &XdpFrame, ip_at: usize) -> Option<Outer> {
+    let ip: [u8; 8] = frame.bytes(ip_at)?;
     if ip[0] >> 4 != 6 {
         return None;
     }
@@ -80,20 +81,20 @@ fn outer_v6(frame: &XdpFrame) -> Option<Outer> {
         len: IPV6_LEN,
         inner_len: usize::from(u16::from_be_bytes([ip[4], ip[5]])),
         inner: ip[6],
-        source: frame.bytes(ETHERNET_LEN + 8)?,
+        source: frame.bytes(ip_at + 8)?,
     })
 }
 
 #[inline(always)]
-fn unwrap(ctx: &XdpContext, outer: &Outer, ethertype: [u8; 2]) -> Option<()> {
+fn unwrap(ctx: &XdpContext, ip_at: usize, outer: &Outer, ethertype: [u8; 2]) -> Option<()> {
     let frame = XdpFrame::of(ctx);
     // Before the check at a variable offset: after it the compiler would know
     // that these bytes are there and leave their own check out, which the
     // verifier does not follow.
-    let addresses: [u8; 12] = frame.bytes(0)?;
+    let link: [u8; ETHERNET_LEN + 2 * VLAN_LEN] = frame.bytes(0)?;
     // The inner header must begin inside the frame before anything moves.
-    let _: [u8; IPV4_LEN] = frame.bytes(ETHERNET_LEN + outer.len)?;
-    let is_whole = ETHERNET_LEN + outer.len + outer.inner_len <= frame.len();
+    let _: [u8; IPV4_LEN] = frame.bytes(ip_at + outer.len)?;
+    let is_whole = ip_at + outer.len + outer.inner_len <= frame.len();
     if outer.inner_len < IPV4_LEN || !is_whole {
         return None;
     }
@@ -102,12 +103,30 @@ fn unwrap(ctx: &XdpContext, outer: &Outer, ethertype: [u8; 2]) -> Option<()> {
     if unsafe { bpf_xdp_adjust_head(ctx.ctx, outer.len as i32) } != 0 {
         return None;
     }
-    frame.write(0, addresses)?;
-    frame.write(ETHERNET_LEN - 2, ethertype)?;
+    write_link(frame, ip_at, link)?;
+    frame.write(ip_at - 2, ethertype)?;
     let counters = maps::decap_counters()?;
     // SAFETY: the entry of this CPU in a live map; nobody else writes it.
     let counters = unsafe { &mut *counters };
     counters.packets += 1;
     counters.bytes += outer.inner_len as u64;
     Some(())
+}
+
+/// Writes the first `ip_at` bytes of the Ethernet header as it was.
+#[inline(always)]
+fn write_link(
+    frame: &XdpFrame,
+    ip_at: usize,
+    link: [u8; ETHERNET_LEN + 2 * VLAN_LEN],
+) -> Option<()> {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, rest @ ..] = link;
+    frame.write(0, [a, b, c, d, e, f, g, h, i, j, k, l])?;
+    let [m, n, o, p, q, r, s, t, ..] = rest;
+    // One case a number of tags: what follows them is the inner packet.
+    match ip_at - ETHERNET_LEN {
+        0 => Some(()),
+        VLAN_LEN => frame.write(12, [m, n, o, p]),
+        _ => frame.write(12, [m, n, o, p, q, r, s, t]),
+    }
 }

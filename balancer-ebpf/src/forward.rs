@@ -5,13 +5,16 @@ use aya_ebpf::helpers::generated::bpf_xdp_adjust_head;
 use aya_ebpf::programs::XdpContext;
 use balancer_common::encap;
 use balancer_common::layout::Member;
-use balancer_common::parse::{ETHERNET_LEN, Frame, IPV4_LEN, IPV6_LEN, Packet};
+use balancer_common::parse::{ETHERNET_LEN, Frame, IPV4_LEN, IPV6_LEN, Packet, VLAN_LEN};
 use balancer_common::verdict::Reason;
 
 use crate::maps;
 use crate::packet::XdpFrame;
 use crate::pick::Picked;
 use crate::vip::Family;
+
+/// Where VLAN tags begin: behind the two addresses.
+const TAGS_AT: usize = 12;
 
 #[inline(always)]
 pub(crate) fn send<A: Family>(
@@ -69,9 +72,9 @@ fn ipip_v4<A: Family>(
         packet.ip_len,
         A::TUNNEL_PROTOCOL,
     );
-    push::<IPV4_LEN>(ctx, ethernet, Member::IPIP_V4)?;
+    push::<IPV4_LEN>(ctx, packet.ip_at, ethernet, Member::IPIP_V4)?;
     XdpFrame::of(ctx)
-        .write(ETHERNET_LEN, outer)
+        .write(packet.ip_at, outer)
         .ok_or(Reason::NoHeadroom)
 }
 
@@ -88,27 +91,40 @@ fn ipip_v6<A: Family>(
         A::TUNNEL_PROTOCOL,
         picked.hash,
     );
-    push::<IPV6_LEN>(ctx, ethernet, Member::IPIP_V6)?;
+    push::<IPV6_LEN>(ctx, packet.ip_at, ethernet, Member::IPIP_V6)?;
     let frame = XdpFrame::of(ctx);
     frame
-        .write(ETHERNET_LEN, outer)
-        .and_then(|()| frame.write(ETHERNET_LEN + 8, picked.member.outer_source))
-        .and_then(|()| frame.write(ETHERNET_LEN + 24, picked.member.outer_destination))
+        .write(packet.ip_at, outer)
+        .and_then(|()| frame.write(packet.ip_at + 8, picked.member.outer_source))
+        .and_then(|()| frame.write(packet.ip_at + 24, picked.member.outer_destination))
         .ok_or(Reason::NoHeadroom)
 }
 
-/// Makes room for an outer header of `N` bytes and writes the Ethernet
-/// header before it; the old one lies in that room and is overwritten.
+/// Makes room for an outer header of `N` bytes at `ip_at` and writes the
+/// Ethernet header before it. The tags move with it; the rest of the old
+/// header lies in that room and is overwritten.
 #[inline(always)]
-fn push<const N: usize>(ctx: &XdpContext, ethernet: [u8; 12], kind: u8) -> Result<(), Reason> {
+fn push<const N: usize>(
+    ctx: &XdpContext,
+    ip_at: usize,
+    ethernet: [u8; 12],
+    kind: u8,
+) -> Result<(), Reason> {
+    let tags: [u8; 2 * VLAN_LEN] = XdpFrame::of(ctx).bytes(TAGS_AT).ok_or(Reason::Truncated)?;
     // SAFETY: a helper call on the program's own context; every pointer into
     // the packet is made anew after it.
     if unsafe { bpf_xdp_adjust_head(ctx.ctx, -(N as i32)) } != 0 {
         return Err(Reason::NoHeadroom);
     }
     write_addresses(ctx, ethernet)?;
-    XdpFrame::of(ctx)
-        .write(ETHERNET_LEN - 2, encap::ethertype(kind))
+    let frame = XdpFrame::of(ctx);
+    if ip_at > ETHERNET_LEN {
+        // A single tag drags the old EtherType and more along, all of which
+        // the outer header overwrites.
+        frame.write(TAGS_AT, tags).ok_or(Reason::NoHeadroom)?;
+    }
+    frame
+        .write(ip_at - 2, encap::ethertype(kind))
         .ok_or(Reason::NoHeadroom)
 }
 

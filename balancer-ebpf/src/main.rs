@@ -48,9 +48,11 @@ fn decap(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn stages(ctx: &XdpContext) -> Result<u32, Reason> {
     trace::begin();
-    match parse::ethertype(ctx_frame(ctx))? {
-        ETHERTYPE_IPV4 => balance(ctx, parse::ipv4(ctx_frame(ctx))?),
-        ETHERTYPE_IPV6 => balance(ctx, parse::ipv6(ctx_frame(ctx))?),
+    let frame = ctx_frame(ctx);
+    let link = parse::link(frame)?;
+    match link.ethertype {
+        ETHERTYPE_IPV4 => balance(ctx, parse::ipv4(frame, link.len)?),
+        ETHERTYPE_IPV6 => balance(ctx, parse::ipv6(frame, link.len)?),
         _ => Err(Reason::NotIp),
     }
 }

@@ -169,7 +169,7 @@ impl Generator {
                 packet.udp_len = Some(rng.pick(&[0, 7, 8, 9, 0xffff]));
                 packet.data_offset = Some(rng.below(16) as u8);
             }
-            8 => packet.vlans = vec![100; 1 + rng.below(2)],
+            8 => packet.vlans = vec![100; 1 + rng.below(3)],
             9 => packet.extension = Some(rng.pick(&[0, 43, 44, 51, 60, 135])),
             _ => packet.protocol = rng.pick(&[0, 1, 2, 4, 41, 47, 50, 58, 59, 132, 255]),
         }

@@ -101,8 +101,9 @@ impl Packet {
     /// The frame.
     pub fn build(&self) -> Vec<u8> {
         let mut frame = self.ethernet.to_vec();
-        for tag in &self.vlans {
-            frame.extend([0x81, 0x00]);
+        for (index, tag) in self.vlans.iter().enumerate() {
+            let is_outer = index + 1 < self.vlans.len();
+            frame.extend(if is_outer { [0x88, 0xa8] } else { [0x81, 0x00] });
             frame.extend(tag.to_be_bytes());
         }
         match (self.source.ip(), self.destination.ip()) {

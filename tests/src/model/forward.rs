@@ -3,7 +3,7 @@
 use balancer_common::layout::Member;
 use balancer_common::verdict::Reason;
 
-use super::parse::{ETHERNET, Flow};
+use super::parse::Flow;
 
 const OUTER_TTL: u8 = 64;
 const IPV4: u8 = 4;
@@ -27,18 +27,20 @@ pub fn send(frame: &[u8], flow: &Flow, member: &Member, hash: u64) -> Result<Vec
     }
     let mut out = ethernet(frame, member).to_vec();
     match member.kind {
-        Member::L2 => out.extend(&frame[12..ETHERNET]),
+        Member::L2 => out.extend(&frame[12..flow.ip_at]),
         Member::IPIP_V4 => {
+            out.extend(&frame[12..flow.ip_at - 2]);
             out.extend([0x08, 0x00]);
             out.extend(outer_v4(flow, member));
         }
         Member::IPIP_V6 => {
+            out.extend(&frame[12..flow.ip_at - 2]);
             out.extend([0x86, 0xdd]);
             out.extend(outer_v6(flow, member, hash));
         }
         _ => return Err(Reason::BadTable),
     }
-    out.extend(&frame[ETHERNET..]);
+    out.extend(&frame[flow.ip_at..]);
     Ok(out)
 }
 

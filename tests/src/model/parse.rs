@@ -4,9 +4,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use balancer_common::verdict::Reason;
 
-/// Bytes of an Ethernet header without tags.
-pub const ETHERNET: usize = 14;
-
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
@@ -27,6 +24,8 @@ pub struct Flow {
     pub ttl: u8,
     /// Whether more fragments follow.
     pub is_fragment: bool,
+    /// Where the IP header begins, behind the tags.
+    pub ip_at: usize,
     /// Bytes of the IP header, options included.
     pub header_len: usize,
     /// Bytes of the IP packet by its own account.
@@ -51,16 +50,23 @@ pub enum Opening {
 /// anything in it is judged: version and header length first, then the
 /// protocol, then the fragment's offset, then whether the ports are there.
 pub fn flow(frame: &[u8]) -> Result<Flow, Reason> {
-    match u16_at(frame, 12).ok_or(Reason::Truncated)? {
-        0x0800 => flow_v4(frame),
-        0x86dd => flow_v6(frame),
+    let mut at = 12;
+    let mut ethertype = u16_at(frame, at).ok_or(Reason::Truncated)?;
+    // IEEE 802.1Q: a tag is its own EtherType, two bytes, and the next EtherType.
+    while matches!(ethertype, 0x8100 | 0x88a8) && at < 12 + 2 * 4 {
+        at += 4;
+        ethertype = u16_at(frame, at).ok_or(Reason::Truncated)?;
+    }
+    match ethertype {
+        0x0800 => flow_v4(frame, at + 2),
+        0x86dd => flow_v6(frame, at + 2),
         _ => Err(Reason::NotIp),
     }
 }
 
 /// RFC 791, 3.1.
-fn flow_v4(frame: &[u8]) -> Result<Flow, Reason> {
-    let header: &[u8; 20] = array(frame, ETHERNET).ok_or(Reason::Truncated)?;
+fn flow_v4(frame: &[u8], ip_at: usize) -> Result<Flow, Reason> {
+    let header: &[u8; 20] = array(frame, ip_at).ok_or(Reason::Truncated)?;
     let [version, words] = [header[0] / 16, header[0] % 16];
     if version != 4 || words < 5 {
         return Err(Reason::BadIpHeader);
@@ -75,19 +81,20 @@ fn flow_v4(frame: &[u8]) -> Result<Flow, Reason> {
     Ok(Flow {
         source: address(12).into(),
         destination: address(16).into(),
-        ports: ports(frame, ETHERNET + header_len)?,
+        ports: ports(frame, ip_at + header_len)?,
         protocol,
         traffic_class: header[1],
         ttl: header[8],
         is_fragment: fragment & (1 << 13) != 0,
+        ip_at,
         header_len,
         ip_len: usize::from(u16::from_be_bytes([header[2], header[3]])),
     })
 }
 
 /// RFC 8200, 3: only where TCP or UDP follows the fixed header at once.
-fn flow_v6(frame: &[u8]) -> Result<Flow, Reason> {
-    let header: &[u8; 40] = array(frame, ETHERNET).ok_or(Reason::Truncated)?;
+fn flow_v6(frame: &[u8], ip_at: usize) -> Result<Flow, Reason> {
+    let header: &[u8; 40] = array(frame, ip_at).ok_or(Reason::Truncated)?;
     let first = u32::from_be_bytes([header[0], header[1], header[2], header[3]]);
     if first >> 28 != 6 {
         return Err(Reason::BadIpHeader);
@@ -97,11 +104,12 @@ fn flow_v6(frame: &[u8]) -> Result<Flow, Reason> {
     Ok(Flow {
         source: address(8).into(),
         destination: address(24).into(),
-        ports: ports(frame, ETHERNET + 40)?,
+        ports: ports(frame, ip_at + 40)?,
         protocol,
         traffic_class: (first >> 20) as u8,
         ttl: header[7],
         is_fragment: false,
+        ip_at,
         header_len: 40,
         ip_len: 40 + usize::from(u16::from_be_bytes([header[4], header[5]])),
     })
@@ -120,7 +128,7 @@ pub fn transport(frame: &[u8], flow: &Flow) -> Result<Opening, Reason> {
         return Err(Reason::TtlExpired);
     }
     // What comes after the packet is Ethernet's padding.
-    let packet = frame[ETHERNET..]
+    let packet = frame[flow.ip_at..]
         .get(..flow.ip_len)
         .ok_or(Reason::BadLength)?;
     let segment = packet.get(flow.header_len..).ok_or(Reason::BadLength)?;

@@ -75,6 +75,21 @@ fn every_pair_of_families_comes_out_as_the_packet_that_went_in() {
 }
 
 #[test]
+fn vlan_tags_outlive_the_outer_header() {
+    let mut decap = DecapTrial::load(&[]).unwrap();
+    for member in [ipip_v4(7), ipip_v6(7)] {
+        for vlans in [vec![100], vec![100, 200]] {
+            let packet = Packet { vlans, ..tcp_v6() };
+            let frame = sent(&only(member), &packet);
+            let (action, out) = decap.run(&frame).unwrap();
+            assert_eq!(action, Action::Pass);
+            assert_eq!(out[..12], frame[..12]);
+            assert_eq!(out[12..], packet.build()[12..]);
+        }
+    }
+}
+
+#[test]
 fn padding_is_no_byte_of_the_inner_packet() {
     let packet = Packet {
         padding_len: 6,

@@ -162,3 +162,48 @@ fn trace_tells_service_member_slot_and_hash() {
     assert_eq!(outcome.hash, Some(0x8647_5492_48c0_b49d));
     assert_eq!((outcome.service, outcome.member), (Some(2), Some(0)));
 }
+
+/// Tags stand between the addresses and the EtherType, before and after.
+#[test]
+fn vlan_tags_stay_on_the_frame_in_every_mode() {
+    let tagged = |packet: Packet, vlans: &[u16]| Packet {
+        vlans: vlans.to_vec(),
+        ..packet
+    };
+    let cases = [
+        (
+            l2(7),
+            tcp_v4(),
+            vec![100],
+            "020000000007 02bb00000007 81000064 0800",
+        ),
+        (
+            l2(7),
+            tcp_v6(),
+            vec![100, 200],
+            "020000000007 02bb00000007 88a80064 810000c8 86dd",
+        ),
+        (
+            ipip_v4(7),
+            expedited(tcp_v4()),
+            vec![100],
+            "020000000007 02aa00000001 81000064 0800
+             45b9003c 00004000 40041cec 0a090909 0a010007",
+        ),
+        (
+            ipip_v4(7),
+            expedited(tcp_v6()),
+            vec![100, 200],
+            "020000000007 02aa00000001 88a80064 810000c8 0800
+             45b90050 00004000 40291cb3 0a090909 0a010007",
+        ),
+    ];
+    for (member, packet, vlans, head) in cases {
+        let frame = tagged(packet.clone(), &vlans).build();
+        let (outcome, _) = Fixture::new(&only(member)).run(&frame);
+        let head: String = head.split_whitespace().collect();
+        assert_eq!(outcome.action, Action::Tx);
+        let ip_at = ETHERNET + 4 * vlans.len();
+        assert_eq!(hex(&outcome.frame), head + &hex(&frame[ip_at..]));
+    }
+}

@@ -71,20 +71,24 @@ pub fn is_missing(config: &Config, found: &Found) -> bool {
 /// even without a route: its packets leave the way they came.
 pub fn for_members(config: &Config, found: &Found) -> BTreeMap<IpAddr, Hop> {
     backends(config)
-        .filter_map(|backend| Some((backend.address, for_member(backend, found)?)))
+        .filter_map(|backend| Some((backend.address, for_member(&config.node, backend, found)?)))
         .collect()
 }
 
-fn for_member(backend: &Backend, found: &Found) -> Option<Hop> {
+/// With a `mac` in the file the route only chooses among the interfaces that
+/// the file names: another one, such as a VLAN's, cannot take frames from XDP.
+fn for_member(node: &Node, backend: &Backend, found: &Found) -> Option<Hop> {
     match found.get(&backend.address) {
-        Some(Ok(hop)) => Some(Hop {
-            egress: hop.egress,
-            mtu: hop.mtu,
-            destination: hop.mac,
-            source: Some(hop.source_mac),
-            address: hop.source,
-            on_link: hop.on_link,
-        }),
+        Some(Ok(hop)) if backend.mac.is_none() || node.interfaces.contains(&hop.interface) => {
+            Some(Hop {
+                egress: hop.egress,
+                mtu: hop.mtu,
+                destination: hop.mac,
+                source: Some(hop.source_mac),
+                address: hop.source,
+                on_link: hop.on_link,
+            })
+        }
         _ if backend.mac.is_some() => Some(Hop {
             egress: 0,
             mtu: ETHERNET_MTU,
@@ -100,7 +104,7 @@ fn for_member(backend: &Backend, found: &Found) -> Option<Hop> {
 /// Why packets cannot be sent to a backend; `resolved` if they can. It asks
 /// the code that makes the member, so that the two never disagree.
 pub fn describe(node: &Node, service: &Service, backend: &Backend, found: &Found) -> String {
-    let hop = for_member(backend, found);
+    let hop = for_member(node, backend, found);
     let member = member::build(node, service, backend, hop.as_ref(), true, 0, 0);
     if member.flags & Member::RESOLVED != 0 {
         return "resolved".to_owned();

@@ -17,6 +17,12 @@ pub const fn finish(sum: u32) -> u16 {
     !fold(sum)
 }
 
+/// The checksum field after one word changed: RFC 1624, equation 3.
+#[inline(always)]
+pub const fn update(checksum: u16, old: u16, new: u16) -> u16 {
+    finish(!checksum as u32 + !old as u32 + new as u32)
+}
+
 /// Sum of the bytes as big-endian words; an odd last byte is the high half.
 /// For at most 128 KiB, so that 32 bits hold it.
 pub fn sum(bytes: &[u8]) -> u32 {
@@ -43,6 +49,14 @@ mod tests {
             0x01, 0xc0, 0xa8, 0x00, 0xc7,
         ];
         assert_eq!(finish(sum(&header)), 0xb861);
+    }
+
+    #[test]
+    fn update_is_what_a_full_sum_gives() {
+        let mut words = [0x12, 0x34, 0xff, 0xff, 0x00, 0x01, 0xab, 0xcd];
+        let before = finish(sum(&words));
+        words[2..4].copy_from_slice(&[0x40, 0x06]);
+        assert_eq!(update(before, 0xffff, 0x4006), finish(sum(&words)));
     }
 
     #[test]

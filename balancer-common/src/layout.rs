@@ -16,7 +16,7 @@
 use bytemuck::{Pod, Zeroable};
 
 /// Bumped with every change of a structure here.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 /// Configurations that stand side by side; one is in force.
 pub const GENERATIONS: u32 = 2;
 /// Slots in one element of `SLOTS`: 64 bytes, a cache line.
@@ -54,7 +54,7 @@ pub struct GenerationHead {
     pub mask_v4: u32,
     /// As `mask_v4`, for IPv6.
     pub mask_v6: u32,
-    /// [`GenerationHead::ANY_PORT`] and nothing else yet.
+    /// [`GenerationHead::ANY_PORT`], [`GenerationHead::ANSWER_ECHO`].
     pub flags: u32,
     /// Zero.
     pub reserved: u32,
@@ -63,6 +63,8 @@ pub struct GenerationHead {
 impl GenerationHead {
     /// Some service takes every port, so a miss is asked again with port 0.
     pub const ANY_PORT: u32 = 1;
+    /// Echo requests to a service's address are answered.
+    pub const ANSWER_ECHO: u32 = 2;
 }
 
 /// What a service key leads to.
@@ -79,6 +81,12 @@ pub struct Target {
     pub members: u32,
     /// Members from there on, gaps included.
     pub member_count: u32,
+}
+
+impl Target {
+    /// `service` of the bucket that marks an address: some service has it.
+    /// Its key has port 0 and protocol 0, which no service has.
+    pub const ADDRESS: u32 = u32::MAX;
 }
 
 /// One bucket of `SERVICES_V4`. An empty bucket is all zero.

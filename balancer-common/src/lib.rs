@@ -14,6 +14,7 @@ pub mod affinity;
 pub mod checksum;
 pub mod encap;
 pub mod hash;
+pub mod icmp;
 pub mod layout;
 pub mod parse;
 pub mod verdict;

@@ -14,6 +14,8 @@ pub enum Disposition {
     Drop,
     /// On its way to a backend.
     Forward,
+    /// Turned into its own answer, on its way back.
+    Answer,
 }
 
 macro_rules! reasons {
@@ -55,7 +57,7 @@ reasons! {
     Truncated = 2, "truncated", Pass;
     /// Version or header length of the IP header contradict the EtherType.
     BadIpHeader = 3, "bad_ip_header", Pass;
-    /// Neither TCP nor UDP, or an IPv6 extension header comes first.
+    /// Neither TCP nor UDP nor an echo request that is answered, or an IPv6 extension header comes first.
     NotTcpUdp = 4, "not_tcp_udp", Pass;
     /// A later fragment: it has no ports, so no service can be told.
     LaterFragment = 5, "later_fragment", Pass;
@@ -79,8 +81,10 @@ reasons! {
     ExceedsMtu = 14, "exceeds_mtu", Drop;
     /// The kernel gave no room for the outer header.
     NoHeadroom = 15, "no_headroom", Drop;
-    /// The tables contradict themselves; see `balancer verify`.
+    /// The tables contradict themselves.
     BadTable = 16, "bad_table", Drop;
+    /// An echo request to a service's address, answered here.
+    EchoAnswered = 17, "echo_answered", Answer;
 }
 
 impl Reason {

@@ -10,6 +10,7 @@
 
 mod count;
 mod decap;
+mod echo;
 mod forward;
 mod maps;
 mod packet;
@@ -27,10 +28,10 @@ use balancer_common::verdict::{Disposition, Reason};
 #[xdp]
 fn balancer(ctx: XdpContext) -> u32 {
     let (action, reason) = match stages(&ctx) {
-        Ok(action) => (action, Reason::Forwarded),
+        Ok(done) => done,
         Err(reason) => match reason.disposition() {
             Disposition::Pass => (XDP_PASS, reason),
-            Disposition::Drop | Disposition::Forward => (XDP_DROP, reason),
+            Disposition::Drop | Disposition::Forward | Disposition::Answer => (XDP_DROP, reason),
         },
     };
     count::reason(reason);
@@ -46,19 +47,27 @@ fn decap(ctx: XdpContext) -> u32 {
 }
 
 #[inline(always)]
-fn stages(ctx: &XdpContext) -> Result<u32, Reason> {
+fn stages(ctx: &XdpContext) -> Result<(u32, Reason), Reason> {
     trace::begin();
     let frame = ctx_frame(ctx);
     let link = parse::link(frame)?;
     match link.ethertype {
-        ETHERTYPE_IPV4 => balance(ctx, parse::ipv4(frame, link.len)?),
-        ETHERTYPE_IPV6 => balance(ctx, parse::ipv6(frame, link.len)?),
+        ETHERTYPE_IPV4 => match parse::ipv4(frame, link.len) {
+            Ok(packet) => balance(ctx, packet),
+            Err(Reason::NotTcpUdp) => echo::v4(ctx, link.len),
+            Err(reason) => Err(reason),
+        },
+        ETHERTYPE_IPV6 => match parse::ipv6(frame, link.len) {
+            Ok(packet) => balance(ctx, packet),
+            Err(Reason::NotTcpUdp) => echo::v6(ctx, link.len),
+            Err(reason) => Err(reason),
+        },
         _ => Err(Reason::NotIp),
     }
 }
 
 #[inline(always)]
-fn balance<A: vip::Family>(ctx: &XdpContext, packet: Packet<A>) -> Result<u32, Reason> {
+fn balance<A: vip::Family>(ctx: &XdpContext, packet: Packet<A>) -> Result<(u32, Reason), Reason> {
     let node = maps::generation().ok_or(Reason::BadTable)?;
     let target = vip::lookup(&node, &packet).ok_or(Reason::NoService)?;
     trace::service(target.service);
@@ -67,7 +76,7 @@ fn balance<A: vip::Family>(ctx: &XdpContext, packet: Packet<A>) -> Result<u32, R
     trace::flow(&picked);
     let action = forward::send(ctx, &packet, &picked)?;
     count::member(picked.member.counter, packet.ip_len, opening);
-    Ok(action)
+    Ok((action, Reason::Forwarded))
 }
 
 #[inline(always)]

@@ -90,7 +90,22 @@ fn find<A: Family>(
     packet: &Packet<A>,
     port: [u8; 2],
 ) -> Option<&'static Target> {
-    let (address, protocol) = (packet.destination, packet.protocol);
+    at(node, packet.destination, port, packet.protocol)
+}
+
+/// Whether some service has this address.
+#[inline(always)]
+pub(crate) fn has_address<A: Family>(node: &Generation, address: A) -> bool {
+    at(node, address, [0, 0], 0).is_some()
+}
+
+#[inline(always)]
+fn at<A: Family>(
+    node: &Generation,
+    address: A,
+    port: [u8; 2],
+    protocol: u8,
+) -> Option<&'static Target> {
     let mask = A::mask(node.head);
     let (first, second) = hash::buckets(node.head.lookup_seed, mask, address, port, protocol);
     A::bucket(node, first, address, port, protocol)

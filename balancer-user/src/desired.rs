@@ -154,6 +154,7 @@ impl Builder {
         Built {
             state: State {
                 flow_keys: seed::flow_keys(seed),
+                answer_echo: config.node.answer_echo,
                 services,
             },
             fresh_counters,

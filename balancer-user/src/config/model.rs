@@ -57,6 +57,8 @@ pub struct Node {
     pub state_dir: PathBuf,
     /// Directory on a bpffs where link and maps are pinned.
     pub pin_dir: PathBuf,
+    /// Answer echo requests to the services' addresses.
+    pub answer_echo: bool,
     /// Leave the program attached when the daemon is stopped.
     pub keep_forwarding: bool,
     /// How often the kernel's tables are read back and compared.

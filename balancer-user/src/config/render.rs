@@ -70,6 +70,7 @@ impl Text {
         self.path("socket", &node.socket, defaults::SOCKET);
         self.path("state_dir", &node.state_dir, defaults::STATE_DIR);
         self.path("pin_dir", &node.pin_dir, defaults::PIN_DIR);
+        self.key_unless("answer_echo", node.answer_echo, true, plain);
         self.key_unless("keep_forwarding", node.keep_forwarding, false, plain);
         self.key_unless(
             "resync_interval",

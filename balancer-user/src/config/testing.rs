@@ -15,6 +15,7 @@ tunnel_source_v6 = "2001:db8::1"
 socket = "/run/balancer/b.sock"
 state_dir = "/var/lib/b"
 pin_dir = "/sys/fs/bpf/b"
+answer_echo = false
 keep_forwarding = true
 resync_interval = "10s"
 

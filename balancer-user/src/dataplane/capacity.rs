@@ -71,8 +71,9 @@ impl Capacity {
     }
 }
 
+/// Each key may come with a mark of its address.
 fn buckets(keys: u32) -> u32 {
-    (keys * 4).next_power_of_two().max(LEAST_BUCKETS)
+    (keys * 2 * 4).next_power_of_two().max(LEAST_BUCKETS)
 }
 
 #[cfg(test)]

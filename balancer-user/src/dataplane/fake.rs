@@ -190,6 +190,7 @@ mod tests {
                     .collect();
                 State {
                     flow_keys: [key; 10],
+                    answer_echo: key % 2 == 0,
                     services,
                 }
             })

@@ -36,6 +36,8 @@ pub type ServiceId = u32;
 pub struct State {
     /// Keys of the flow hash, drawn from the seed.
     pub flow_keys: [u64; FLOW_KEYS],
+    /// Whether echo requests to a service's address are answered.
+    pub answer_echo: bool,
     /// The services by number.
     pub services: BTreeMap<ServiceId, ServiceState>,
 }
@@ -45,6 +47,7 @@ impl State {
     pub fn empty() -> Self {
         Self {
             flow_keys: [0; FLOW_KEYS],
+            answer_echo: false,
             services: BTreeMap::new(),
         }
     }
@@ -129,6 +132,8 @@ fn digest(slots: &[Slot]) -> u64 {
 pub struct Plan {
     /// Keys of the flow hash, where they change.
     pub flow_keys: Option<[u64; FLOW_KEYS]>,
+    /// Whether echo requests are answered, where that changes.
+    pub answer_echo: Option<bool>,
     /// Services that are new or differ, whole.
     pub upsert: BTreeMap<ServiceId, ServiceState>,
     /// Services that go.
@@ -138,7 +143,10 @@ pub struct Plan {
 impl Plan {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.flow_keys.is_none() && self.upsert.is_empty() && self.remove.is_empty()
+        self.flow_keys.is_none()
+            && self.answer_echo.is_none()
+            && self.upsert.is_empty()
+            && self.remove.is_empty()
     }
 }
 
@@ -146,6 +154,7 @@ impl Plan {
 pub fn plan(desired: &State, actual: &State) -> Plan {
     Plan {
         flow_keys: (desired.flow_keys != actual.flow_keys).then_some(desired.flow_keys),
+        answer_echo: (desired.answer_echo != actual.answer_echo).then_some(desired.answer_echo),
         upsert: desired
             .services
             .iter()

@@ -9,7 +9,7 @@
 //! Invariants: what is in force is never written; a plan that does not fit
 //! changes nothing; the state is always read back from the memory itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use balancer_common::layout::{
@@ -141,6 +141,7 @@ impl<M: Memory> Tables<M> {
         }
         State {
             flow_keys: node.generations[generation].flow_keys,
+            answer_echo: node.generations[generation].flags & GenerationHead::ANSWER_ECHO != 0,
             services,
         }
     }
@@ -153,7 +154,7 @@ impl<M: Memory> Tables<M> {
         protocol: u8,
         target: Target,
     ) {
-        if target.service == 0 {
+        if target.service == 0 || target.service == Target::ADDRESS {
             return;
         }
         let key = ServiceKey {
@@ -214,6 +215,7 @@ impl<M: Memory> Tables<M> {
         if let Some(flow_keys) = plan.flow_keys {
             next.flow_keys = flow_keys;
         }
+        next.answer_echo = plan.answer_echo.unwrap_or(next.answer_echo);
         for id in &plan.remove {
             next.services.remove(id);
         }
@@ -234,11 +236,7 @@ impl<M: Memory> Tables<M> {
             members += service.members.len();
         }
         fits("MEMBERS", members, self.memory.members().len() / 2)?;
-        let keys: Vec<(ServiceKey, ServiceId)> = next
-            .services
-            .iter()
-            .flat_map(|(id, service)| service.keys.iter().map(|key| (*key, *id)))
-            .collect();
+        let keys = all_keys(next);
         let v4 = keys.iter().filter(|(key, _)| key.address.is_ipv4()).count();
         let half_v4 = self.memory.services_v4().len() / 2;
         let half_v6 = self.memory.services_v6().len() / 2;
@@ -296,7 +294,7 @@ impl<M: Memory> Tables<M> {
             bytemuck::cast_slice_mut::<SlotBlock, Slot>(blocks)[..slots.len()]
                 .copy_from_slice(slots);
         }
-        let targets = next
+        let mut targets: BTreeMap<ServiceId, Target> = next
             .services
             .iter()
             .filter_map(|(id, service)| {
@@ -312,6 +310,11 @@ impl<M: Memory> Tables<M> {
                 Some((*id, target))
             })
             .collect();
+        let address = Target {
+            service: Target::ADDRESS,
+            ..Target::zeroed()
+        };
+        targets.insert(Target::ADDRESS, address);
         self.write_services(layout, &targets, generation);
         self.write_head(next, layout, generation);
         Ok(())
@@ -378,7 +381,10 @@ impl<M: Memory> Tables<M> {
     }
 
     fn write_head(&mut self, next: &State, layout: &Layout, generation: u32) {
-        let any_port = layout.keys.iter().any(|(key, _)| key.port == 0);
+        let any_port = layout
+            .keys
+            .iter()
+            .any(|(key, _)| key.port == 0 && key.protocol != 0);
         let mask_v4 = (self.memory.services_v4().len() / 2 - 1) as u32;
         let mask_v6 = (self.memory.services_v6().len() / 2 - 1) as u32;
         self.memory.node().generations[generation as usize] = GenerationHead {
@@ -386,10 +392,29 @@ impl<M: Memory> Tables<M> {
             flow_keys: next.flow_keys,
             mask_v4,
             mask_v6,
-            flags: u32::from(any_port) * GenerationHead::ANY_PORT,
+            flags: u32::from(any_port) * GenerationHead::ANY_PORT
+                + u32::from(next.answer_echo) * GenerationHead::ANSWER_ECHO,
             reserved: 0,
         };
     }
+}
+
+/// The keys of all services, and one for each address that some service has.
+fn all_keys(state: &State) -> Vec<(ServiceKey, ServiceId)> {
+    let keys = state
+        .services
+        .iter()
+        .flat_map(|(id, service)| service.keys.iter().map(|key| (*key, *id)));
+    let addresses: BTreeSet<IpAddr> = keys.clone().map(|(key, _)| key.address).collect();
+    let marks = addresses.into_iter().map(|address| {
+        let key = ServiceKey {
+            address,
+            port: 0,
+            protocol: 0,
+        };
+        (key, Target::ADDRESS)
+    });
+    keys.chain(marks).collect()
 }
 
 fn fits(map: &'static str, needed: usize, limit: usize) -> Result<(), Error> {

@@ -60,11 +60,12 @@ impl Generator {
             0..50 => self.packet().build(),
             50..74 => self.wrong_packet().build(),
             74..80 => self.truncated(),
-            80..97 => {
+            80..95 => {
                 let mut frame = self.packet().build();
                 mutate(&mut self.rng, &mut frame, MIN_FRAME, MOST_LEN);
                 frame
             }
+            95..97 => self.echo(),
             97..99 => self.foreign(),
             _ => self.garbage(),
         };
@@ -107,6 +108,32 @@ impl Generator {
             packet.padding_len = 1 + self.rng.below(20);
         }
         packet
+    }
+
+    /// An echo request, mostly a right one to a service's address.
+    fn echo(&mut self) -> Vec<u8> {
+        let key = self.rng.pick(&self.keys);
+        let (address, port) = self.near(key);
+        let source = self.client(address.is_ipv4());
+        let mut packet = Packet::udp(source, SocketAddr::new(address, port));
+        packet.protocol = if address.is_ipv4() { 1 } else { 58 };
+        packet.ttl = self.rng.pick(&[1, 64, 255]);
+        packet.payload_len = self.rng.below(80);
+        packet.vlans = vec![100; self.rng.pick(&[0, 0, 0, 1, 2])];
+        if self.rng.chance(10) {
+            packet.fragment = self.rng.pick(&[0x4000, MORE_FRAGMENTS, 185]);
+        }
+        let mut frame = packet.build();
+        // A UDP header is as long as an echo's: type and code stand where the
+        // source port did, and the checksum is any.
+        let at = frame.len() - packet.payload_len - 8;
+        let request = if address.is_ipv4() { 8 } else { 128 };
+        let kind = self.rng.pick(&[request, request, request, request, 0, 3]);
+        frame[at..at + 2].copy_from_slice(&[kind, u8::from(self.rng.chance(5))]);
+        if self.rng.chance(10) {
+            mutate(&mut self.rng, &mut frame, MIN_FRAME, MOST_LEN);
+        }
+        frame
     }
 
     /// Mostly the service itself; else another port or a neighbour.

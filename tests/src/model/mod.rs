@@ -23,6 +23,7 @@ use balancer_user::dataplane::{Counters, ServiceId, ServiceKey, ServiceState, St
 use parse::{Flow, Opening};
 
 pub mod build;
+pub mod echo;
 pub mod forward;
 pub mod hash;
 pub mod parse;
@@ -124,7 +125,10 @@ impl Model {
     }
 
     fn judge(&mut self, frame: &[u8], outcome: &mut Outcome) -> Result<(), Reason> {
-        let flow = parse::flow(frame)?;
+        let flow = match parse::flow(frame) {
+            Err(Reason::NotTcpUdp) => return self.judge_echo(frame, outcome),
+            flow => flow?,
+        };
         let id = self.service_of(&flow).ok_or(Reason::NoService)?;
         outcome.service = Some(id);
         let opening = parse::transport(frame, &flow)?;
@@ -161,6 +165,18 @@ impl Model {
     }
 
     /// The port itself before any port.
+    fn judge_echo(&self, frame: &[u8], outcome: &mut Outcome) -> Result<(), Reason> {
+        let (asked, answer) = echo::answer(frame).ok_or(Reason::NotTcpUdp)?;
+        let is_ours = self.services.keys().any(|key| key.address == asked);
+        if !self.state.answer_echo || !is_ours {
+            return Err(Reason::NotTcpUdp);
+        }
+        outcome.action = Action::Tx;
+        outcome.reason = Reason::EchoAnswered;
+        outcome.frame = answer;
+        Ok(())
+    }
+
     fn service_of(&self, flow: &Flow) -> Option<ServiceId> {
         let key = |port| ServiceKey {
             address: flow.destination,

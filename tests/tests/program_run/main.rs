@@ -8,6 +8,7 @@
 
 mod affinity;
 mod decap;
+mod echo;
 mod fixture;
 mod flip;
 mod flows;

@@ -17,7 +17,7 @@ fn assert_all(state: &State, reason: Reason, frames: &[Vec<u8>]) {
     let action = match reason.disposition() {
         Disposition::Pass => Action::Pass,
         Disposition::Drop => Action::Drop,
-        Disposition::Forward => panic!("a forwarded packet does not leave as it came"),
+        Disposition::Forward | Disposition::Answer => panic!("it does not leave as it came"),
     };
     let mut fixture = Fixture::new(state);
     for (case, frame) in frames.iter().enumerate() {

@@ -28,6 +28,7 @@ const KEYS: &[&str] = &[
     "socket",
     "state_dir",
     "pin_dir",
+    "answer_echo",
     "keep_forwarding",
     "resync_interval",
 ];
@@ -65,6 +66,7 @@ pub(super) fn node(
     let socket = fields.optional("socket", path(MAX_SOCKET_LEN));
     let state_dir = fields.optional("state_dir", path(MAX_PATH_LEN));
     let pin_dir = fields.optional("pin_dir", path(MAX_PATH_LEN));
+    let answer_echo = fields.optional("answer_echo", boolean);
     let keep_forwarding = fields.optional("keep_forwarding", boolean);
     let limits = Duration::from_secs(1)..=Duration::from_secs(3600);
     let resync_interval = fields.optional("resync_interval", duration(limits));
@@ -78,6 +80,7 @@ pub(super) fn node(
         socket: socket.unwrap_or_else(|| PathBuf::from(defaults::SOCKET)),
         state_dir: state_dir.unwrap_or_else(|| PathBuf::from(defaults::STATE_DIR)),
         pin_dir: pin_dir.unwrap_or_else(|| PathBuf::from(defaults::PIN_DIR)),
+        answer_echo: answer_echo.unwrap_or(true),
         keep_forwarding: keep_forwarding.unwrap_or(false),
         resync_interval: resync_interval.unwrap_or(defaults::RESYNC),
     });

@@ -267,11 +267,11 @@ fn node() -> impl Strategy<Value = Node> {
         prop_oneof![Just(65_537_u32), Just(2), Just(1_000_003)],
         (option::of(host_v4()), option::of(host_v6())),
         (absolute(), absolute(), absolute()),
-        any::<bool>(),
+        any::<[bool; 2]>(),
         millis(1000..=3_600_000),
     )
         .prop_map(
-            |(interfaces, xdp_mode, seed, table_size, sources, paths, keep, resync)| Node {
+            |(interfaces, xdp_mode, seed, table_size, sources, paths, switches, resync)| Node {
                 interfaces: interfaces.into_iter().collect(),
                 xdp_mode,
                 seed: seed.map(Seed),
@@ -281,7 +281,8 @@ fn node() -> impl Strategy<Value = Node> {
                 socket: paths.0,
                 state_dir: paths.1,
                 pin_dir: paths.2,
-                keep_forwarding: keep,
+                answer_echo: switches[0],
+                keep_forwarding: switches[1],
                 resync_interval: resync,
             },
         )

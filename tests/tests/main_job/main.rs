@@ -14,6 +14,7 @@ mod fixture;
 mod forwarding;
 mod generic;
 mod network;
+mod ping;
 mod programs;
 mod refusals;
 mod reload;

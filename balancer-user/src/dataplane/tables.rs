@@ -9,6 +9,8 @@
 //! Invariants: what is in force is never written; a plan that does not fit
 //! changes nothing; the state is always read back from the memory itself.
 
+mod read;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -20,7 +22,7 @@ use bytemuck::Zeroable;
 
 use super::blocks::{Blocks, Region};
 use super::lookup::{self, Placement};
-use super::{Error, Plan, ServiceId, ServiceKey, ServiceState, State, Table};
+use super::{Error, Plan, ServiceId, ServiceKey, State};
 
 /// The shared maps as memory.
 pub trait Memory: Send {
@@ -105,97 +107,6 @@ impl<M: Memory> Tables<M> {
         self.regions.append(&mut regions);
         self.state = next;
         Ok(())
-    }
-
-    /// What is in force, decoded from the memory.
-    pub fn read(&mut self) -> State {
-        let node = *self.memory.node();
-        let generation = (node.active & 1) as usize;
-        let mut services = BTreeMap::new();
-        let half = self.memory.services_v4().len() / 2;
-        let buckets = self.memory.services_v4()[generation * half..][..half].to_vec();
-        for bucket in buckets {
-            let address = IpAddr::from(bucket.address);
-            self.read_bucket(
-                &mut services,
-                address,
-                bucket.port,
-                bucket.protocol,
-                bucket.target,
-            );
-        }
-        let half = self.memory.services_v6().len() / 2;
-        let buckets = self.memory.services_v6()[generation * half..][..half].to_vec();
-        for bucket in buckets {
-            let address = IpAddr::from(bucket.address);
-            self.read_bucket(
-                &mut services,
-                address,
-                bucket.port,
-                bucket.protocol,
-                bucket.target,
-            );
-        }
-        for service in services.values_mut() {
-            service.keys.sort_unstable();
-        }
-        State {
-            flow_keys: node.generations[generation].flow_keys,
-            answer_echo: node.generations[generation].flags & GenerationHead::ANSWER_ECHO != 0,
-            services,
-        }
-    }
-
-    fn read_bucket(
-        &mut self,
-        services: &mut BTreeMap<ServiceId, ServiceState>,
-        address: IpAddr,
-        port: [u8; 2],
-        protocol: u8,
-        target: Target,
-    ) {
-        if target.service == 0 || target.service == Target::ADDRESS {
-            return;
-        }
-        let key = ServiceKey {
-            address,
-            port: u16::from_be_bytes(port),
-            protocol,
-        };
-        if let Some(service) = services.get_mut(&target.service) {
-            service.keys.push(key);
-            return;
-        }
-        let service = ServiceState {
-            keys: vec![key],
-            members: self.read_members(target),
-            table: self.read_table(target),
-        };
-        services.insert(target.service, service);
-    }
-
-    /// Whatever stands there; an index out of range reads as nothing, and so
-    /// differs from every state that was ever written.
-    fn read_members(&mut self, target: Target) -> Vec<Member> {
-        let first = target.members as usize;
-        let members = self.memory.members();
-        members
-            .get(first..first + target.member_count as usize)
-            .unwrap_or_default()
-            .iter()
-            .map(|member| Member {
-                egress_port: 0,
-                ..*member
-            })
-            .collect()
-    }
-
-    fn read_table(&mut self, target: Target) -> Table {
-        let first = target.table as usize;
-        let count = target.table_len.div_ceil(SLOTS_PER_BLOCK) as usize;
-        let blocks = self.memory.slots().get(first..first + count);
-        let slots: &[Slot] = bytemuck::cast_slice(blocks.unwrap_or_default());
-        Table::read_back(slots.get(..target.table_len as usize).unwrap_or_default())
     }
 
     /// Waits until the other generation and the retired regions are unused.

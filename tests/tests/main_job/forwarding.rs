@@ -8,9 +8,10 @@ use anyhow::{Context, Result, ensure};
 use balancer_tests::balancer::Decap;
 use balancer_tests::lab::cleanup::Scratch;
 use balancer_tests::lab::client::Curl;
-use balancer_tests::lab::server::{Nginx, download_pattern};
-use balancer_tests::lab::{Lab, LabConfig, link};
+use balancer_tests::lab::server::{Access, Nginx, download_pattern};
+use balancer_tests::lab::{Lab, LabConfig, link, wait_for};
 
+use crate::LIMIT;
 use crate::fixture::{Service, balancer, get_well, v4, v6, web_servers};
 
 const REQUESTS: usize = 60;
@@ -103,20 +104,27 @@ fn requests_reach_every_backend(lab: &Lab, service: &Service, servers: &[Nginx])
         answered.len() == servers.len(),
         "only {answered:?} answered"
     );
-    let mut logged = 0;
-    for server in servers {
-        let accesses = server.accesses()?;
-        let ours = accesses.iter().filter(|access| access.path == "/");
-        for access in ours {
-            ensure!(
-                access.client.ip() == own && access.server == service.dial(),
-                "{access:?}"
-            );
-            logged += 1;
-        }
-    }
-    ensure!(logged == REQUESTS, "the servers logged {logged} requests");
+    // A server logs a request when the client has its answer already.
+    let logged = wait_for("all requests in the logs", LIMIT, || {
+        let logged = requests_logged(servers).ok()?;
+        (logged.len() >= REQUESTS).then_some(logged)
+    })?;
+    let expected = |access: &&Access| access.client.ip() == own && access.server == service.dial();
+    ensure!(
+        logged.iter().filter(expected).count() == REQUESTS,
+        "{logged:?}"
+    );
     Ok(())
+}
+
+/// All requests but those of probes.
+fn requests_logged(servers: &[Nginx]) -> Result<Vec<Access>> {
+    let mut logged = Vec::new();
+    for server in servers {
+        logged.extend(server.accesses()?);
+    }
+    logged.retain(|access| access.path == "/");
+    Ok(logged)
 }
 
 fn replies_bypass_the_balancer(lab: &Lab, service: &Service) -> Result<()> {

@@ -14,7 +14,7 @@ mod store;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -65,9 +65,6 @@ pub async fn run(config_path: &Path) -> anyhow::Result<()> {
         Some(seed) => seed,
         None => seed::load_or_make(&config.node.state_dir).context("the seed of the flow hash")?,
     };
-    store
-        .save(&running)
-        .context("storing the running configuration")?;
     let socket = config.node.socket.clone();
     let listener = server::bind(&socket)
         .await
@@ -162,6 +159,10 @@ async fn begin(
     };
     let mut builder = Builder::default();
     let built = builder.build(&config, &seed, &world, Instant::now());
+    // What fails from here on fails for the kernel's reasons.
+    store
+        .save(&running)
+        .context("storing the running configuration")?;
     let placement = Placement {
         interfaces: config.node.interfaces.clone(),
         mode: config.node.xdp_mode,
@@ -246,9 +247,26 @@ fn load(path: &Path, tables: &TableMemo) -> anyhow::Result<(Config, String)> {
     }
 }
 
-fn lock_pins(node: &Node) -> anyhow::Result<Flock<File>> {
+/// The directory of the pins, held against a second daemon; on drop it goes,
+/// unless something is still pinned there.
+struct PinDir {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Drop for PinDir {
+    fn drop(&mut self) {
+        // Fails where links are pinned, and is meant to.
+        let _ = std::fs::remove_dir(&self.path);
+    }
+}
+
+fn lock_pins(node: &Node) -> anyhow::Result<PinDir> {
     attach::prepare_pin_dir(&node.pin_dir)?;
-    store::lock_directory(&node.pin_dir, "node.pin_dir")
+    Ok(PinDir {
+        path: node.pin_dir.clone(),
+        _lock: store::lock_directory(&node.pin_dir, "node.pin_dir")?,
+    })
 }
 
 /// Refuses interfaces that do not exist or run somebody else's program,

@@ -131,11 +131,12 @@ impl Store {
 /// Holds a directory against a second daemon.
 pub(super) fn lock_directory(directory: &Path, key: &str) -> anyhow::Result<Flock<File>> {
     let file = File::open(directory).with_context(|| format!("opening {}", directory.display()))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
-        anyhow::anyhow!(
-            "another balancer holds {} ({error}); stop it, or set another {key}",
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+        nix::errno::Errno::EWOULDBLOCK => anyhow::anyhow!(
+            "another balancer holds {}; stop it, or set another {key}",
             directory.display()
-        )
+        ),
+        error => anyhow::anyhow!("locking {}: {error}", directory.display()),
     })
 }
 

@@ -99,8 +99,8 @@ impl Demo<'_> {
             "spread",
             worst <= 4.0 && failed == 0 && self.load.answered() >= REQUESTS,
             format!(
-                "{} requests, {failed} failed; largest distance from the table's share {worst:.1} \
-                 standard deviations (limit 4)",
+                "{} requests, {failed} failed; furthest from its share: {worst:.1} standard \
+                 deviations (limit 4)",
                 self.load.answered()
             ),
         );
@@ -124,7 +124,7 @@ impl Demo<'_> {
             "server dies",
             noticed <= limit + LOOK && after == 0,
             format!(
-                "noticed after {} ms (limit {} ms), {failed} requests failed until then, {after} \
+                "noticed after {} ms (limit {} ms); {failed} requests failed until then, {after} \
                  after",
                 noticed.as_millis(),
                 limit.as_millis()
@@ -148,7 +148,7 @@ impl Demo<'_> {
             "server returns",
             failed == 0 && (0.25..0.35).contains(&seen),
             format!(
-                "proven after {} ms, has {:.1} % of new flows again (30 % expected), {failed} \
+                "proven after {} ms; has {:.1} % of new flows again (30 % expected), {failed} \
                  requests failed",
                 proven.as_millis(),
                 seen * 100.0
@@ -195,7 +195,7 @@ impl Demo<'_> {
             "weight",
             worst <= 4.0 && failed == 0,
             format!(
-                "web-1 has {:.1} % of new flows (35.7 % expected), in force after {:.1} ms, \
+                "web-1 has {:.1} % of new flows (35.7 % expected); in force after {:.1} ms, \
                  {failed} requests failed",
                 seen(&status, "web-1") * 100.0,
                 micros as f64 / 1000.0
@@ -211,7 +211,7 @@ impl Demo<'_> {
 
     fn step(&mut self, name: &'static str, passed: bool, figures: String) {
         self.screen.finish();
-        println!("   {}: {figures}\n", verdict(passed));
+        println!("   {}: {}\n", verdict(passed), wrapped(&figures, 7));
         self.steps.push(Step {
             name,
             passed,
@@ -323,9 +323,14 @@ fn summary(steps: &[Step]) {
             "  {:<6} {:<15} {}",
             verdict(step.passed),
             step.name,
-            step.figures
+            wrapped(&step.figures, 25)
         );
     }
+}
+
+/// One line a statement, so that a terminal of 80 columns holds each.
+fn wrapped(figures: &str, indent: usize) -> String {
+    figures.replace("; ", &format!(";\n{:indent$}", ""))
 }
 
 fn verdict(passed: bool) -> &'static str {

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use balancer_user::api::types::{BackendStatus, Status};
 
-const BAR: usize = 40;
+/// Columns of a bar: a whole row fits a terminal of 80.
+const BAR: usize = 25;
 /// Between two drawings.
 const FRAME: Duration = Duration::from_millis(250);
 
@@ -70,7 +71,7 @@ fn draw(status: &Status, answered: u64, failed: u64) -> String {
     for service in &status.services {
         text.push_str(&format!(
             "   {:<7}{:<10}{:>9}{:>9}   {:<BAR$}   new flows/s\n",
-            "", "state", "expected", "seen", "seen (#) up to expected (|)"
+            "", "state", "expected", "seen", "# seen, | expected"
         ));
         for backend in &service.backends {
             text.push_str(&row(backend));

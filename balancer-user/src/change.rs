@@ -228,10 +228,15 @@ fn parse(base: &Config, addition: &str) -> Result<Config, String> {
     })
 }
 
-fn check_edited(config: Config, summary: String, tables: &TableMemo) -> Result<Edited, String> {
+/// What the check finds about a configuration that has no text.
+pub fn examine(config: &Config, tables: &TableMemo) -> Report {
     let counts = |service: &Service, size: u32| tables.slot_counts(service, size);
-    let findings = check_config(&config, &Spans::default(), Some(&counts));
-    let report = Report::new("the configuration as changed", "", findings);
+    let findings = check_config(config, &Spans::default(), Some(&counts));
+    Report::new("the configuration as changed", "", findings)
+}
+
+fn check_edited(config: Config, summary: String, tables: &TableMemo) -> Result<Edited, String> {
+    let report = examine(&config, tables);
     if report.has_errors() {
         return Err(report.render(false));
     }

@@ -1,7 +1,6 @@
 //! The real `balancer` in a lab: started, asked, stopped and killed.
 
 use std::fs;
-use std::io;
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -22,7 +21,11 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// The binary under test: `BALANCER_BIN`, or what `cargo xtask build` made.
 pub fn binary() -> PathBuf {
     std::env::var_os("BALANCER_BIN").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/balancer"),
+        || {
+            let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+            let workspace = crate_dir.parent().unwrap_or(crate_dir);
+            workspace.join("target/release/balancer")
+        },
         PathBuf::from,
     )
 }
@@ -33,7 +36,7 @@ pub struct Balancer<'a> {
     namespace: &'a Namespace,
     process: Process,
     directory: Scratch,
-    pin_dir: PathBuf,
+    pins: Scratch,
 }
 
 impl<'a> Balancer<'a> {
@@ -42,18 +45,13 @@ impl<'a> Balancer<'a> {
     /// with more keys of `[node]`.
     pub fn start(namespace: &'a Namespace, interfaces: &[&str], services: &str) -> Result<Self> {
         let directory = Scratch::create("balancer")?;
-        let label = directory
-            .path()
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default();
-        let pin_dir = Path::new("/sys/fs/bpf").join(label);
+        let pins = Scratch::for_pins("balancer");
         let config = directory.path().join("balancer.toml");
         fs::write(
             &config,
             format!(
                 "{}\n{services}",
-                node(directory.path(), &pin_dir, interfaces)
+                node(directory.path(), pins.path(), interfaces)
             ),
         )?;
         let process = spawn(namespace, directory.path())?;
@@ -61,7 +59,7 @@ impl<'a> Balancer<'a> {
             namespace,
             process,
             directory,
-            pin_dir,
+            pins,
         };
         balancer.wait_ready()?;
         Ok(balancer)
@@ -79,7 +77,7 @@ impl<'a> Balancer<'a> {
 
     /// Where its links are pinned.
     pub fn pin_dir(&self) -> &Path {
-        &self.pin_dir
+        self.pins.path()
     }
 
     /// Its process.
@@ -94,7 +92,7 @@ impl<'a> Balancer<'a> {
 
     /// Replaces the services of the file; nobody reads it yet.
     pub fn write_services(&self, interfaces: &[&str], services: &str) -> Result<()> {
-        let node = node(self.directory.path(), &self.pin_dir, interfaces);
+        let node = node(self.directory.path(), self.pins.path(), interfaces);
         fs::write(self.config(), format!("{node}\n{services}"))?;
         Ok(())
     }
@@ -193,8 +191,8 @@ impl<'a> Balancer<'a> {
 
 impl Drop for Balancer<'_> {
     fn drop(&mut self) {
+        // Before its pins go: a daemon that lives would pin anew.
         let _ = self.process.kill();
-        remove_pins(&self.pin_dir);
     }
 }
 
@@ -218,7 +216,7 @@ pub fn backend_of<'s>(
 /// A `balancer decap` on a backend; dropping it ends it.
 pub struct Decap {
     process: Process,
-    pin_dir: PathBuf,
+    _pins: Scratch,
     _directory: Scratch,
 }
 
@@ -226,21 +224,20 @@ impl Decap {
     /// Starts it and waits until it is attached.
     pub fn start(namespace: &Namespace, interface: &str, from: &[IpAddr]) -> Result<Self> {
         let directory = Scratch::create("decap")?;
-        let label = directory.path().file_name().unwrap_or_default();
-        let pin_dir = Path::new("/sys/fs/bpf").join(label);
+        let pins = Scratch::for_pins("decap");
         let mut command = namespace.command(&binary().to_string_lossy());
         command
             .args(["decap", "--interface", interface, "--pin-dir"])
-            .arg(&pin_dir);
+            .arg(pins.path());
         for source in from {
             command.args(["--from", &source.to_string()]);
         }
         let mut process = Process::spawn("decap", command, &directory.path().join("log"))?;
-        let pin = pin_dir.join(format!("link-{interface}"));
+        let pin = pins.path().join(format!("link-{interface}"));
         process.wait_until("attached", LIMIT, || pin.exists().then_some(()))?;
         Ok(Self {
             process,
-            pin_dir,
+            _pins: pins,
             _directory: directory,
         })
     }
@@ -253,8 +250,8 @@ impl Decap {
 
 impl Drop for Decap {
     fn drop(&mut self) {
+        // Before its pins go: a daemon that lives would pin anew.
         let _ = self.process.kill();
-        remove_pins(&self.pin_dir);
     }
 }
 
@@ -275,16 +272,4 @@ fn node(directory: &Path, pin_dir: &Path, interfaces: &[&str]) -> String {
         directory.join("state"),
         pin_dir
     )
-}
-
-/// Removing a pin lets go of the link, and the kernel detaches the program.
-fn remove_pins(pin_dir: &Path) {
-    let remove = || -> io::Result<()> {
-        for entry in fs::read_dir(pin_dir)? {
-            fs::remove_file(entry?.path())?;
-        }
-        fs::remove_dir(pin_dir)
-    };
-    // Gone already where the daemon ended well.
-    let _ = remove();
 }

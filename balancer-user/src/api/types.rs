@@ -213,7 +213,8 @@ pub struct Changed {
     pub dry_run: bool,
     /// Shares of the backends it touches.
     pub shares: Vec<ShareChange>,
-    /// Warnings of the check about the configuration as changed.
+    /// Warnings of the check: after a command those that it brought about,
+    /// after a re-reading of the file all.
     pub warnings: Vec<String>,
     /// From the request to the flip in the kernel; none for a dry run.
     pub duration_micros: Option<u64>,

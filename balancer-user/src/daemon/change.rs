@@ -19,9 +19,13 @@ impl Controller {
         let began = Instant::now();
         let edited = change::edit(&self.config, &request.change, &self.tables)
             .map_err(|detail| refused("change refused", 409, detail))?;
+        // What was so before is in the log since the file was read.
+        let known = warnings(&change::examine(&self.config, &self.tables));
+        let mut warnings = warnings(&edited.report);
+        warnings.retain(|warning| !known.contains(warning));
         let mut changed = Changed {
             shares: change::share_changes(&self.config, &edited.config, &self.tables),
-            warnings: warnings(&edited.report),
+            warnings,
             summary: edited.summary,
             dry_run: request.dry_run,
             duration_micros: None,

@@ -29,6 +29,9 @@ use nix::unistd::Pid;
 /// Where named network namespaces are mounted, the same place iproute2 uses.
 pub const NETNS_DIR: &str = "/run/netns";
 
+/// Where programs and links are pinned.
+const BPFFS: &str = "/sys/fs/bpf";
+
 /// What all names of all labs begin with.
 const PREFIX: &str = "blb";
 
@@ -175,7 +178,8 @@ fn clean_up_on(mut signals: PipeReader) {
     process::exit(128 + number);
 }
 
-/// A directory of its own in the temporary directory, removed on drop.
+/// A directory of its own, removed on drop: in the temporary directory, or for
+/// the pins of a program.
 #[derive(Debug)]
 pub struct Scratch {
     path: PathBuf,
@@ -192,6 +196,14 @@ impl Scratch {
         fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
         registry.directories.push(path.clone());
         Ok(Self { path })
+    }
+
+    /// A name on the bpffs that somebody else makes a directory of and pins
+    /// to. Removing a pin lets go of what it held.
+    pub fn for_pins(label: &str) -> Self {
+        let path = Path::new(BPFFS).join(format!("{}-{label}", unique_name()));
+        registry().directories.push(path.clone());
+        Self { path }
     }
 
     /// The directory.
@@ -248,13 +260,15 @@ pub fn sweep_stale() -> Result<Vec<String>> {
             }
         }
     }
-    for name in stale_names(&temporary)? {
-        let path = temporary.join(&name);
-        match fs::remove_dir_all(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            done => {
-                done.with_context(|| format!("cannot remove {}", path.display()))?;
-                removed.push(name);
+    for directory in [temporary.as_path(), Path::new(BPFFS)] {
+        for name in stale_names(directory)? {
+            let path = directory.join(&name);
+            match fs::remove_dir_all(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                done => {
+                    done.with_context(|| format!("cannot remove {}", path.display()))?;
+                    removed.push(name);
+                }
             }
         }
     }
@@ -293,6 +307,16 @@ mod tests {
         for other in ["blb-0", "blbx-0", "blb12", "kept-blb12-0", "eth0", ""] {
             assert_eq!(owner(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn pins_go_with_their_directory() {
+        let pins = Scratch::for_pins("unit");
+        let path = pins.path().to_owned();
+        assert!(path.starts_with(BPFFS));
+        assert!(registry().directories.contains(&path));
+        drop(pins);
+        assert!(!registry().directories.contains(&path));
     }
 
     #[test]

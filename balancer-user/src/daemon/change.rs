@@ -3,6 +3,7 @@
 //! Both go the same way: checked, then stored on the disk, then applied to
 //! the kernel. Whatever fails leaves all as it was.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::controller::{Controller, LastReload};
@@ -19,13 +20,11 @@ impl Controller {
         let began = Instant::now();
         let edited = change::edit(&self.config, &request.change, &self.tables)
             .map_err(|detail| refused("change refused", 409, detail))?;
-        // What was so before is in the log since the file was read.
-        let known = warnings(&change::examine(&self.config, &self.tables));
-        let mut warnings = warnings(&edited.report);
-        warnings.retain(|warning| !known.contains(warning));
+        let warnings = warnings(&edited.report);
         let mut changed = Changed {
             shares: change::share_changes(&self.config, &edited.config, &self.tables),
-            warnings,
+            // What was so before is in the log since the file was read.
+            warnings: warnings.difference(&self.warnings).cloned().collect(),
             summary: edited.summary,
             dry_run: request.dry_run,
             duration_micros: None,
@@ -37,6 +36,7 @@ impl Controller {
         running.note(&request.change, &changed.summary);
         self.adopt(edited.config, running, &changed.summary, began)
             .await?;
+        self.warnings = warnings;
         changed.duration_micros = Some(began.elapsed().as_micros() as u64);
         Ok(changed)
     }
@@ -102,11 +102,12 @@ impl Controller {
         let shares = change::share_changes(&self.config, &next, &self.tables);
         self.adopt(next, running, "the file was read again", began)
             .await?;
+        self.warnings = warnings(&examined.report);
         Ok(Changed {
             summary,
             dry_run: false,
             shares,
-            warnings: warnings(&examined.report),
+            warnings: self.warnings.iter().cloned().collect(),
             duration_micros: Some(began.elapsed().as_micros() as u64),
         })
     }
@@ -253,7 +254,7 @@ pub(super) fn log_findings(report: &Report) {
     }
 }
 
-fn warnings(report: &Report) -> Vec<String> {
+pub(super) fn warnings(report: &Report) -> BTreeSet<String> {
     report
         .findings()
         .iter()

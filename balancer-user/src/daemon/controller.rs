@@ -5,7 +5,7 @@
 //! command and the timer all end in [`Controller::reconcile`], which builds
 //! the desired state anew and applies what differs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,8 @@ pub(super) struct Controller {
     pub(super) running: Running,
     pub(super) seed: Seed,
     pub(super) tables: TableMemo,
+    /// What the check says of the configuration in force.
+    pub(super) warnings: BTreeSet<String>,
     pub(super) store: Store,
     pub(super) builder: Builder,
     pub(super) world: World,

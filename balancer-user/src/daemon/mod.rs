@@ -28,7 +28,7 @@ use self::controller::{Controller, Lookup, Sources};
 use self::hops::Solicit;
 use self::store::{Running, Store};
 use crate::api::server;
-use crate::change::TableMemo;
+use crate::change::{TableMemo, examine};
 use crate::config;
 use crate::config::model::{Config, Node, Seed, Service};
 use crate::dataplane::attach::{self, Attached};
@@ -171,6 +171,7 @@ async fn begin(
     let (dataplane, attached) =
         tokio::task::block_in_place(|| KernelDataplane::start(placement, &built.state))?;
     let mut controller = Controller {
+        warnings: change::warnings(&examine(&config, &tables)),
         config_path: config_path.to_owned(),
         config,
         running,

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use balancer_common::layout::Member;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
@@ -51,7 +52,7 @@ pub(super) struct Controller {
     pub(super) lookup: Lookup,
     pub(super) rates: Rates,
     pub(super) started: Instant,
-    /// Interfaces without our program, as last looked up.
+    /// How the program is on each interface, as last looked up.
     pub(super) modes: BTreeMap<String, String>,
     pub(super) last_apply: Option<LastApply>,
     pub(super) last_reload: Option<LastReload>,
@@ -309,7 +310,10 @@ impl Controller {
                 let before = self.actual.services.get(id);
                 before.map(|before| &before.table) != Some(&service.table)
             })
-            .flat_map(|(_, service)| service.members.iter().map(|member| member.counter))
+            .flat_map(|(_, service)| &service.members)
+            // An empty seat has no counter of its own.
+            .filter(|member| member.kind != Member::NONE)
+            .map(|member| member.counter)
             .collect();
         if let Ok(counters) = self.dataplane.counters(&changed) {
             self.rates.set_baseline(counters.members);

@@ -6,8 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context, Result, ensure};
 use balancer_tests::lab::client::{Dig, Iperf3Run};
 use balancer_tests::lab::server::{Dnsmasq, DnsmasqConfig, Iperf3Server};
-use balancer_tests::lab::{Lab, LabConfig, Node};
+use balancer_tests::lab::{Lab, LabConfig, Node, wait_for};
 
+use crate::LIMIT;
 use crate::fixture::{Service, balancer, v4, v6};
 use crate::forwarding::decaps;
 
@@ -29,10 +30,16 @@ fn dns_is_answered_in_l2_over_ipv6() -> Result<()> {
 }
 
 #[test]
-fn dns_is_answered_through_a_tunnel() -> Result<()> {
+fn dns_is_answered_through_tunnels_of_every_pair_of_families() -> Result<()> {
     let lab = Lab::routed(LabConfig::backends(3))?;
     let _decaps = decaps(&lab)?;
-    answer_dns(&lab, lab.vip_v4().into(), "ipip", v4(lab.backends()))
+    let vips = [IpAddr::from(lab.vip_v4()), lab.vip_v6().into()];
+    for vip in vips {
+        for backends in [v4(lab.backends()), v6(lab.backends())] {
+            answer_dns(&lab, vip, "ipip", backends)?;
+        }
+    }
+    Ok(())
 }
 
 fn answer_dns(
@@ -50,7 +57,7 @@ fn answer_dns(
         };
         Dnsmasq::start(node.namespace(), &config)
     };
-    let _servers: Vec<Dnsmasq> = lab.backends().iter().map(start).collect::<Result<_>>()?;
+    let servers: Vec<Dnsmasq> = lab.backends().iter().map(start).collect::<Result<_>>()?;
     let service = Service {
         name: "dns",
         port: 53,
@@ -70,6 +77,15 @@ fn answer_dns(
     }
     println!("dns in {forward} at {vip}: {answers:?}");
     ensure!(answers.len() == lab.backends().len(), "only {answers:?}");
+    // The servers saw the client itself, not the balancer.
+    let [own_v4, own_v6] = lab.client(0).addresses();
+    let client = if vip.is_ipv4() { own_v4 } else { own_v6 };
+    let from = format!("whoami.lab from {client}");
+    wait_for("all queries in the servers' logs", LIMIT, || {
+        let logs = servers.iter().map(|it| it.server.log());
+        let seen: usize = logs.map(|log| log.matches(&from).count()).sum();
+        (seen == QUERIES).then_some(())
+    })?;
     let status = balancer.status()?;
     ensure!(status.problems.is_empty(), "{:?}", status.problems);
     Ok(())

@@ -1,19 +1,17 @@
-//! The kernel programs: order of the stages, and verdict to XDP action.
+//! The load balancer: order of the stages, and verdict to XDP action.
 //!
-//! `balancer` is the load balancer, `decap` the backend's side. The packet
-//! logic is in `balancer-common`; the files beside this one are one stage
-//! each and hold what needs a map, a helper or a raw pointer.
+//! The packet logic is in `balancer-common`; the files beside this one are
+//! one stage each and hold what needs a map, a helper or a raw pointer. The
+//! backend's side is another object, in `decap`.
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
 // The `xdp` attribute makes an undocumented entry point of each program.
 #![allow(missing_docs)]
 
 mod count;
-mod decap;
 mod echo;
 mod forward;
 mod maps;
-mod packet;
 mod pick;
 mod trace;
 mod vip;
@@ -23,6 +21,9 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use balancer_common::parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet};
 use balancer_common::verdict::{Disposition, Reason};
+use balancer_ebpf::packet;
+
+balancer_ebpf::object!();
 
 /// The load balancer.
 #[xdp]
@@ -37,13 +38,6 @@ fn balancer(ctx: XdpContext) -> u32 {
     count::reason(reason);
     trace::reason(&ctx, reason);
     action
-}
-
-/// The backend's side: undoes the encapsulation.
-#[xdp]
-fn decap(ctx: XdpContext) -> u32 {
-    decap::run(&ctx);
-    XDP_PASS
 }
 
 #[inline(always)]
@@ -83,18 +77,3 @@ fn balance<A: vip::Family>(ctx: &XdpContext, packet: Packet<A>) -> Result<(u32, 
 fn ctx_frame(ctx: &XdpContext) -> &packet::XdpFrame {
     packet::XdpFrame::of(ctx)
 }
-
-#[cfg(target_arch = "bpf")]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    // The verifier refuses a program in which this could be reached.
-    loop {}
-}
-
-/// Licence the kernel reads; its GPL-only helpers ask for a compatible one.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-
-#[cfg(not(target_arch = "bpf"))]
-fn main() {}

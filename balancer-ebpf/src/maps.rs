@@ -5,10 +5,10 @@
 //! controller writes them through a mapping, never element by element.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, DevMap, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, DevMap, LruHashMap, PerCpuArray};
 use balancer_common::layout::{
-    DecapCounters, FlowKey, FlowRecord, GenerationHead, MAX_EGRESS_PORTS, Member, MemberCounters,
-    Node, ServiceV4, ServiceV6, SlotBlock, TraceRecord,
+    FlowKey, FlowRecord, GenerationHead, MAX_EGRESS_PORTS, Member, MemberCounters, Node, ServiceV4,
+    ServiceV6, SlotBlock, TraceRecord,
 };
 use balancer_common::verdict::Reason;
 
@@ -45,12 +45,6 @@ static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::COUNT a
 /// One entry, of a program loaded for `trace`; written by the program.
 #[map]
 static TRACE: Array<TraceRecord> = Array::with_max_entries(1, MMAPABLE);
-/// Outer sources that `decap` trusts, IPv4 as v4-mapped; written by `decap`'s command.
-#[map]
-static DECAP_SOURCES: HashMap<[u8; 16], u8> = HashMap::with_max_entries(256, 0);
-/// One entry; written by `decap`.
-#[map]
-static DECAP_COUNTERS: PerCpuArray<DecapCounters> = PerCpuArray::with_max_entries(1, 0);
 
 /// The generation in force and its head.
 pub(crate) struct Generation {
@@ -131,14 +125,4 @@ pub(crate) fn reasons(index: u32) -> Option<*mut u64> {
 #[inline(always)]
 pub(crate) fn trace() -> Option<*mut TraceRecord> {
     TRACE.get_ptr_mut(0)
-}
-
-#[inline(always)]
-pub(crate) fn decap_trusts(source: &[u8; 16]) -> bool {
-    DECAP_SOURCES.get_ptr(source).is_some()
-}
-
-#[inline(always)]
-pub(crate) fn decap_counters() -> Option<*mut DecapCounters> {
-    DECAP_COUNTERS.get_ptr_mut(0)
 }

@@ -6,18 +6,19 @@ use balancer_common::parse::Frame;
 /// The frame of a context. Each access reads the bounds afresh, because
 /// moving the head changes them.
 #[repr(transparent)]
-pub(crate) struct XdpFrame(XdpContext);
+pub struct XdpFrame(XdpContext);
 
 impl XdpFrame {
+    /// The frame of this context.
     #[inline(always)]
-    pub(crate) fn of(ctx: &XdpContext) -> &Self {
+    pub fn of(ctx: &XdpContext) -> &Self {
         // SAFETY: `XdpFrame` is a transparent wrapper of `XdpContext`.
         unsafe { &*core::ptr::from_ref(ctx).cast::<Self>() }
     }
 
     /// Writes at `offset`; `None` if the frame ends before the last byte.
     #[inline(always)]
-    pub(crate) fn write<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> Option<()> {
+    pub fn write<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> Option<()> {
         let at = self.checked::<N>(offset)?;
         // SAFETY: `checked` holds `N` bytes from `at` against the frame's
         // end; packet memory has no alignment, so the write is unaligned.

@@ -1,8 +1,8 @@
-//! `build`: the kernel program, then the binary that carries it.
+//! `build`: the kernel programs, then the binary that carries them.
 //!
-//! The kernel program is built into `target/ebpf` and its object copied to
-//! `target/bpf/balancer-ebpf.o`, where the build script of `balancer-user`
-//! picks it up. The copy is only touched when its bytes change, so a build
+//! Each kernel program is built into `target/ebpf` and its object copied to
+//! `target/bpf/NAME.o`, where the build script of `balancer-user` picks up
+//! those it embeds. A copy is only touched when its bytes change, so a build
 //! without a change compiles nothing.
 
 use std::env;
@@ -23,6 +23,10 @@ const TARGET: &str = if cfg!(target_endian = "big") {
     "bpfel-unknown-none"
 };
 
+/// The kernel objects: `ebpf-NAME` is the binary of `balancer-ebpf` that
+/// becomes `target/bpf/NAME.o`.
+const OBJECTS: &[&str] = &["balancer", "decap"];
+
 /// Arguments of `cargo xtask build`.
 #[derive(clap::Args, Default)]
 pub(crate) struct Args {
@@ -37,7 +41,7 @@ pub(crate) struct Args {
 
 /// Builds both and says where the binary is.
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
-    let object = build_ebpf(workspace)?;
+    let objects = build_ebpf(workspace)?;
     let mut cargo = workspace.cargo_in_target("build");
     cargo.args(["--package", "balancer-user"]);
     let profile = if args.debug { "debug" } else { "release" };
@@ -45,21 +49,27 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         cargo.arg("--release");
     }
     process::run(&mut cargo)?;
-    print_size(workspace, &object)?;
+    for object in objects {
+        print_size(workspace, &object)?;
+    }
     print_size(workspace, &workspace.balancer(profile))
 }
 
-/// Builds the kernel program and gives back the path of its object.
-fn build_ebpf(workspace: &Workspace) -> Result<PathBuf> {
+/// Builds the kernel programs and gives back the paths of their objects.
+fn build_ebpf(workspace: &Workspace) -> Result<Vec<PathBuf>> {
     let (rustc, linker) = setup::find_ebpf_tools(workspace)?;
     let target_dir = workspace.path("target/ebpf");
     let mut cargo = ebpf_cargo(workspace, &rustc, &linker);
     cargo.arg("--target-dir").arg(&target_dir);
     process::run(&mut cargo)?;
-    let built = target_dir.join(TARGET).join("release/balancer-ebpf");
-    let object = workspace.path("target/bpf/balancer-ebpf.o");
-    copy_if_changed(&built, &object)?;
-    Ok(object)
+    let built = target_dir.join(TARGET).join("release");
+    let mut objects = Vec::new();
+    for name in OBJECTS {
+        let object = workspace.path(&format!("target/bpf/{name}.o"));
+        copy_if_changed(&built.join(format!("ebpf-{name}")), &object)?;
+        objects.push(object);
+    }
+    Ok(objects)
 }
 
 fn ebpf_cargo(workspace: &Workspace, rustc: &EbpfRustc, linker: &Linker) -> Command {
@@ -85,7 +95,7 @@ fn ebpf_cargo(workspace: &Workspace, rustc: &EbpfRustc, linker: &Linker) -> Comm
     cargo.env("RUSTC_BOOTSTRAP", "1");
     // For bpf-linker; cargo and rustc find their libraries by other means.
     cargo.env("LD_LIBRARY_PATH", &linker.llvm_dir);
-    cargo.args(["--release", "--package", "balancer-ebpf"]);
+    cargo.args(["--release", "--package", "balancer-ebpf", "--bins"]);
     cargo.args(["--target", TARGET, "-Z", "build-std=core"]);
     cargo
 }

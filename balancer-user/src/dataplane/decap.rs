@@ -10,7 +10,7 @@ use balancer_common::layout::DecapCounters;
 
 use super::attach::{self, Attached};
 use super::trial::Action;
-use super::{Error, object, runner};
+use super::{Error, embedded, object, runner};
 use crate::config::model::XdpMode;
 
 /// What is unwrapped, and where.
@@ -97,7 +97,7 @@ impl Loaded {
         let any_source = u8::from(trusted.is_empty());
         let mut ebpf = EbpfLoader::new()
             .override_global("DECAP_ANY_SOURCE", &any_source, true)
-            .load(object::bytes()?)
+            .load(embedded::DECAP.bytes()?)
             .map_err(|error| Error::kernel("creating the maps", error))?;
         let mut sources: HashMap<MapData, [u8; 16], u8> = object::take(&mut ebpf, "DECAP_SOURCES")?;
         for source in trusted {

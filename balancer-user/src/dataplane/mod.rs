@@ -17,6 +17,7 @@ pub mod aya;
 pub mod blocks;
 pub mod capacity;
 pub mod decap;
+mod embedded;
 pub mod fake;
 pub mod lookup;
 mod mapping;

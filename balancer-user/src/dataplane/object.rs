@@ -1,4 +1,4 @@
-//! The embedded kernel object, loaded with the sizes of a configuration.
+//! The load balancer's object, loaded with the sizes of a configuration.
 
 use std::os::fd::AsFd;
 
@@ -13,10 +13,7 @@ use balancer_common::verdict::Reason;
 use super::capacity::Capacity;
 use super::mapping::{Mapped, wait_for_readers};
 use super::tables::Memory;
-use super::{Counters, Error};
-
-/// The object, empty in a build without one; aligned as ELF wants it.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/balancer-ebpf.o"));
+use super::{Counters, Error, embedded};
 
 /// What a copy is loaded for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,21 +31,6 @@ pub struct Object {
     reasons: PerCpuArray<MapData, u64>,
 }
 
-/// Whether this build has a kernel object at all.
-pub fn is_embedded() -> bool {
-    !OBJECT.is_empty()
-}
-
-/// The embedded object's bytes.
-pub(super) fn bytes() -> Result<&'static [u8], Error> {
-    if OBJECT.is_empty() {
-        return Err(Error::Foreign(
-            "this build has no kernel program in it; build with `cargo xtask build`".to_owned(),
-        ));
-    }
-    Ok(OBJECT)
-}
-
 impl Object {
     /// Loads and verifies a copy, with fresh maps.
     pub fn load(capacity: Capacity, purpose: Purpose) -> Result<Self, Error> {
@@ -63,7 +45,7 @@ impl Object {
             .map_max_entries("FLOWS", capacity.flows)
             .override_global("TRACING", &tracing, true);
         let mut ebpf = loader
-            .load(bytes()?)
+            .load(embedded::BALANCER.bytes()?)
             .map_err(|error| load_error("creating the maps", &error))?;
         xdp(&mut ebpf, "balancer")?
             .load()

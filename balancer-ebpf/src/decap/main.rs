@@ -4,15 +4,24 @@
 //! unwrapped; all else reaches the stack as it came. Whole means no fragment,
 //! and as long as the outer header says: what comes after is padding.
 
+#![cfg_attr(target_arch = "bpf", no_std)]
+#![cfg_attr(target_arch = "bpf", no_main)]
+// The `xdp` attribute makes an undocumented entry point of each program.
+#![allow(missing_docs)]
+
+mod maps;
+
+use aya_ebpf::bindings::xdp_action::XDP_PASS;
 use aya_ebpf::helpers::generated::bpf_xdp_adjust_head;
+use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use balancer_common::parse::{
     self, ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame, IPV4_LEN, IPV6_LEN, PROTOCOL_IPIP,
     PROTOCOL_IPV6, VLAN_LEN,
 };
+use balancer_ebpf::packet::XdpFrame;
 
-use crate::maps;
-use crate::packet::XdpFrame;
+balancer_ebpf::object!();
 
 /// Set by the loader: unwrap whatever the outer source is.
 #[unsafe(no_mangle)]
@@ -29,8 +38,15 @@ struct Outer {
     source: [u8; 16],
 }
 
+/// The backend's side: undoes the encapsulation.
+#[xdp]
+fn decap(ctx: XdpContext) -> u32 {
+    run(&ctx);
+    XDP_PASS
+}
+
 #[inline(always)]
-pub(crate) fn run(ctx: &XdpContext) -> Option<()> {
+fn run(ctx: &XdpContext) -> Option<()> {
     let frame = XdpFrame::of(ctx);
     let link = parse::link(frame).ok()?;
     let outer = match link.ethertype {

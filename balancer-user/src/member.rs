@@ -59,6 +59,9 @@ pub fn build(
     let Some(destination) = backend.mac.or(hop.destination) else {
         return member;
     };
+    if !is_carried(service.forward) {
+        return member;
+    }
     if service.forward == Forward::L2 && !hop.on_link && backend.mac.is_none() {
         return member;
     }
@@ -80,6 +83,17 @@ fn kind(service: &Service, backend: &Backend) -> u8 {
         (Forward::L2, _) => Member::L2,
         (Forward::Ipip, IpAddr::V4(_)) => Member::IPIP_V4,
         (Forward::Ipip, IpAddr::V6(_)) => Member::IPIP_V6,
+        // Only a kind that is not `NONE` has counters and a name in drops.
+        (Forward::Gue | Forward::Nat | Forward::Fullnat, _) => Member::L2,
+    }
+}
+
+/// Whether this packet path carries out the mode; members of the others stay
+/// unresolved, so that their packets are dropped by that name.
+pub fn is_carried(forward: Forward) -> bool {
+    match forward {
+        Forward::L2 | Forward::Ipip => true,
+        Forward::Gue | Forward::Nat | Forward::Fullnat => false,
     }
 }
 
@@ -97,7 +111,7 @@ fn set_outer(
                 Some(IpAddr::V4(address)) => Some(address),
                 _ => None,
             };
-            let Some(source) = node.tunnel_source_v4.or(route) else {
+            let Some(source) = node.tunnel_source_v4.map(|it| it.address()).or(route) else {
                 return false;
             };
             set_outer_v4(member, source, destination, service.address.is_ipv4());
@@ -107,7 +121,7 @@ fn set_outer(
                 Some(IpAddr::V6(address)) => Some(address),
                 _ => None,
             };
-            let Some(source) = node.tunnel_source_v6.or(route) else {
+            let Some(source) = node.tunnel_source_v6.map(|it| it.address()).or(route) else {
                 return false;
             };
             set_outer_v6(member, source, destination);

@@ -5,6 +5,7 @@
 //! be is settled by [`super::parse`] before.
 
 mod distribution;
+mod packet_path;
 mod probes;
 pub mod rules;
 mod shape;

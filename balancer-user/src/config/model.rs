@@ -11,6 +11,12 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+mod packet_path;
+mod ports;
+
+pub use packet_path::{Affinity, MAX_HOST_BITS, Quic, ServerId, SourceLimit, TunnelSource};
+pub use ports::Ports;
+
 /// A whole configuration file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -46,11 +52,28 @@ pub struct Node {
     pub seed: Option<Seed>,
     /// Slots in each service's table; a prime.
     pub table_size: u32,
-    /// Outer source address of IPv4 tunnels; `None` means the address the
-    /// kernel's route to the backend prefers.
-    pub tunnel_source_v4: Option<Ipv4Addr>,
+    /// Outer source of IPv4 tunnels; `None` means the address the kernel's
+    /// route to the backend prefers.
+    pub tunnel_source_v4: Option<TunnelSource<Ipv4Addr>>,
     /// As [`Node::tunnel_source_v4`], for IPv6 tunnels.
-    pub tunnel_source_v6: Option<Ipv6Addr>,
+    pub tunnel_source_v6: Option<TunnelSource<Ipv6Addr>>,
+    /// UDP port that GUE packets are sent to.
+    pub gue_port: u16,
+    /// Addresses that `fullnat` sends from to IPv4 backends, each once.
+    pub fullnat_sources_v4: Vec<Ipv4Addr>,
+    /// As [`Node::fullnat_sources_v4`], to IPv6 backends.
+    pub fullnat_sources_v6: Vec<Ipv6Addr>,
+    /// First and last port that `fullnat` sends from; 1024 of them or more.
+    pub fullnat_ports: (u16, u16),
+    /// A translation of `nat` or `fullnat` silent for that long is given up.
+    pub nat_idle_timeout: Duration,
+    /// The same for a TCP flow after a FIN or RST.
+    pub nat_closed_timeout: Duration,
+    /// Share (0 to 1) of TCP flows whose handshake is timed.
+    pub handshake_sample: f64,
+    /// Records of flows that are kept during changes and for
+    /// [`Affinity::Flow`].
+    pub flow_table_size: u32,
     /// Socket of the control API.
     pub socket: PathBuf,
     /// Directory of the daemon's own files.
@@ -109,6 +132,24 @@ pub struct Service {
     pub drain_timeout: Duration,
     /// Declared peak of new flows a second.
     pub peak_flows_per_second: Option<u64>,
+    /// What makes packets stay with a backend; only UDP has
+    /// [`Affinity::Flow`].
+    pub affinity: Affinity,
+    /// TCP only: a larger maximum segment size in a SYN is lowered to this.
+    pub mss_clamp: Option<u16>,
+    /// Networks of clients that may pass, of the service's family, each once.
+    /// The longest prefix of both lists that holds a client decides; where
+    /// none does, the client passes if this list is empty.
+    pub allow_sources: Vec<IpNet>,
+    /// Networks of clients whose packets are dropped; none is in
+    /// [`Service::allow_sources`] as well.
+    pub deny_sources: Vec<IpNet>,
+    /// Limit of new flows of a source prefix; only where new flows can be
+    /// told: for TCP, and UDP with [`Affinity::Flow`].
+    pub source_limit: Option<SourceLimit>,
+    /// UDP only: connection ids name the backend by its
+    /// [`Backend::server_id`].
+    pub quic: Option<Quic>,
     /// Rules whose findings are allowed for this service.
     pub allow: Vec<String>,
     /// Why they are allowed.
@@ -130,68 +171,6 @@ impl Service {
         self.backends
             .iter_mut()
             .find(|backend| backend.name == name)
-    }
-}
-
-/// The ports of a service.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ports {
-    /// Every port (`"any"`).
-    Any,
-    /// Inclusive ranges, sorted, neither touching nor overlapping; a single
-    /// port is a range of one.
-    Ranges(Vec<(u16, u16)>),
-}
-
-impl Ports {
-    /// One port.
-    pub fn one(port: u16) -> Self {
-        Self::Ranges(vec![(port, port)])
-    }
-
-    /// How many ports these are.
-    pub fn count(&self) -> usize {
-        match self {
-            Self::Any => 65_535,
-            Self::Ranges(ranges) => ranges
-                .iter()
-                .map(|(first, last)| usize::from(*last) - usize::from(*first) + 1)
-                .sum(),
-        }
-    }
-
-    /// Every port in order; nothing for [`Ports::Any`].
-    pub fn iter(&self) -> impl Iterator<Item = u16> + '_ {
-        let ranges: &[(u16, u16)] = match self {
-            Self::Any => &[],
-            Self::Ranges(ranges) => ranges,
-        };
-        ranges.iter().flat_map(|(first, last)| *first..=*last)
-    }
-
-    /// The port probes use where the file names none: the only or lowest one.
-    pub fn first(&self) -> Option<u16> {
-        self.iter().next()
-    }
-}
-
-impl fmt::Display for Ports {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Any => f.write_str("any"),
-            Self::Ranges(ranges) => {
-                for (index, (first, last)) in ranges.iter().enumerate() {
-                    if index > 0 {
-                        f.write_str(",")?;
-                    }
-                    write!(f, "{first}")?;
-                    if last != first {
-                        write!(f, "-{last}")?;
-                    }
-                }
-                Ok(())
-            }
-        }
     }
 }
 
@@ -220,6 +199,30 @@ pub enum Forward {
     L2,
     /// IP in IP, any pair of families (RFC 2003, RFC 2473, RFC 4213).
     Ipip,
+    /// IP in UDP, any pair of families (draft-ietf-intarea-gue).
+    Gue,
+    /// Rewrite the destination; replies come back through the balancer.
+    Nat,
+    /// Rewrite destination and source; backends need no set-up.
+    Fullnat,
+}
+
+impl Forward {
+    /// Whether the packet goes to the backend inside another one.
+    pub fn is_tunnel(self) -> bool {
+        match self {
+            Self::Ipip | Self::Gue => true,
+            Self::L2 | Self::Nat | Self::Fullnat => false,
+        }
+    }
+
+    /// Whether addresses, and with them ports, are rewritten.
+    pub fn is_translation(self) -> bool {
+        match self {
+            Self::Nat | Self::Fullnat => true,
+            Self::L2 | Self::Ipip | Self::Gue => false,
+        }
+    }
 }
 
 impl fmt::Display for Forward {
@@ -227,6 +230,9 @@ impl fmt::Display for Forward {
         f.write_str(match self {
             Self::L2 => "l2",
             Self::Ipip => "ipip",
+            Self::Gue => "gue",
+            Self::Nat => "nat",
+            Self::Fullnat => "fullnat",
         })
     }
 }
@@ -309,8 +315,8 @@ pub struct Backend {
     pub name: String,
     /// The server's address.
     pub address: IpAddr,
-    /// Port, where it is stated; must equal the service's in the modes that
-    /// cannot rewrite ports.
+    /// Port, where it is stated. A mode that translates rewrites the
+    /// service's only port to it; in the others it equals that port.
     pub port: Option<u16>,
     /// Share of new flows relative to the siblings, 0 to 65535.
     pub weight: u16,
@@ -321,6 +327,9 @@ pub struct Backend {
     /// The next hop's Ethernet address; `None` means the kernel's neighbour
     /// table is asked.
     pub mac: Option<Mac>,
+    /// The id that QUIC connection ids name it by; every backend of a service
+    /// with [`Service::quic`] has one of its own, no other has any.
+    pub server_id: Option<ServerId>,
     /// An operator's wish: no new flows, old ones kept.
     pub drain: bool,
 }

@@ -10,7 +10,9 @@ mod fields;
 mod health;
 mod node;
 mod ports;
+mod quic;
 mod service;
+mod sources;
 mod values;
 
 use std::collections::HashSet;

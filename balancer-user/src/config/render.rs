@@ -4,12 +4,13 @@
 //! differences between two revisions stay small.
 
 use std::fmt::{Display, Write as _};
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use super::model::{
-    Backend, Config, Health, HttpProbe, Identity, Node, Ports, ProbeKind, Service, TlsProbe,
-    XdpMode,
+    Affinity, Backend, Config, Health, HttpProbe, Identity, Node, Ports, ProbeKind, Service,
+    TlsProbe, XdpMode,
 };
 use super::parse::defaults;
 
@@ -67,6 +68,17 @@ impl Text {
         self.key_unless("table_size", size, defaults::TABLE_SIZE, plain);
         self.optional("tunnel_source_v4", node.tunnel_source_v4, string);
         self.optional("tunnel_source_v6", node.tunnel_source_v6, string);
+        self.key_unless("gue_port", node.gue_port, defaults::GUE_PORT, plain);
+        self.translation(node);
+        let sample = node.handshake_sample;
+        self.key_unless(
+            "handshake_sample",
+            sample,
+            defaults::HANDSHAKE_SAMPLE,
+            float,
+        );
+        let size = node.flow_table_size;
+        self.key_unless("flow_table_size", size, defaults::FLOW_TABLE_SIZE, plain);
         self.path("socket", &node.socket, defaults::SOCKET);
         self.path("state_dir", &node.state_dir, defaults::STATE_DIR);
         self.path("pin_dir", &node.pin_dir, defaults::PIN_DIR);
@@ -78,6 +90,29 @@ impl Text {
             defaults::RESYNC,
             duration,
         );
+    }
+
+    /// What `nat` and `fullnat` read.
+    fn translation(&mut self, node: &Node) {
+        if !node.fullnat_sources_v4.is_empty() {
+            self.key("fullnat_sources_v4", strings(&node.fullnat_sources_v4));
+        }
+        if !node.fullnat_sources_v6.is_empty() {
+            self.key("fullnat_sources_v6", strings(&node.fullnat_sources_v6));
+        }
+        let range = node.fullnat_ports;
+        self.key_unless("fullnat_ports", range, defaults::FULLNAT_PORTS, |range| {
+            string(format_args!("{}-{}", range.0, range.1))
+        });
+        let (idle, closed) = (node.nat_idle_timeout, node.nat_closed_timeout);
+        self.key_unless(
+            "nat_idle_timeout",
+            idle,
+            defaults::NAT_IDLE_TIMEOUT,
+            duration,
+        );
+        let default = defaults::NAT_CLOSED_TIMEOUT;
+        self.key_unless("nat_closed_timeout", closed, default, duration);
     }
 
     fn path(&mut self, key: &str, value: &Path, default: &str) {
@@ -105,15 +140,55 @@ impl Text {
         );
         let peak = service.peak_flows_per_second;
         self.optional("peak_flows_per_second", peak, plain);
+        self.packet_path(service);
         if !service.allow.is_empty() {
             self.key("allow", strings(&service.allow));
         }
         self.optional("allow_reason", service.allow_reason.as_ref(), string);
+        self.tables(service);
         if let Some(health) = &service.health {
             self.health(health);
         }
         for backend in &service.backends {
             self.backend(backend);
+        }
+    }
+
+    fn packet_path(&mut self, service: &Service) {
+        if service.affinity != Affinity::Hash {
+            self.key("affinity", string(service.affinity));
+        }
+        if let Affinity::Flow { idle_timeout } = service.affinity {
+            let default = defaults::FLOW_IDLE_TIMEOUT;
+            self.key_unless("flow_idle_timeout", idle_timeout, default, duration);
+        }
+        self.optional("mss_clamp", service.mss_clamp, plain);
+        if !service.allow_sources.is_empty() {
+            self.key("allow_sources", strings(&service.allow_sources));
+        }
+        if !service.deny_sources.is_empty() {
+            self.key("deny_sources", strings(&service.deny_sources));
+        }
+    }
+
+    fn tables(&mut self, service: &Service) {
+        if let Some(limit) = &service.source_limit {
+            self.header("[service.source_limit]");
+            let rate = limit.flows_per_second;
+            self.key("flows_per_second", rate);
+            self.key_unless("burst", limit.burst, rate, plain);
+            let default = match service.address {
+                IpAddr::V4(_) => defaults::SOURCE_PREFIX_V4,
+                IpAddr::V6(_) => defaults::SOURCE_PREFIX_V6,
+            };
+            self.key_unless("prefix_length", limit.prefix_length, default, plain);
+        }
+        if let Some(quic) = &service.quic {
+            self.header("[service.quic]");
+            let offset = quic.server_id_offset;
+            let default = defaults::SERVER_ID_OFFSET;
+            self.key_unless("server_id_offset", offset, default, plain);
+            self.key("server_id_length", quic.server_id_length);
         }
     }
 
@@ -186,6 +261,7 @@ impl Text {
         let capacity = backend.capacity_flows_per_second;
         self.optional("capacity_flows_per_second", capacity, plain);
         self.optional("mac", backend.mac, string);
+        self.optional("server_id", backend.server_id, string);
         self.key_unless("drain", backend.drain, false, plain);
     }
 }

@@ -87,10 +87,112 @@ name = "dns-2"
 address = "2001:db8:1::2"
 "#;
 
+/// A file without a finding, in which every key stands once that [`SAMPLE`]
+/// has not.
+pub(super) const PATH_SAMPLE: &str = r#"[node]
+interfaces = ["eth0"]
+tunnel_source_v4 = "172.16.0.0/16"
+tunnel_source_v6 = "2001:db8:ffff::/64"
+gue_port = 6081
+fullnat_sources_v4 = ["10.1.0.5", "10.1.0.6"]
+fullnat_sources_v6 = ["2001:db8:2::5"]
+fullnat_ports = "10000-30000"
+nat_idle_timeout = "10m"
+nat_closed_timeout = "20s"
+handshake_sample = 0.02
+flow_table_size = 262144
+
+[[service]]
+name = "web"
+address = "192.0.2.10"
+port = 9443
+protocol = "tcp"
+forward = "nat"
+fail_open_below = 0
+affinity = "source"
+mss_clamp = 1400
+allow_sources = ["0.0.0.0/0", "203.0.113.128/25"]
+deny_sources = ["203.0.113.0/24"]
+
+[service.source_limit]
+flows_per_second = 100
+burst = 300
+prefix_length = 24
+
+[service.health]
+kind = "tcp"
+port = 8443
+
+[[service.backend]]
+name = "web-1"
+address = "10.0.0.11"
+port = 8443
+
+[[service.backend]]
+name = "web-2"
+address = "10.0.0.11"
+port = 8444
+
+[[service]]
+name = "mail"
+address = "2001:db8::25"
+port = [25, 587]
+protocol = "tcp"
+forward = "fullnat"
+fail_open_below = 0
+
+[service.health]
+kind = "tcp"
+
+[[service.backend]]
+name = "mail-1"
+address = "2001:db8:1::25"
+
+[[service.backend]]
+name = "mail-2"
+address = "2001:db8:1::26"
+
+[[service]]
+name = "quic"
+address = "192.0.2.20"
+port = 4433
+protocol = "udp"
+forward = "gue"
+fail_open_below = 0
+peak_flows_per_second = 2184
+affinity = "flow"
+flow_idle_timeout = "2m"
+
+[service.source_limit]
+flows_per_second = 7
+
+[service.quic]
+server_id_offset = 2
+server_id_length = 3
+
+[service.health]
+kind = "tcp"
+
+[[service.backend]]
+name = "quic-1"
+address = "10.0.2.1"
+server_id = "0a1b2c"
+
+[[service.backend]]
+name = "quic-2"
+address = "2001:db8:3::1"
+server_id = "0a1b2d"
+"#;
+
 /// [`SAMPLE`] with one text replaced; the text must be there exactly once.
 pub(super) fn spoiled(from: &str, to: &str) -> String {
-    assert_eq!(SAMPLE.matches(from).count(), 1, "{from:?} in the sample");
-    SAMPLE.replacen(from, to, 1)
+    spoiled_in(SAMPLE, from, to)
+}
+
+/// The same for another sample.
+pub(super) fn spoiled_in(sample: &str, from: &str, to: &str) -> String {
+    assert_eq!(sample.matches(from).count(), 1, "{from:?} in the sample");
+    sample.replacen(from, to, 1)
 }
 
 /// Examines a text without tables.

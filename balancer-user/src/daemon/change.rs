@@ -208,7 +208,10 @@ fn same_backends(old: &Config, new: &Config) -> bool {
                 && old.health == new.health
                 && old.backends.len() == new.backends.len()
                 && old.backends.iter().zip(&new.backends).all(|(old, new)| {
-                    old.name == new.name && old.address == new.address && old.mac == new.mac
+                    old.name == new.name
+                        && old.address == new.address
+                        && old.port == new.port
+                        && old.mac == new.mac
                 })
         })
 }
@@ -220,6 +223,32 @@ fn check_fixed(old: &Config, new: &Config) -> Result<(), Problem> {
         ("interfaces", old.interfaces == new.interfaces),
         ("xdp_mode", old.xdp_mode == new.xdp_mode),
         ("seed", old.seed == new.seed),
+        ("gue_port", old.gue_port == new.gue_port),
+        (
+            "fullnat_sources_v4",
+            old.fullnat_sources_v4 == new.fullnat_sources_v4,
+        ),
+        (
+            "fullnat_sources_v6",
+            old.fullnat_sources_v6 == new.fullnat_sources_v6,
+        ),
+        ("fullnat_ports", old.fullnat_ports == new.fullnat_ports),
+        (
+            "nat_idle_timeout",
+            old.nat_idle_timeout == new.nat_idle_timeout,
+        ),
+        (
+            "nat_closed_timeout",
+            old.nat_closed_timeout == new.nat_closed_timeout,
+        ),
+        (
+            "handshake_sample",
+            old.handshake_sample == new.handshake_sample,
+        ),
+        (
+            "flow_table_size",
+            old.flow_table_size == new.flow_table_size,
+        ),
         ("socket", old.socket == new.socket),
         ("state_dir", old.state_dir == new.state_dir),
         ("pin_dir", old.pin_dir == new.pin_dir),

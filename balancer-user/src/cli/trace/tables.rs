@@ -9,7 +9,7 @@ use std::time::Instant;
 use balancer_common::layout::Member;
 
 use super::super::output;
-use crate::config::model::{Backend, Config, Forward, Seed, Service};
+use crate::config::model::{Backend, Config, Seed, Service};
 use crate::daemon::hops;
 use crate::dataplane::{ServiceId, State};
 use crate::desired::{Builder, Seat, World};
@@ -180,7 +180,7 @@ fn make_up_sources(config: &Config, hops: &mut BTreeMap<IpAddr, Hop>) -> BTreeMa
 
 /// Addresses of the backends that are reached through a tunnel.
 fn tunnels(config: &Config) -> BTreeSet<IpAddr> {
-    let tunnelled = |service: &&Service| service.forward == Forward::Ipip;
+    let tunnelled = |service: &&Service| service.forward.is_tunnel();
     let address = |backend: &Backend| backend.address;
     let services = config.services.iter().filter(tunnelled);
     services

@@ -148,7 +148,7 @@ rules! {
 
     BAD_BACKEND_ADDRESS "bad-backend-address" Error Shape true
     "a backend address that cannot be a server"
-    "A VIP or a tunnel source of this host would send packets round in a circle; loopback, multicast, broadcast, unspecified and link-local addresses lead nowhere."
+    "A VIP, a tunnel source or a fullnat source of this host would send packets round in a circle; loopback, multicast, broadcast, unspecified and link-local addresses lead nowhere."
 
     BACKEND_OUTSIDE_POOL "backend-outside-pool" Error Shape true
     "a backend outside the service's `allowed_backends`"
@@ -160,11 +160,23 @@ rules! {
 
     PORT_MISMATCH "port-mismatch" Error Shape false
     "port 0, or a backend port that the mode cannot rewrite to"
-    "The modes `l2` and `ipip` leave the packet's ports as they are, so a backend listens on the port that clients dial."
+    "The modes `l2`, `ipip` and `gue` leave the packet's ports as they are, so a backend listens on the port that clients dial. `nat` and `fullnat` rewrite the service's only port; of several, each packet keeps the one it was sent to."
 
     FAMILY_MISMATCH "family-mismatch" Error Shape false
     "an address family that the forwarding mode cannot carry"
-    "`l2` only rewrites Ethernet addresses: next hop and packet are of one family. `ipip` carries any pair."
+    "`l2` only rewrites Ethernet addresses, `nat` and `fullnat` addresses of the packet's own family. `ipip` and `gue` carry any pair."
+
+    FULLNAT_SOURCES "fullnat-sources" Error Shape false
+    "fullnat without a source address of its own"
+    "Each new flow to a backend goes out from an address of `fullnat_sources_v4` or `_v6`, so the service's family needs one. One that is a service's address as well would make backends' replies look like clients' packets."
+
+    TRANSLATION_LOOP "translation-loop" Error Shape false
+    "a `nat` or `fullnat` backend that is a service's address"
+    "The rewritten packet would be for that service again, and its backend's replies for nobody. Name the servers themselves."
+
+    SERVER_ID "server-id" Error Shape false
+    "a QUIC server id that is missing, doubled or of another length"
+    "Connection ids name the server by the bytes that `[service.quic]` points at. Without an id of its own, of that length, a backend never gets its clients back once their address changes. An id without `[service.quic]` is read by nothing."
 
     NO_HEALTH_CHECK "no-health-check" Warning Shape true
     "no probe, or only a TCP probe on an HTTP port"
@@ -260,7 +272,7 @@ rules! {
 
     MAP_CAPACITY "map-capacity" Error Live true
     "a kernel map is nearly full"
-    "Above 90 % is an error. A flow table below the peak of new flows times the idle time is a warning."
+    "Above 90 % is an error; only the daemon can see it. A flow table below the declared peak of new flows times `flow_idle_timeout`, over all services with `affinity = \"flow\"`, is a warning that every check gives."
 
     KERNEL_DRIFT "kernel-drift" Error Live true
     "the kernel's maps are not what the running revision says"

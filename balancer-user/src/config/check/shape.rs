@@ -5,11 +5,11 @@ use std::net::IpAddr;
 
 use super::super::diagnostic::Level;
 use super::super::model::{
-    Backend, Config, Forward, Identity, Ports, ProbeKind, Protocol, Service,
+    Backend, Config, Forward, Identity, Node, Ports, ProbeKind, Protocol, Service,
 };
 use super::super::parse::unusable;
 use super::super::spans::Place;
-use super::{Context, probes, rules, weight_in_use};
+use super::{Context, packet_path, probes, rules, weight_in_use};
 
 pub(super) fn check(context: &mut Context<'_>) {
     if context.config.services.is_empty() {
@@ -20,17 +20,19 @@ pub(super) fn check(context: &mut Context<'_>) {
     }
     vip_overlap(context);
     shared_backend(context);
-    let own = own_addresses(context.config);
+    let own = OwnAddresses::new(context.config);
     for (index, service) in context.services() {
         service_address(context, index, service);
         eligible(context, index, service);
         duplicate_backend(context, index, service);
         for (place, backend) in service.backends.iter().enumerate() {
-            backend_address(context, (index, place), backend, &own);
+            backend_address(context, (index, place), service, backend, &own);
             backend_fit(context, (index, place), service, backend);
         }
+        packet_path::check_service(context, index, service);
         probes::check(context, index, service);
     }
+    packet_path::check_node(context);
 }
 
 /// The same address for an IPv4 address and its IPv6 clothes.
@@ -220,34 +222,72 @@ fn single_port(service: &Service) -> Option<u16> {
     service.ports.first().filter(|_| service.ports.count() == 1)
 }
 
-/// Addresses that packets must not be forwarded to, with what they are.
-fn own_addresses(config: &Config) -> HashMap<IpAddr, String> {
-    let vips = config.services.iter().map(|service| {
-        let what = format!("the address of service {}", service.name);
-        (canonical(service.address), what)
-    });
-    let source = "this host's tunnel source";
-    let v4 = config.node.tunnel_source_v4.map(IpAddr::from);
-    let v6 = config.node.tunnel_source_v6.map(IpAddr::from);
-    let sources = v4.into_iter().chain(v6);
-    vips.chain(sources.map(|address| (address, source.to_owned())))
-        .collect()
+/// Addresses that packets must not be forwarded to.
+struct OwnAddresses<'a> {
+    /// Services' addresses, with the first service of each.
+    vips: HashMap<IpAddr, &'a str>,
+    node: &'a Node,
+}
+
+impl<'a> OwnAddresses<'a> {
+    fn new(config: &'a Config) -> Self {
+        let mut vips = HashMap::new();
+        for service in &config.services {
+            vips.entry(canonical(service.address))
+                .or_insert(service.name.as_str());
+        }
+        let node = &config.node;
+        Self { vips, node }
+    }
+
+    /// What an address of the node itself is, if it is one.
+    fn source(&self, address: IpAddr) -> Option<&'static str> {
+        let is_tunnel = self
+            .node
+            .tunnel_source_v4
+            .is_some_and(|it| it.contains(address))
+            || self
+                .node
+                .tunnel_source_v6
+                .is_some_and(|it| it.contains(address));
+        let is_fullnat = match address {
+            IpAddr::V4(v4) => self.node.fullnat_sources_v4.contains(&v4),
+            IpAddr::V6(v6) => self.node.fullnat_sources_v6.contains(&v6),
+        };
+        if is_tunnel {
+            Some("this host's tunnel source")
+        } else if is_fullnat {
+            Some("this host's fullnat source")
+        } else {
+            None
+        }
+    }
 }
 
 fn backend_address(
     context: &mut Context<'_>,
     (index, place): (usize, usize),
+    service: &Service,
     backend: &Backend,
-    own: &HashMap<IpAddr, String>,
+    own: &OwnAddresses<'_>,
 ) {
     let address = canonical(backend.address);
-    let kind = unusable(backend.address);
-    let Some(kind) = kind.or_else(|| own.get(&address).map(String::as_str)) else {
-        return;
+    let kind = unusable(backend.address).or_else(|| own.source(address));
+    let vip = own.vips.get(&address);
+    let mut rule = &rules::BAD_BACKEND_ADDRESS;
+    let what = match (kind, vip) {
+        (Some(kind), _) => kind.to_owned(),
+        (None, Some(other)) => {
+            if service.forward.is_translation() {
+                rule = &rules::TRANSLATION_LOOP;
+            }
+            format!("the address of service {other}")
+        }
+        (None, None) => return,
     };
     let message = format!(
-        "service {}: the address {} of backend {} is {kind}",
-        context.config.services[index].name, backend.address, backend.name
+        "service {}: the address {} of backend {} is {what}",
+        service.name, backend.address, backend.name
     );
     let help = if address != backend.address {
         format!("write \"{address}\"")
@@ -255,9 +295,7 @@ fn backend_address(
         "name an address of the server itself".to_owned()
     };
     let place = Place::Backend(index, place, "address");
-    context.report(&rules::BAD_BACKEND_ADDRESS, place, message, |finding| {
-        finding.help(help)
-    });
+    context.report(rule, place, message, |finding| finding.help(help));
 }
 
 /// Rules about one backend beside its service.
@@ -285,11 +323,15 @@ fn backend_fit(
                 .related(related, "these are allowed")
         });
     }
-    let families_differ = service.address.is_ipv4() != backend.address.is_ipv4();
-    if service.forward == Forward::L2 && families_differ {
+    let one_family = match service.forward {
+        Forward::L2 | Forward::Nat | Forward::Fullnat => true,
+        Forward::Ipip | Forward::Gue => false,
+    };
+    if one_family && service.address.is_ipv4() != backend.address.is_ipv4() {
         let message = format!(
-            "{}: l2 cannot carry packets for {} to {}",
+            "{}: {} cannot carry packets for {} to {}",
             object(),
+            service.forward,
             service.address,
             backend.address
         );
@@ -298,18 +340,40 @@ fn backend_fit(
             finding.help("use an address of the service's family, or `forward = \"ipip\"`")
         });
     }
-    if let Some(port) = backend.port
-        && single_port(service) != Some(port)
-    {
-        let message = format!(
-            "{}: port {port} differs from the service's {}, and {} cannot rewrite ports",
-            object(),
-            service.ports,
-            service.forward
-        );
-        let place = Place::Backend(index, place, "port");
-        context.report(&rules::PORT_MISMATCH, place, message, |finding| {
-            finding.help("remove the backend's `port` and let the server listen on the service's")
-        });
-    }
+    backend_port(context, (index, place), service, backend);
+}
+
+fn backend_port(
+    context: &mut Context<'_>,
+    (index, place): (usize, usize),
+    service: &Service,
+    backend: &Backend,
+) {
+    let (Some(port), only) = (backend.port, single_port(service)) else {
+        return;
+    };
+    let (name, ports, forward) = (&service.name, &service.ports, service.forward);
+    let object = format!("service {name}: backend {}", backend.name);
+    let (message, help) = match only {
+        Some(only) if only == port || forward.is_translation() => return,
+        None if forward.is_translation() => (
+            format!(
+                "{object}: port {port} is one and the service has {ports}, and with several ports \
+                 each packet keeps the one it was sent to"
+            ),
+            "remove the backend's `port`, or make each port a service of its own",
+        ),
+        _ => (
+            format!(
+                "{object}: port {port} differs from the service's {ports}, and {forward} cannot \
+                 rewrite ports"
+            ),
+            "remove the backend's `port` and let the server listen on the service's, or rewrite \
+             it with `forward = \"nat\"`",
+        ),
+    };
+    let place = Place::Backend(index, place, "port");
+    context.report(&rules::PORT_MISMATCH, place, message, |finding| {
+        finding.help(help)
+    });
 }

@@ -2,7 +2,9 @@ use std::time::Instant;
 
 use super::super::examine;
 use super::super::parse::parse;
-use super::super::testing::{SAMPLE, assert_clean, assert_finds, examined, spoiled};
+use super::super::testing::{
+    PATH_SAMPLE, SAMPLE, assert_clean, assert_finds, examined, spoiled, spoiled_in,
+};
 use super::*;
 
 const V6_2: &str = "name = \"dns-2\"\naddress = \"2001:db8:1::2\"";
@@ -37,6 +39,116 @@ fn each_shape_rule_finds_its_fault_and_nothing_else() {
             assert_clean(&spoiled(from, right));
         }
     }
+}
+
+#[test]
+#[rustfmt::skip]
+fn each_rule_of_the_packet_path_finds_its_fault_and_nothing_else() {
+    for (from, wrong, rule, level, right) in [
+        // Modes that translate: families, ports, loops, sources.
+        ("\"2001:db8:1::26\"", "§\"10.0.0.26\"", "family-mismatch", "error", "\"2001:db8:1::27\""),
+        ("\"10.0.0.11\"\nport = 8443", "§\"2001:db8:9::1\"\nport = 8443", "family-mismatch", "error", "\"10.0.0.11\"\nport = 1"),
+        ("\"2001:db8:1::26\"", "\"2001:db8:1::26\"\nport = §25", "port-mismatch", "error", ""),
+        ("\"10.0.2.1\"", "\"10.0.2.1\"\nport = §4434", "port-mismatch", "error", "\"10.0.2.1\"\nport = 4433"),
+        ("\"2001:db8:1::26\"", "§\"2001:db8::25\"", "translation-loop", "error", ""),
+        ("\"10.0.0.11\"\nport = 8443", "§\"192.0.2.20\"\nport = 8443", "translation-loop", "error", "\"192.0.2.21\"\nport = 8443"),
+        ("\"10.0.2.1\"", "§\"192.0.2.10\"", "bad-backend-address", "error", ""),
+        ("\"10.0.2.1\"", "§\"172.16.255.9\"", "bad-backend-address", "error", "\"172.17.0.0\""),
+        ("\"10.0.2.1\"", "§\"10.1.0.6\"", "bad-backend-address", "error", "\"10.1.0.7\""),
+        ("\"2001:db8:3::1\"", "§\"2001:db8:ffff::7\"", "bad-backend-address", "error", "\"2001:db8:ffff:1::7\""),
+        ("\"10.0.0.11\"\nport = 8444", "§\"10.0.0.11\"\nport = 8443", "duplicate-backend", "error", ""),
+        // Server ids.
+        ("\"0a1b2d\"", "§\"0a1b2c\"", "server-id", "error", "\"000000\""),
+        ("\"0a1b2d\"", "§\"0a1b\"", "server-id", "error", ""),
+        ("\"10.0.0.11\"\nport = 8444", "\"10.0.0.11\"\nport = 8444\nserver_id = §\"01\"", "server-id", "error", ""),
+        // 2184 flows a second, for two minutes, are 262,080 records.
+        ("peak_flows_per_second = 2184", "peak_flows_per_second = §2185", "map-capacity", "warning", "peak_flows_per_second = 100"),
+    ] {
+        assert_finds(&spoiled_in(PATH_SAMPLE, from, wrong), rule, level);
+        if !right.is_empty() {
+            assert_clean(&spoiled_in(PATH_SAMPLE, from, right));
+        }
+    }
+}
+
+#[test]
+fn a_translating_mode_rewrites_the_only_port_of_a_service() {
+    let one = spoiled_in(PATH_SAMPLE, "port = [25, 587]", "port = 25");
+    let rewritten = one.replace("::26\"", "::26\"\nport = 2525");
+    assert_clean(&rewritten);
+    assert_clean(&rewritten.replace("\"fullnat\"", "\"nat\""));
+    for ports in ["[25, 587]", "\"25-26\"", "\"any\""] {
+        let text = rewritten.replace("port = 25\n", &format!("port = {ports}\n"));
+        let text = text.replace("kind = \"tcp\"", "kind = \"tcp\"\nport = 1");
+        let marked = text
+            .replace("port = 1\nport = 8443", "port = 8443")
+            .replace("= 2525", "= §2525");
+        let finding = assert_finds(&marked, "port-mismatch", "error");
+        assert!(
+            finding.message.contains("keeps the one"),
+            "{}",
+            finding.message
+        );
+    }
+}
+
+#[test]
+fn fullnat_needs_sources_of_its_family_that_no_service_has() {
+    let missing = spoiled_in(
+        PATH_SAMPLE,
+        "fullnat_sources_v6 = [\"2001:db8:2::5\"]\n",
+        "",
+    );
+    let marked = missing.replace("\"fullnat\"", "§\"fullnat\"");
+    let finding = assert_finds(&marked, "fullnat-sources", "error");
+    assert_eq!(finding.path, "service.mail.forward");
+    let help = finding.help.unwrap();
+    assert!(help.contains("fullnat_sources_v6"), "{help}");
+    assert_clean(&missing.replace("\"fullnat\"", "\"nat\""));
+
+    let shared = "[\"10.1.0.5\", \"10.1.0.6\"]";
+    let marked = spoiled_in(PATH_SAMPLE, shared, "§[\"10.1.0.5\", \"192.0.2.20\"]");
+    let finding = assert_finds(&marked, "fullnat-sources", "error");
+    assert_eq!(finding.path, "node.fullnat_sources_v4");
+    assert_eq!(finding.related[0].label, "service quic has it here");
+    assert_clean(&marked.replace("§", "").replace(
+        "\"10.1.0.5\", \"192.0.2.20\"",
+        "\"10.1.0.5\", \"192.0.2.21\"",
+    ));
+}
+
+#[test]
+fn a_quic_backend_without_a_server_id_is_found_at_its_header() {
+    let text = spoiled_in(PATH_SAMPLE, "server_id = \"0a1b2d\"\n", "");
+    let marked = text.replace(
+        "[[service.backend]]\nname = \"quic-2\"",
+        "§[[service.backend]]\nname = \"quic-2\"",
+    );
+    let finding = assert_finds(&marked, "server-id", "error");
+    assert_eq!(finding.help.unwrap(), "add `server_id = \"0a0a0a\"`");
+}
+
+#[test]
+fn records_of_all_services_by_flow_share_the_flow_table() {
+    let text = spoiled_in(PATH_SAMPLE, "\"2m\"", "\"121s\"");
+    let marked = text.replace("second = 2184", "second = §2184");
+    assert_finds(&marked, "map-capacity", "warning");
+    assert_clean(&spoiled_in(PATH_SAMPLE, "\"2m\"", "\"119s\""));
+
+    let (_, quic) = PATH_SAMPLE.rsplit_once("[[service]]").unwrap();
+    let other = quic
+        .replace("\"quic\"", "\"other\"")
+        .replace("\"192.0.2.20\"", "\"192.0.2.21\"")
+        .replace("second = 2184", "second = 1");
+    let text = format!("{PATH_SAMPLE}\n[[service]]{other}");
+    let marked = text.replace("second = 2184", "second = §2184");
+    let finding = assert_finds(&marked, "map-capacity", "warning");
+    assert!(
+        finding.message.contains("those of other services 120 more"),
+        "{}",
+        finding.message
+    );
+    assert_clean(&text.replace("second = 2184", "second = 2183"));
 }
 
 /// Spoils the sample's second service, whose header gets the mark.

@@ -12,6 +12,26 @@ pub const STATE_DIR: &str = "/var/lib/balancer";
 pub const PIN_DIR: &str = "/sys/fs/bpf/balancer";
 /// `node.resync_interval`.
 pub const RESYNC: Duration = Duration::from_secs(30);
+/// `node.gue_port`.
+pub const GUE_PORT: u16 = 6080;
+/// `node.fullnat_ports`.
+pub const FULLNAT_PORTS: (u16, u16) = (32_768, 60_999);
+/// `node.nat_idle_timeout`.
+pub const NAT_IDLE_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+/// `node.nat_closed_timeout`.
+pub const NAT_CLOSED_TIMEOUT: Duration = Duration::from_secs(30);
+/// `node.handshake_sample`.
+pub const HANDSHAKE_SAMPLE: f64 = 0.01;
+/// `node.flow_table_size`.
+pub const FLOW_TABLE_SIZE: u32 = 131_072;
+/// A service's `flow_idle_timeout`.
+pub const FLOW_IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+/// `source_limit.prefix_length` of an IPv4 service.
+pub const SOURCE_PREFIX_V4: u8 = 32;
+/// The same of an IPv6 service: what one site commonly has (RFC 6177).
+pub const SOURCE_PREFIX_V6: u8 = 64;
+/// `quic.server_id_offset`: the first byte holds other bits.
+pub const SERVER_ID_OFFSET: u8 = 1;
 /// A service's `drain_timeout`.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
 /// A backend's `weight`.

@@ -1,6 +1,7 @@
 //! Reads `[node]`.
 
-use std::ops::Range;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,9 +14,11 @@ use super::super::prime::{MAX_TABLE_SIZE, is_prime, table_size_from};
 use super::super::spans::TableSpans;
 use super::defaults;
 use super::fields::{Field, Fields, Names, Path, Step, Value};
+use super::ports::{port, source_range};
+use super::sources::{addresses, tunnel_source_v4, tunnel_source_v6};
 use super::values::{
-    boolean, choice, duration, hex_byte, host_address_v4, host_address_v6, list, path, text,
-    text_where,
+    boolean, choice, duration, hex_byte, host_address_v4, host_address_v6, integer, list, path,
+    share, text, text_where,
 };
 
 const KEYS: &[&str] = &[
@@ -25,6 +28,14 @@ const KEYS: &[&str] = &[
     "table_size",
     "tunnel_source_v4",
     "tunnel_source_v6",
+    "gue_port",
+    "fullnat_sources_v4",
+    "fullnat_sources_v6",
+    "fullnat_ports",
+    "nat_idle_timeout",
+    "nat_closed_timeout",
+    "handshake_sample",
+    "flow_table_size",
     "socket",
     "state_dir",
     "pin_dir",
@@ -34,6 +45,8 @@ const KEYS: &[&str] = &[
 ];
 
 const MAX_INTERFACES: usize = 64;
+/// Records in the flow table; allocated when the program is loaded.
+const FLOW_TABLE_SIZES: RangeInclusive<u32> = 1024..=16_777_216;
 /// `IFNAMSIZ` without its final zero byte.
 const MAX_INTERFACE_LEN: usize = 15;
 /// `sun_path` without its final zero byte (unix(7)).
@@ -61,8 +74,12 @@ pub(super) fn node(
     let xdp_mode = fields.optional("xdp_mode", choice(XDP_MODES, &[]));
     let seed = fields.optional("seed", seed);
     let table_size = fields.optional("table_size", table_size);
-    let tunnel_source_v4 = fields.optional("tunnel_source_v4", host_address_v4);
-    let tunnel_source_v6 = fields.optional("tunnel_source_v6", host_address_v6);
+    let translation = translation(&mut fields);
+    let tunnel_source_v4 = fields.optional("tunnel_source_v4", tunnel_source_v4);
+    let tunnel_source_v6 = fields.optional("tunnel_source_v6", tunnel_source_v6);
+    let gue_port = fields.optional("gue_port", port);
+    let handshake_sample = fields.optional("handshake_sample", share(1.0));
+    let flow_table_size = fields.optional("flow_table_size", integer(FLOW_TABLE_SIZES));
     let socket = fields.optional("socket", path(MAX_SOCKET_LEN));
     let state_dir = fields.optional("state_dir", path(MAX_PATH_LEN));
     let pin_dir = fields.optional("pin_dir", path(MAX_PATH_LEN));
@@ -77,6 +94,14 @@ pub(super) fn node(
         table_size: table_size.unwrap_or(defaults::TABLE_SIZE),
         tunnel_source_v4,
         tunnel_source_v6,
+        gue_port: gue_port.unwrap_or(defaults::GUE_PORT),
+        fullnat_sources_v4: translation.sources_v4,
+        fullnat_sources_v6: translation.sources_v6,
+        fullnat_ports: translation.ports,
+        nat_idle_timeout: translation.idle_timeout,
+        nat_closed_timeout: translation.closed_timeout,
+        handshake_sample: handshake_sample.unwrap_or(defaults::HANDSHAKE_SAMPLE),
+        flow_table_size: flow_table_size.unwrap_or(defaults::FLOW_TABLE_SIZE),
         socket: socket.unwrap_or_else(|| PathBuf::from(defaults::SOCKET)),
         state_dir: state_dir.unwrap_or_else(|| PathBuf::from(defaults::STATE_DIR)),
         pin_dir: pin_dir.unwrap_or_else(|| PathBuf::from(defaults::PIN_DIR)),
@@ -85,6 +110,33 @@ pub(super) fn node(
         resync_interval: resync_interval.unwrap_or(defaults::RESYNC),
     });
     (node, fields.into_spans())
+}
+
+/// What `nat` and `fullnat` read.
+struct Translation {
+    sources_v4: Vec<Ipv4Addr>,
+    sources_v6: Vec<Ipv6Addr>,
+    ports: (u16, u16),
+    idle_timeout: Duration,
+    closed_timeout: Duration,
+}
+
+fn translation(fields: &mut Fields<'_, '_>) -> Translation {
+    let seconds = Duration::from_secs;
+    let idle = duration(seconds(10)..=seconds(24 * 3600));
+    let closed = duration(seconds(1)..=seconds(600));
+    let sources_v4 = fields.optional("fullnat_sources_v4", addresses(host_address_v4));
+    let sources_v6 = fields.optional("fullnat_sources_v6", addresses(host_address_v6));
+    let ports = fields.optional("fullnat_ports", source_range);
+    let idle_timeout = fields.optional("nat_idle_timeout", idle);
+    let closed_timeout = fields.optional("nat_closed_timeout", closed);
+    Translation {
+        sources_v4: sources_v4.unwrap_or_default(),
+        sources_v6: sources_v6.unwrap_or_default(),
+        ports: ports.unwrap_or(defaults::FULLNAT_PORTS),
+        idle_timeout: idle_timeout.unwrap_or(defaults::NAT_IDLE_TIMEOUT),
+        closed_timeout: closed_timeout.unwrap_or(defaults::NAT_CLOSED_TIMEOUT),
+    }
 }
 
 fn interfaces(fields: &mut Fields<'_, '_>) -> Option<Vec<String>> {

@@ -12,6 +12,8 @@ use super::values::list;
 
 /// Most entries of a list.
 const MAX_ENTRIES: usize = 1024;
+/// Fewest ports to send from: every CPU has some of its own.
+const MIN_SOURCE_PORTS: usize = 1024;
 const HELP: &str = "write a port, a range \"8000-8010\", a list of these, or \"any\"";
 
 /// A single port from 1 to 65535.
@@ -52,6 +54,24 @@ pub(super) fn ports(field: &mut Field<'_>, value: &Value<'_>) -> Option<Ports> {
         }
         _ => Some(Ports::Ranges(vec![range(field, value)?])),
     }
+}
+
+/// A range that `fullnat` sends from, such as `"32768-60999"`.
+pub(super) fn source_range(field: &mut Field<'_>, value: &Value<'_>) -> Option<(u16, u16)> {
+    let help = "write a range such as \"32768-60999\"";
+    if value.get_ref().as_str().is_none() {
+        field.wrong_type(value, "a range of ports", help);
+        return None;
+    }
+    let (first, last) = range(field, value)?;
+    let count = usize::from(last - first) + 1;
+    if count < MIN_SOURCE_PORTS {
+        let text = format!("has {count} ports, limit {MIN_SOURCE_PORTS} and more");
+        let help = format!("each CPU gets a part of them: {help}");
+        field.bad(value, text, help);
+        return None;
+    }
+    Some((first, last))
 }
 
 fn range(field: &mut Field<'_>, value: &Value<'_>) -> Option<(u16, u16)> {

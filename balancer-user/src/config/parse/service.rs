@@ -8,13 +8,15 @@ use toml::de::DeTable;
 
 use super::super::check::rules;
 use super::super::diagnostic::Finding;
-use super::super::model::{Backend, Forward, Ports, Protocol, Service};
+use super::super::model::{Affinity, Backend, Forward, Ports, Protocol, Service};
 use super::super::spans::{ServiceSpans, TableSpans};
 use super::MAX_BACKENDS;
 use super::defaults;
 use super::fields::{Field, Fields, Names, Path, Step, Value};
 use super::health;
 use super::ports::{port, ports};
+use super::quic::{quic, server_id};
+use super::sources::{filters, source_limit};
 use super::values::{
     address, boolean, choice, duration, integer, is_name, list, mac, name, network, share, text,
     text_where,
@@ -30,8 +32,15 @@ const SERVICE_KEYS: &[&str] = &[
     "fail_open_below",
     "drain_timeout",
     "peak_flows_per_second",
+    "affinity",
+    "flow_idle_timeout",
+    "mss_clamp",
+    "allow_sources",
+    "deny_sources",
     "allow",
     "allow_reason",
+    "source_limit",
+    "quic",
     "health",
     "backend",
 ];
@@ -44,11 +53,15 @@ const BACKEND_KEYS: &[&str] = &[
     "zone",
     "capacity_flows_per_second",
     "mac",
+    "server_id",
     "drain",
 ];
 
 /// Rates are multiplied with weights; this keeps the products small.
 const RATES: RangeInclusive<u64> = 1..=1_000_000_000_000;
+/// Least segment size that Linux takes (`TCP_MIN_MSS`), and what the longest
+/// packet leaves beside an IPv4 and a TCP header.
+const MSS: RangeInclusive<u16> = 88..=65_495;
 const MAX_NETWORKS: usize = 1024;
 const MAX_ALLOWED: usize = 64;
 const MAX_REASON_LEN: usize = 1024;
@@ -100,21 +113,29 @@ fn named<'t>(table: &'t DeTable<'t>) -> Option<(&'t str, Range<usize>)> {
 /// The keys of the service itself, without its tables.
 fn head(fields: &mut Fields<'_, '_>) -> Option<Service> {
     const PROTOCOLS: &[(&str, Protocol)] = &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
-    const FORWARDS: &[(&str, Forward)] = &[("l2", Forward::L2), ("ipip", Forward::Ipip)];
+    const FORWARDS: &[(&str, Forward)] = &[
+        ("l2", Forward::L2),
+        ("ipip", Forward::Ipip),
+        ("gue", Forward::Gue),
+        ("nat", Forward::Nat),
+        ("fullnat", Forward::Fullnat),
+    ];
     let name = fields.required("name", "name = \"web\"", name);
     let address = fields.required("address", "address = \"192.0.2.10\"", address);
     let ports = fields.required("port", "port = 443", ports);
     let protocol = fields.required("protocol", "protocol = \"tcp\"", choice(PROTOCOLS, &[]));
-    let forward = fields.required(
-        "forward",
-        "forward = \"ipip\"",
-        choice(FORWARDS, &["gue", "nat", "fullnat"]),
-    );
+    let forward = fields.required("forward", "forward = \"ipip\"", choice(FORWARDS, &[]));
     let allowed_backends = fields.optional("allowed_backends", list(MAX_NETWORKS, network));
     let fail_open_below = fields.optional("fail_open_below", share(1.0));
     let day = Duration::from_secs(24 * 3600);
     let drain_timeout = fields.optional("drain_timeout", duration(Duration::ZERO..=day));
     let peak = fields.optional("peak_flows_per_second", integer(RATES));
+    let affinity = affinity(fields, protocol);
+    let mss_clamp = fields.optional("mss_clamp", integer(MSS));
+    let (allow_sources, deny_sources) = filters(fields, address);
+    let source_limit = source_limit(fields, address);
+    let quic = quic(fields);
+    refuse_unfitting(fields, protocol, affinity);
     Some(Service {
         name: name?.to_owned(),
         address: address?,
@@ -125,11 +146,75 @@ fn head(fields: &mut Fields<'_, '_>) -> Option<Service> {
         fail_open_below,
         drain_timeout: drain_timeout.unwrap_or(defaults::DRAIN_TIMEOUT),
         peak_flows_per_second: peak,
+        affinity: affinity?,
+        mss_clamp,
+        allow_sources,
+        deny_sources,
+        source_limit,
+        quic,
         allow: Vec::new(),
         allow_reason: None,
         health: None,
         backends: Vec::new(),
     })
+}
+
+/// `None` if the word is not good.
+fn affinity(fields: &mut Fields<'_, '_>, protocol: Option<Protocol>) -> Option<Affinity> {
+    let day = Duration::from_secs(24 * 3600);
+    let limits = Duration::from_secs(1)..=day;
+    let idle_timeout = fields.optional("flow_idle_timeout", duration(limits));
+    let idle_timeout = idle_timeout.unwrap_or(defaults::FLOW_IDLE_TIMEOUT);
+    let words = [
+        ("hash", Affinity::Hash),
+        ("flow", Affinity::Flow { idle_timeout }),
+        ("source", Affinity::Source),
+    ];
+    if !fields.has("affinity") {
+        return Some(Affinity::Hash);
+    }
+    fields.optional("affinity", |field, value| {
+        let found = choice(&words, &[])(field, value)?;
+        if protocol == Some(Protocol::Tcp) && matches!(found, Affinity::Flow { .. }) {
+            let help = "remove it: flows of tcp are recorded whenever a change needs it";
+            field.bad(value, "is \"flow\", which is for udp", help);
+            return None;
+        }
+        Some(found)
+    })
+}
+
+/// Reports the keys that protocol and affinity leave without a use.
+fn refuse_unfitting(
+    fields: &mut Fields<'_, '_>,
+    protocol: Option<Protocol>,
+    affinity: Option<Affinity>,
+) {
+    let Some(affinity) = affinity else {
+        return;
+    };
+    let by_flow = matches!(affinity, Affinity::Flow { .. });
+    if !by_flow {
+        let help = "remove it, or write `affinity = \"flow\"`, which is for udp";
+        let why = format!("does nothing with affinity {affinity}");
+        fields.refuse("flow_idle_timeout", &why, help);
+    }
+    match protocol {
+        Some(Protocol::Tcp) => {
+            let help = "remove it: QUIC runs over udp";
+            fields.refuse("quic", "does nothing with protocol tcp", help);
+        }
+        Some(Protocol::Udp) => {
+            let help = "remove it: only tcp has segments";
+            fields.refuse("mss_clamp", "does nothing with protocol udp", help);
+            if !by_flow {
+                let why = "cannot be kept: without records nothing tells a new flow of udp";
+                let help = "remove it, or write `affinity = \"flow\"`";
+                fields.refuse("source_limit", why, help);
+            }
+        }
+        None => {}
+    }
 }
 
 fn allow(fields: &mut Fields<'_, '_>) -> (Vec<String>, Option<String>) {
@@ -214,6 +299,7 @@ fn backend(fields: &mut Fields<'_, '_>, default_name: &str) -> Option<Backend> {
     let zone = fields.optional("zone", name);
     let capacity = fields.optional("capacity_flows_per_second", integer(RATES));
     let mac = fields.optional("mac", mac);
+    let server_id = fields.optional("server_id", server_id);
     let drain = fields.optional("drain", boolean);
     Some(Backend {
         name: own_name.unwrap_or(default_name).to_owned(),
@@ -223,6 +309,7 @@ fn backend(fields: &mut Fields<'_, '_>, default_name: &str) -> Option<Backend> {
         zone: zone.map(str::to_owned),
         capacity_flows_per_second: capacity,
         mac,
+        server_id,
         drain: drain.unwrap_or(false),
     })
 }

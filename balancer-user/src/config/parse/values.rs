@@ -162,7 +162,7 @@ pub(super) fn duration<'t>(
 
 /// One of several words; words in `later` are known but not supported yet.
 pub(super) fn choice<'t, T: Copy>(
-    words: &'static [(&'static str, T)],
+    words: &[(&'static str, T)],
     later: &'static [&'static str],
 ) -> impl FnOnce(&mut Field<'_>, &'t Value<'t>) -> Option<T> {
     move |field, value| {

@@ -1,14 +1,16 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 
-use super::super::model::{Forward, Mac, Protocol, Seed};
+use super::super::model::{
+    Forward, Mac, Protocol, Quic, Seed, ServerId, SourceLimit, TunnelSource,
+};
 use super::super::parse::parse;
-use super::super::testing::SAMPLE;
+use super::super::testing::{PATH_SAMPLE, SAMPLE};
 use super::*;
 
 #[test]
@@ -41,9 +43,22 @@ weight = 1
 }
 
 #[test]
-fn the_sample_reads_back_as_the_same() {
-    let config = parse(SAMPLE).config.unwrap();
-    assert_eq!(parse(&render(&config)).config, Some(config));
+fn the_samples_read_back_as_the_same() {
+    for sample in [SAMPLE, PATH_SAMPLE] {
+        let config = parse(sample).config.unwrap();
+        assert_eq!(parse(&render(&config)).config, Some(config));
+    }
+}
+
+#[test]
+fn what_the_packet_path_reads_is_written_as_it_was() {
+    let written = render(&parse(PATH_SAMPLE).config.unwrap());
+    for line in PATH_SAMPLE.lines().filter(|line| !line.is_empty()) {
+        // A default is left out, and so is what follows from another key.
+        if line != "flow_idle_timeout = \"2m\"" {
+            assert!(written.contains(line), "{line} in\n{written}");
+        }
+    }
 }
 
 fn name() -> impl Strategy<Value = String> {
@@ -181,10 +196,11 @@ fn backend() -> impl Strategy<Value = Backend> {
         option::of(name()),
         option::of(1_u64..=1_000_000_000_000),
         option::of(any::<[u8; 5]>()),
+        option::of(vec(any::<u8>(), 1..=8)),
         any::<bool>(),
     )
         .prop_map(
-            |(address, port, weight, zone, capacity, mac, drain)| Backend {
+            |(address, port, weight, zone, capacity, mac, server_id, drain)| Backend {
                 name: String::new(),
                 address,
                 port,
@@ -192,9 +208,81 @@ fn backend() -> impl Strategy<Value = Backend> {
                 zone,
                 capacity_flows_per_second: capacity,
                 mac: mac.map(|[a, b, c, d, e]| Mac([2, a, b, c, d, e])),
+                server_id: server_id.and_then(|id| ServerId::new(&id)),
                 drain,
             },
         )
+}
+
+/// What a service says to the packet path, beside protocol and family.
+#[derive(Debug)]
+struct PacketPath {
+    forward: Forward,
+    affinity: Affinity,
+    mss_clamp: Option<u16>,
+    allow_sources: Vec<IpNet>,
+    deny_sources: Vec<IpNet>,
+    source_limit: Option<SourceLimit>,
+    quic: Option<Quic>,
+}
+
+fn affinity(tcp: bool) -> BoxedStrategy<Affinity> {
+    let stateless = prop_oneof![Just(Affinity::Hash), Just(Affinity::Source)];
+    if tcp {
+        return stateless.boxed();
+    }
+    let flow = millis(1000..=86_400_000).prop_map(|idle_timeout| Affinity::Flow { idle_timeout });
+    prop_oneof![stateless, flow].boxed()
+}
+
+fn packet_path(v4: bool, tcp: bool) -> impl Strategy<Value = PacketPath> {
+    let forward = prop_oneof![
+        Just(Forward::L2),
+        Just(Forward::Ipip),
+        Just(Forward::Gue),
+        Just(Forward::Nat),
+        Just(Forward::Fullnat)
+    ];
+    let sources = btree_set(
+        network().prop_filter("the family", move |net| net.addr().is_ipv4() == v4),
+        0..6,
+    );
+    let longest: u8 = if v4 { 32 } else { 128 };
+    let limit = (1..=1_000_000_000_u32, 1..=1_000_000_000_u32, 1..=longest);
+    let quic = (1..=8_u8).prop_flat_map(|length| (Just(length), 0..=(20 - length).min(19)));
+    (
+        forward,
+        affinity(tcp),
+        option::of(88..=65_495_u16),
+        (sources, 0..6_usize),
+        option::of(limit),
+        option::of(quic),
+    )
+        .prop_map(move |(forward, affinity, mss, sources, limit, quic)| {
+            let tells_new_flows = tcp || matches!(affinity, Affinity::Flow { .. });
+            let mut allow_sources: Vec<IpNet> = sources.0.into_iter().collect();
+            let deny_sources = allow_sources.split_off(sources.1.min(allow_sources.len()));
+            PacketPath {
+                forward,
+                affinity,
+                mss_clamp: mss.filter(|_| tcp),
+                allow_sources,
+                deny_sources,
+                source_limit: limit.filter(|_| tells_new_flows).map(
+                    |(flows_per_second, burst, prefix_length)| SourceLimit {
+                        flows_per_second,
+                        burst,
+                        prefix_length,
+                    },
+                ),
+                quic: quic
+                    .filter(|_| !tcp)
+                    .map(|(server_id_length, server_id_offset)| Quic {
+                        server_id_offset,
+                        server_id_length,
+                    }),
+            }
+        })
 }
 
 fn service() -> impl Strategy<Value = Service> {
@@ -202,11 +290,11 @@ fn service() -> impl Strategy<Value = Service> {
         vec(prop_oneof![Just("churn"), Just("capacity")], 1..3),
         "[ -~]{0,20}[!-~]",
     ));
+    let path = any::<(bool, bool)>()
+        .prop_flat_map(|(v4, tcp)| (Just(v4), Just(tcp), packet_path(v4, tcp)));
     let head = (
-        any::<bool>(),
+        path,
         ports(),
-        any::<bool>(),
-        any::<bool>(),
         vec(network(), 0..3),
         option::of(0.0..=1.0),
         millis(0..=86_400_000),
@@ -220,7 +308,7 @@ fn service() -> impl Strategy<Value = Service> {
     )
         .prop_map(
             |(
-                (v4, ports, tcp, l2, allowed_backends, fail_open, drain, peak, allow),
+                ((v4, tcp, path), ports, allowed_backends, fail_open, drain, peak, allow),
                 health,
                 backends,
             )| {
@@ -234,11 +322,17 @@ fn service() -> impl Strategy<Value = Service> {
                     },
                     ports,
                     protocol: if tcp { Protocol::Tcp } else { Protocol::Udp },
-                    forward: if l2 { Forward::L2 } else { Forward::Ipip },
+                    forward: path.forward,
                     allowed_backends,
                     fail_open_below: fail_open,
                     drain_timeout: drain,
                     peak_flows_per_second: peak,
+                    affinity: path.affinity,
+                    mss_clamp: path.mss_clamp,
+                    allow_sources: path.allow_sources,
+                    deny_sources: path.deny_sources,
+                    source_limit: path.source_limit,
+                    quic: path.quic,
                     allow: allow
                         .unwrap_or_default()
                         .into_iter()
@@ -255,6 +349,40 @@ fn service() -> impl Strategy<Value = Service> {
         )
 }
 
+fn tunnel_sources() -> impl Strategy<
+    Value = (
+        Option<TunnelSource<Ipv4Addr>>,
+        Option<TunnelSource<Ipv6Addr>>,
+    ),
+> {
+    let v4 = (host_v4(), 8..=32_u8).prop_map(|(address, length)| {
+        TunnelSource::from(Ipv4Net::new(address, length).unwrap().trunc())
+    });
+    let v6 = (host_v6(), 16..=128_u8).prop_map(|(address, length)| {
+        TunnelSource::from(Ipv6Net::new(address, length).unwrap().trunc())
+    });
+    (option::of(v4), option::of(v6))
+}
+
+type Translation = (Vec<Ipv4Addr>, Vec<Ipv6Addr>, (u16, u16), [Duration; 2]);
+
+fn translation() -> impl Strategy<Value = Translation> {
+    let ports = (1..=64_512_u16)
+        .prop_flat_map(|first| (Just(first), first + 1023..))
+        .prop_filter("u16", |(first, last)| first <= last);
+    (
+        btree_set(host_v4(), 0..4),
+        btree_set(host_v6(), 0..4),
+        ports,
+        millis(10_000..=86_400_000),
+        millis(1000..=600_000),
+    )
+        .prop_map(|(v4, v6, ports, idle, closed)| {
+            let (v4, v6) = (v4.into_iter().collect(), v6.into_iter().collect());
+            (v4, v6, ports, [idle, closed])
+        })
+}
+
 fn node() -> impl Strategy<Value = Node> {
     (
         btree_set("[a-z0-9._-]{0,13}[a-z0-9]", 1..4),
@@ -265,19 +393,38 @@ fn node() -> impl Strategy<Value = Node> {
         ],
         option::of(any::<[u8; 16]>()),
         prop_oneof![Just(65_537_u32), Just(2), Just(1_000_003)],
-        (option::of(host_v4()), option::of(host_v6())),
+        (tunnel_sources(), translation()),
         (absolute(), absolute(), absolute()),
         any::<[bool; 2]>(),
         millis(1000..=3_600_000),
+        (1_u16.., 0.0..=1.0, 1024..=16_777_216_u32),
     )
         .prop_map(
-            |(interfaces, xdp_mode, seed, table_size, sources, paths, switches, resync)| Node {
+            |(
+                interfaces,
+                xdp_mode,
+                seed,
+                table_size,
+                (sources, translation),
+                paths,
+                switches,
+                resync,
+                (gue_port, handshake_sample, flow_table_size),
+            )| Node {
                 interfaces: interfaces.into_iter().collect(),
                 xdp_mode,
                 seed: seed.map(Seed),
                 table_size,
                 tunnel_source_v4: sources.0,
                 tunnel_source_v6: sources.1,
+                gue_port,
+                fullnat_sources_v4: translation.0,
+                fullnat_sources_v6: translation.1,
+                fullnat_ports: translation.2,
+                nat_idle_timeout: translation.3[0],
+                nat_closed_timeout: translation.3[1],
+                handshake_sample,
+                flow_table_size,
                 socket: paths.0,
                 state_dir: paths.1,
                 pin_dir: paths.2,

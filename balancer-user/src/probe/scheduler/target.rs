@@ -46,17 +46,19 @@ impl TargetSpec {
             let Some(health) = &service.health else {
                 continue;
             };
-            let Some(port) = health.port.or_else(|| service.ports.first()) else {
-                continue;
-            };
-            targets.extend(service.backends.iter().map(|backend| Self {
-                id: TargetId {
-                    service: service.name.clone(),
-                    backend: backend.name.clone(),
-                },
-                address: SocketAddr::new(backend.address, port),
-                health: health.clone(),
-                initial: State::Unproven,
+            targets.extend(service.backends.iter().filter_map(|backend| {
+                // A translating mode dials the backend's own port.
+                let port = health.port.or(backend.port);
+                let port = port.or_else(|| service.ports.first())?;
+                Some(Self {
+                    id: TargetId {
+                        service: service.name.clone(),
+                        backend: backend.name.clone(),
+                    },
+                    address: SocketAddr::new(backend.address, port),
+                    health: health.clone(),
+                    initial: State::Unproven,
+                })
             }));
         }
         targets

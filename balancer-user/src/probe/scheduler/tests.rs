@@ -366,6 +366,7 @@ fn targets_come_from_the_configuration() {
         zone: None,
         capacity_flows_per_second: None,
         mac: None,
+        server_id: None,
         drain: false,
     };
     let service = |name: &str, ports, health| model::Service {
@@ -378,6 +379,12 @@ fn targets_come_from_the_configuration() {
         fail_open_below: None,
         drain_timeout: SECOND,
         peak_flows_per_second: None,
+        affinity: model::Affinity::Hash,
+        mss_clamp: None,
+        allow_sources: Vec::new(),
+        deny_sources: Vec::new(),
+        source_limit: None,
+        quic: None,
         allow: Vec::new(),
         allow_reason: None,
         health,

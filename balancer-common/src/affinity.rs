@@ -94,6 +94,7 @@ mod tests {
         Some(FlowRecord {
             member,
             incarnation,
+            ..FlowRecord::default()
         })
     }
 

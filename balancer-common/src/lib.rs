@@ -13,6 +13,7 @@ extern crate std;
 pub mod affinity;
 pub mod checksum;
 pub mod encap;
+pub mod features;
 pub mod hash;
 pub mod icmp;
 pub mod layout;

@@ -2,11 +2,13 @@
 
 use aya_ebpf::bindings::xdp_action::XDP_TX;
 use aya_ebpf::programs::XdpContext;
+use balancer_common::features::Features;
 use balancer_common::icmp;
 use balancer_common::layout::GenerationHead;
 use balancer_common::parse::{Frame, IPV4_LEN, IPV6_LEN};
 use balancer_common::verdict::Reason;
 
+use crate::features;
 use crate::maps;
 use crate::packet::XdpFrame;
 use crate::vip::{self, Family};
@@ -41,6 +43,9 @@ pub(crate) fn v6(ctx: &XdpContext, ip_at: usize) -> Result<(u32, Reason), Reason
 
 #[inline(always)]
 fn check_ours<A: Family>(address: A) -> Result<(), Reason> {
+    if !features::any(Features::ECHO) {
+        return Err(Reason::NotTcpUdp);
+    }
     let node = maps::generation().ok_or(Reason::BadTable)?;
     let answers = node.head.flags & GenerationHead::ANSWER_ECHO != 0;
     if answers && vip::has_address(&node, address) {

@@ -4,10 +4,12 @@ use aya_ebpf::bindings::xdp_action::XDP_TX;
 use aya_ebpf::helpers::generated::bpf_xdp_adjust_head;
 use aya_ebpf::programs::XdpContext;
 use balancer_common::encap;
+use balancer_common::features::Features;
 use balancer_common::layout::Member;
 use balancer_common::parse::{ETHERNET_LEN, Frame, IPV4_LEN, IPV6_LEN, Packet, VLAN_LEN};
 use balancer_common::verdict::Reason;
 
+use crate::features;
 use crate::maps;
 use crate::packet::XdpFrame;
 use crate::pick::Picked;
@@ -31,9 +33,13 @@ pub(crate) fn send<A: Family>(
     }
     let ethernet = ethernet(ctx, member)?;
     match member.kind {
-        Member::L2 => write_addresses(ctx, ethernet)?,
-        Member::IPIP_V4 => ipip_v4(ctx, packet, picked, ethernet)?,
-        Member::IPIP_V6 => ipip_v6(ctx, packet, picked, ethernet)?,
+        Member::L2 if features::any(Features::L2) => write_addresses(ctx, ethernet)?,
+        Member::IPIP_V4 if features::any(Features::IPIP_V4) => {
+            ipip_v4(ctx, packet, picked, ethernet)?;
+        }
+        Member::IPIP_V6 if features::any(Features::IPIP_V6) => {
+            ipip_v6(ctx, packet, picked, ethernet)?;
+        }
         _ => return Err(Reason::BadTable),
     }
     transmit(ctx, member)

@@ -10,6 +10,7 @@
 
 mod count;
 mod echo;
+mod features;
 mod forward;
 mod maps;
 mod pick;
@@ -19,6 +20,7 @@ mod vip;
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
+use balancer_common::features::Features;
 use balancer_common::parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet};
 use balancer_common::verdict::{Disposition, Reason};
 use balancer_ebpf::packet;
@@ -46,16 +48,17 @@ fn stages(ctx: &XdpContext) -> Result<(u32, Reason), Reason> {
     let frame = ctx_frame(ctx);
     let link = parse::link(frame)?;
     match link.ethertype {
-        ETHERTYPE_IPV4 => match parse::ipv4(frame, link.len) {
+        ETHERTYPE_IPV4 if features::any(Features::IPV4) => match parse::ipv4(frame, link.len) {
             Ok(packet) => balance(ctx, packet),
             Err(Reason::NotTcpUdp) => echo::v4(ctx, link.len),
             Err(reason) => Err(reason),
         },
-        ETHERTYPE_IPV6 => match parse::ipv6(frame, link.len) {
+        ETHERTYPE_IPV6 if features::any(Features::IPV6) => match parse::ipv6(frame, link.len) {
             Ok(packet) => balance(ctx, packet),
             Err(Reason::NotTcpUdp) => echo::v6(ctx, link.len),
             Err(reason) => Err(reason),
         },
+        ETHERTYPE_IPV4 | ETHERTYPE_IPV6 => Err(Reason::NoService),
         _ => Err(Reason::NotIp),
     }
 }

@@ -7,8 +7,8 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, DevMap, LruHashMap, PerCpuArray};
 use balancer_common::layout::{
-    FlowKey, FlowRecord, GenerationHead, MAX_EGRESS_PORTS, Member, MemberCounters, Node, ServiceV4,
-    ServiceV6, SlotBlock, TraceRecord,
+    FlowKey, FlowRecord, GenerationHead, MAX_EGRESS_PORTS, Member, MemberCounters, Node,
+    ServiceOptions, ServiceV4, ServiceV6, SlotBlock, TraceRecord,
 };
 use balancer_common::verdict::Reason;
 
@@ -24,6 +24,9 @@ static SERVICES_V4: Array<ServiceV4> = Array::with_max_entries(2, MMAPABLE);
 /// As `SERVICES_V4`.
 #[map]
 static SERVICES_V6: Array<ServiceV6> = Array::with_max_entries(2, MMAPABLE);
+/// Two generations of options; written by the controller.
+#[map]
+static OPTIONS: Array<ServiceOptions> = Array::with_max_entries(2, MMAPABLE);
 /// Tables, in regions of blocks; written by the controller.
 #[map]
 static SLOTS: Array<SlotBlock> = Array::with_max_entries(1, MMAPABLE);
@@ -33,9 +36,13 @@ static MEMBERS: Array<Member> = Array::with_max_entries(2, MMAPABLE);
 /// Interfaces packets leave by; written by the controller.
 #[map]
 static EGRESS: DevMap = DevMap::with_max_entries(MAX_EGRESS_PORTS, 0);
-/// Who owns a flow of an unsettled slot; written by the program.
+/// Who owns a flow that has shown to be one; written by the program.
 #[map]
 static FLOWS: LruHashMap<FlowKey, FlowRecord> = LruHashMap::with_max_entries(1, 0);
+/// Who owns a flow of which only the first packet was seen; written by the
+/// program. A flood fills this table, and not `FLOWS`.
+#[map]
+static PROBATION: LruHashMap<FlowKey, FlowRecord> = LruHashMap::with_max_entries(1, 0);
 /// One entry a member; written by the program.
 #[map]
 static COUNTERS: PerCpuArray<MemberCounters> = PerCpuArray::with_max_entries(1, 0);
@@ -84,6 +91,13 @@ impl Generation {
 #[inline(always)]
 pub(crate) fn member(index: u32) -> Option<&'static Member> {
     MEMBERS.get(index)
+}
+
+/// By the index in `OPTIONS`, generation included.
+#[inline(always)]
+#[expect(dead_code, reason = "the stages that ask for options come next")]
+pub(crate) fn options(index: u32) -> Option<&'static ServiceOptions> {
+    OPTIONS.get(index)
 }
 
 #[inline(always)]

@@ -78,6 +78,7 @@ fn in_change<A: Family>(
         let record = FlowRecord {
             member: choice.member,
             incarnation,
+            ..FlowRecord::default()
         };
         maps::record_flow(&key, &record);
     }
@@ -88,7 +89,7 @@ fn in_change<A: Family>(
 /// would name a member of the next service.
 #[inline(always)]
 fn own(target: &Target, index: u16) -> Option<&'static Member> {
-    if u32::from(index) >= target.member_count {
+    if index >= target.member_count {
         return None;
     }
     maps::member(target.members + u32::from(index)).filter(|member| member.kind != Member::NONE)

@@ -1,9 +1,11 @@
 //! Service lookup: two buckets, one compare each, no map helper.
 
+use balancer_common::features::Features;
 use balancer_common::hash::{self, Address};
 use balancer_common::layout::{GenerationHead, Target};
 use balancer_common::parse::{PROTOCOL_IPIP, PROTOCOL_IPV6, Packet};
 
+use crate::features;
 use crate::maps::Generation;
 
 /// An address family with a service array of its own.
@@ -78,7 +80,10 @@ impl Family for [u8; 16] {
 #[inline(always)]
 pub(crate) fn lookup<A: Family>(node: &Generation, packet: &Packet<A>) -> Option<&'static Target> {
     let exact = find(node, packet, packet.destination_port());
-    if exact.is_none() && node.head.flags & GenerationHead::ANY_PORT != 0 {
+    if exact.is_none()
+        && features::any(Features::ANY_PORT)
+        && node.head.flags & GenerationHead::ANY_PORT != 0
+    {
         return find(node, packet, [0, 0]);
     }
     exact

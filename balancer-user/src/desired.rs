@@ -14,7 +14,7 @@ use std::time::Instant;
 use book::{Book, Owner};
 
 use crate::config::model::{Backend, Config, Protocol, Seed, Service};
-use crate::dataplane::{ServiceId, ServiceKey, ServiceState, State};
+use crate::dataplane::{ServiceId, ServiceKey, ServiceState, Settings, State};
 use crate::health;
 use crate::maglev;
 use crate::member::Hop;
@@ -143,18 +143,21 @@ impl Builder {
             book.rebuild(service, config.node.table_size, world, now);
             services.insert(
                 book.id,
-                ServiceState {
-                    keys: keys(service),
-                    members: book.members(config, service, world),
-                    table: book.table.clone(),
-                },
+                ServiceState::new(
+                    keys(service),
+                    book.members(config, service, world),
+                    book.table.clone(),
+                ),
             );
             self.services.insert(service.name.clone(), book);
         }
         Built {
             state: State {
                 flow_keys: seed::flow_keys(seed),
-                answer_echo: config.node.answer_echo,
+                settings: Settings {
+                    answer_echo: config.node.answer_echo,
+                    ..Settings::default()
+                },
                 services,
             },
             fresh_counters,

@@ -272,8 +272,8 @@ impl Controller {
         let result = tokio::task::block_in_place(|| {
             self.dataplane.reset_counters(&built.fresh_counters)?;
             match self.dataplane.apply(&plan) {
-                Err(Error::Full { map, needed, limit }) => {
-                    tracing::info!(map, needed, limit, "growing the maps");
+                Err(cause @ (Error::Full { .. } | Error::Lacks(_))) => {
+                    tracing::info!(%cause, "loading another copy");
                     let capacity = Capacity::grown_for(&built.state);
                     self.dataplane.replace(capacity, &built.state)
                 }

@@ -72,6 +72,7 @@ fn gained(before: &MemberCounters, now: &MemberCounters) -> MemberCounters {
         packets: now.packets.saturating_sub(before.packets),
         bytes: now.bytes.saturating_sub(before.bytes),
         flows: now.flows.saturating_sub(before.flows),
+        resets: now.resets.saturating_sub(before.resets),
     }
 }
 
@@ -94,6 +95,7 @@ mod tests {
             packets,
             bytes: packets * 100,
             flows: packets / 10,
+            ..MemberCounters::default()
         };
         BTreeMap::from([(0, counters)])
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use balancer_common::features::Features;
 use balancer_common::layout::MemberCounters;
 use balancer_common::verdict::Reason;
 
@@ -10,7 +11,7 @@ use super::attach::{self, Attached};
 use super::capacity::Capacity;
 use super::object::{KernelMemory, Object, Purpose};
 use super::tables::Tables;
-use super::{Counters, Dataplane, Error, Plan, State, plan};
+use super::{Counters, Dataplane, Error, Plan, State, features, plan};
 use crate::config::model::XdpMode;
 
 /// Where the program is attached.
@@ -28,6 +29,7 @@ pub struct Placement {
 pub struct KernelDataplane {
     object: Object,
     tables: Tables<KernelMemory>,
+    features: Features,
     placement: Placement,
     /// What copies before this one had counted.
     base: Counters,
@@ -46,6 +48,7 @@ impl KernelDataplane {
         let mut dataplane = Self {
             object,
             tables,
+            features: features::needed(state),
             placement,
             base: Counters::default(),
         };
@@ -104,6 +107,7 @@ impl Dataplane for KernelDataplane {
     }
 
     fn apply(&mut self, plan: &Plan) -> Result<(), Error> {
+        features::check(self.features, &self.tables.after(plan)?)?;
         self.tables.apply(plan)
     }
 
@@ -121,6 +125,7 @@ impl Dataplane for KernelDataplane {
             self.attach_all()?;
             return Err(error);
         }
+        self.features = features::needed(state);
         super::mapping::wait_for_readers()?;
         let used: BTreeSet<u32> = state
             .services
@@ -174,7 +179,7 @@ impl Dataplane for KernelDataplane {
 }
 
 fn load(capacity: Capacity, state: &State) -> Result<(Object, Tables<KernelMemory>), Error> {
-    let mut object = Object::load(capacity, Purpose::Forward)?;
+    let mut object = Object::load(capacity, features::needed(state), Purpose::Forward)?;
     let mut tables = Tables::new(object.map_memory(capacity)?);
     tables.apply(&plan(state, &State::empty()))?;
     Ok((object, tables))
@@ -186,6 +191,7 @@ fn add(mut base: Counters, more: Counters) -> Counters {
         sum.packets += counters.packets;
         sum.bytes += counters.bytes;
         sum.flows += counters.flows;
+        sum.resets += counters.resets;
     }
     let mut reasons: BTreeMap<u8, u64> = BTreeMap::new();
     for (reason, count) in base.reasons.into_iter().chain(more.reasons) {

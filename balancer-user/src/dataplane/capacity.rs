@@ -11,6 +11,8 @@ pub struct Capacity {
     pub buckets_v4: u32,
     /// Buckets of one generation of `SERVICES_V6`; a power of two.
     pub buckets_v6: u32,
+    /// Entries of one generation of `OPTIONS`.
+    pub services: u32,
     /// Blocks of `SLOTS`.
     pub blocks: u32,
     /// Members of one generation.
@@ -24,6 +26,7 @@ pub struct Capacity {
 /// Flows whose owner can be remembered during changes.
 const FLOWS: u32 = 1 << 17;
 const LEAST_BUCKETS: u32 = 64;
+const LEAST_SERVICES: u32 = 64;
 const LEAST_MEMBERS: u32 = 1024;
 /// Tables that one change can replace before a larger copy is needed.
 const SPARE_TABLES: u32 = 4;
@@ -41,6 +44,11 @@ impl Capacity {
                 .filter(|key| key.address.is_ipv4() == v4)
                 .count() as u32
         };
+        let server_ids: usize = state
+            .services
+            .values()
+            .map(|service| service.server_ids.len())
+            .sum();
         let mut members = 0;
         let mut blocks = 0;
         let mut largest = 1;
@@ -53,7 +61,8 @@ impl Capacity {
         let members = (members * 2).max(LEAST_MEMBERS);
         Self {
             buckets_v4: buckets(keys(true)),
-            buckets_v6: buckets(keys(false)),
+            buckets_v6: buckets(keys(false) + server_ids as u32),
+            services: (state.services.len() as u32 * 2).max(LEAST_SERVICES),
             blocks: blocks + (blocks / 4).max(largest * SPARE_TABLES),
             members,
             counters: members * 2,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use balancer_common::layout::{Member, Node, ServiceV4, ServiceV6, SlotBlock};
+use balancer_common::layout::{Member, Node, ServiceOptions, ServiceV4, ServiceV6, SlotBlock};
 use bytemuck::Zeroable;
 
 use super::capacity::Capacity;
@@ -14,6 +14,7 @@ pub struct PlainMemory {
     node: Node,
     services_v4: Vec<ServiceV4>,
     services_v6: Vec<ServiceV6>,
+    options: Vec<ServiceOptions>,
     slots: Vec<SlotBlock>,
     members: Vec<Member>,
     egress: Vec<u32>,
@@ -26,6 +27,7 @@ impl PlainMemory {
             node: Node::zeroed(),
             services_v4: vec![ServiceV4::zeroed(); capacity.buckets_v4 as usize * 2],
             services_v6: vec![ServiceV6::zeroed(); capacity.buckets_v6 as usize * 2],
+            options: vec![ServiceOptions::zeroed(); capacity.services as usize * 2],
             slots: vec![SlotBlock::zeroed(); capacity.blocks as usize],
             members: vec![Member::zeroed(); capacity.members as usize * 2],
             egress: Vec::new(),
@@ -46,6 +48,10 @@ impl Memory for PlainMemory {
         &mut self.services_v6
     }
 
+    fn options(&mut self) -> &mut [ServiceOptions] {
+        &mut self.options
+    }
+
     fn slots(&mut self) -> &mut [SlotBlock] {
         &mut self.slots
     }
@@ -62,12 +68,12 @@ impl Memory for PlainMemory {
         Ok(())
     }
 
-    fn egress_port(&mut self, interface: u32) -> Result<u16, Error> {
+    fn egress_port(&mut self, interface: u32) -> Result<u8, Error> {
         let known = self.egress.iter().position(|known| *known == interface);
         Ok(known.unwrap_or_else(|| {
             self.egress.push(interface);
             self.egress.len() - 1
-        }) as u16)
+        }) as u8)
     }
 }
 
@@ -137,10 +143,10 @@ impl Dataplane for FakeDataplane {
 mod tests {
     use std::sync::Arc;
 
-    use balancer_common::layout::Slot;
+    use balancer_common::layout::{Slot, Target};
     use proptest::prelude::*;
 
-    use super::super::{ServiceKey, ServiceState, Table};
+    use super::super::{ServiceKey, ServiceState, Settings, Table};
     use super::*;
 
     fn service() -> impl Strategy<Value = ServiceState> {
@@ -149,8 +155,9 @@ mod tests {
             1u16..6,
             0usize..70,
         )
-            .prop_map(|(keys, members, slots)| ServiceState {
-                keys: keys
+            .prop_map(|(keys, members, slots)| {
+                let quic = slots % 2 == 0;
+                let keys = keys
                     .into_iter()
                     .map(|(address, port, v6)| ServiceKey {
                         address: if v6 {
@@ -163,16 +170,26 @@ mod tests {
                     })
                     .collect::<std::collections::BTreeSet<_>>()
                     .into_iter()
-                    .collect(),
-                members: (0..members)
+                    .collect();
+                let seats = (0..members)
                     .map(|counter| Member {
                         kind: Member::L2,
                         counter: u32::from(counter),
                         egress: u32::from(counter % 3),
                         ..Member::zeroed()
                     })
-                    .collect(),
-                table: Table::new(Arc::from(vec![Slot::settled(members - 1); slots])),
+                    .collect();
+                let table = Table::new(Arc::from(vec![Slot::settled(members - 1); slots]));
+                let ids = (0..members).map(|member| ([7, member as u8, 0, 0, 0, 0, 0, 0], member));
+                ServiceState {
+                    flags: u16::from(quic) * Target::QUIC,
+                    options: ServiceOptions {
+                        server_id_len: u8::from(quic) * 2,
+                        ..ServiceOptions::default()
+                    },
+                    server_ids: ids.filter(|_| quic).collect(),
+                    ..ServiceState::new(keys, seats, table)
+                }
             })
     }
 
@@ -190,7 +207,10 @@ mod tests {
                     .collect();
                 State {
                     flow_keys: [key; 10],
-                    answer_echo: key % 2 == 0,
+                    settings: Settings {
+                        answer_echo: key % 2 == 0,
+                        handshake_sample: key as u32,
+                    },
                     services,
                 }
             })
@@ -228,15 +248,13 @@ mod tests {
     fn slots_altered_behind_our_back_are_seen_and_repaired() {
         let mut dataplane = FakeDataplane::new(capacity());
         let mut state = State::empty();
-        let service = ServiceState {
-            keys: vec![ServiceKey {
-                address: [192, 0, 2, 1].into(),
-                port: 80,
-                protocol: 6,
-            }],
-            members: vec![Member::zeroed(); 2],
-            table: Table::new(Arc::from(vec![Slot::settled(1); 40])),
+        let key = ServiceKey {
+            address: [192, 0, 2, 1].into(),
+            port: 80,
+            protocol: 6,
         };
+        let table = Table::new(Arc::from(vec![Slot::settled(1); 40]));
+        let service = ServiceState::new(vec![key], vec![Member::zeroed(); 2], table);
         state.services.insert(1, service);
         dataplane.apply(&plan(&state, &State::empty())).unwrap();
         dataplane.memory().slots()[1].slots[3] = Slot::settled(0);
@@ -258,10 +276,9 @@ mod tests {
             port: 80,
             protocol: 6,
         };
-        let service = |last, slots| ServiceState {
-            keys: vec![key(last)],
-            members: vec![Member::zeroed()],
-            table: Table::new(Arc::from(vec![Slot::settled(0); slots])),
+        let service = |last, slots| {
+            let table = Table::new(Arc::from(vec![Slot::settled(0); slots]));
+            ServiceState::new(vec![key(last)], vec![Member::zeroed()], table)
         };
         let mut first = State::empty();
         first.services.insert(1, service(1, 16));

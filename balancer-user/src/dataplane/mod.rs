@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use balancer_common::layout::{FLOW_KEYS, Member, MemberCounters, Slot};
+use balancer_common::layout::{FLOW_KEYS, Member, MemberCounters, ServiceOptions, Slot};
 use balancer_common::verdict::Reason;
 
 pub mod attach;
@@ -19,6 +19,7 @@ pub mod capacity;
 pub mod decap;
 mod embedded;
 pub mod fake;
+pub mod features;
 pub mod lookup;
 mod mapping;
 pub mod object;
@@ -37,8 +38,8 @@ pub type ServiceId = u32;
 pub struct State {
     /// Keys of the flow hash, drawn from the seed.
     pub flow_keys: [u64; FLOW_KEYS],
-    /// Whether echo requests to a service's address are answered.
-    pub answer_echo: bool,
+    /// What holds for all services.
+    pub settings: Settings,
     /// The services by number.
     pub services: BTreeMap<ServiceId, ServiceState>,
 }
@@ -48,10 +49,19 @@ impl State {
     pub fn empty() -> Self {
         Self {
             flow_keys: [0; FLOW_KEYS],
-            answer_echo: false,
+            settings: Settings::default(),
             services: BTreeMap::new(),
         }
     }
+}
+
+/// What holds for all services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// Whether echo requests to a service's address are answered.
+    pub answer_echo: bool,
+    /// TCP flows are timed whose hash, low half, is below this.
+    pub handshake_sample: u32,
 }
 
 /// One service of a [`State`].
@@ -64,6 +74,28 @@ pub struct ServiceState {
     pub members: Vec<Member>,
     /// Who owns which slot.
     pub table: Table,
+    /// [`Target`](balancer_common::layout::Target) flags: what of `options`
+    /// is asked for.
+    pub flags: u16,
+    /// Everything that only some services ask for; its `sources` is the
+    /// dataplane's own and zero here.
+    pub options: ServiceOptions,
+    /// Members by the server id in a QUIC connection id, zeros behind it.
+    pub server_ids: BTreeMap<[u8; 8], u16>,
+}
+
+impl ServiceState {
+    /// A service that asks for nothing but its members by hash.
+    pub fn new(keys: Vec<ServiceKey>, members: Vec<Member>, table: Table) -> Self {
+        Self {
+            keys,
+            members,
+            table,
+            flags: 0,
+            options: ServiceOptions::default(),
+            server_ids: BTreeMap::new(),
+        }
+    }
 }
 
 /// What a client dials.
@@ -133,8 +165,8 @@ fn digest(slots: &[Slot]) -> u64 {
 pub struct Plan {
     /// Keys of the flow hash, where they change.
     pub flow_keys: Option<[u64; FLOW_KEYS]>,
-    /// Whether echo requests are answered, where that changes.
-    pub answer_echo: Option<bool>,
+    /// What holds for all services, where that changes.
+    pub settings: Option<Settings>,
     /// Services that are new or differ, whole.
     pub upsert: BTreeMap<ServiceId, ServiceState>,
     /// Services that go.
@@ -145,7 +177,7 @@ impl Plan {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.flow_keys.is_none()
-            && self.answer_echo.is_none()
+            && self.settings.is_none()
             && self.upsert.is_empty()
             && self.remove.is_empty()
     }
@@ -155,7 +187,7 @@ impl Plan {
 pub fn plan(desired: &State, actual: &State) -> Plan {
     Plan {
         flow_keys: (desired.flow_keys != actual.flow_keys).then_some(desired.flow_keys),
-        answer_echo: (desired.answer_echo != actual.answer_echo).then_some(desired.answer_echo),
+        settings: (desired.settings != actual.settings).then_some(desired.settings),
         upsert: desired
             .services
             .iter()
@@ -184,6 +216,9 @@ pub enum Error {
         /// Entries there are.
         limit: usize,
     },
+    /// The loaded program cannot do what the change needs: these features
+    /// are not in it. Another copy is needed.
+    Lacks(Vec<&'static str>),
     /// The plan names a table whose slots nobody has.
     NoSlots(ServiceId),
     /// A system call or a library failed.
@@ -216,6 +251,11 @@ impl std::fmt::Display for Error {
                     "map {map} holds {limit} entries, the change needs {needed}"
                 )
             }
+            Self::Lacks(features) => write!(
+                f,
+                "the loaded kernel program was made without {}",
+                features.join(", ")
+            ),
             Self::NoSlots(id) => write!(f, "service number {id} has a table without slots"),
             Self::Kernel { doing, cause } => write!(f, "{doing}: {cause}"),
             Self::Foreign(what) => f.write_str(what),

@@ -5,8 +5,9 @@ use std::os::fd::AsFd;
 use aya::maps::{MapData, PerCpuArray, PerCpuValues};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
+use balancer_common::features::Features;
 use balancer_common::layout::{
-    Member, MemberCounters, Node, ServiceV4, ServiceV6, SlotBlock, TraceRecord,
+    Member, MemberCounters, Node, ServiceOptions, ServiceV4, ServiceV6, SlotBlock, TraceRecord,
 };
 use balancer_common::verdict::Reason;
 
@@ -27,23 +28,26 @@ pub enum Purpose {
 /// A loaded copy of the load balancer.
 pub struct Object {
     ebpf: Ebpf,
-    members: PerCpuArray<MapData, [u64; 3]>,
+    members: PerCpuArray<MapData, [u64; 4]>,
     reasons: PerCpuArray<MapData, u64>,
 }
 
 impl Object {
     /// Loads and verifies a copy, with fresh maps.
-    pub fn load(capacity: Capacity, purpose: Purpose) -> Result<Self, Error> {
+    pub fn load(capacity: Capacity, features: Features, purpose: Purpose) -> Result<Self, Error> {
         let tracing = u8::from(purpose == Purpose::Trace);
         let mut loader = EbpfLoader::new();
         loader
             .map_max_entries("SERVICES_V4", capacity.buckets_v4 * 2)
             .map_max_entries("SERVICES_V6", capacity.buckets_v6 * 2)
+            .map_max_entries("OPTIONS", capacity.services * 2)
             .map_max_entries("SLOTS", capacity.blocks)
             .map_max_entries("MEMBERS", capacity.members * 2)
             .map_max_entries("COUNTERS", capacity.counters)
             .map_max_entries("FLOWS", capacity.flows)
-            .override_global("TRACING", &tracing, true);
+            .map_max_entries("PROBATION", capacity.flows)
+            .override_global("TRACING", &tracing, true)
+            .override_global("FEATURES", &features.0, true);
         let mut ebpf = loader
             .load(embedded::BALANCER.bytes()?)
             .map_err(|error| load_error("creating the maps", &error))?;
@@ -75,6 +79,7 @@ impl Object {
             node: map(&self.ebpf, "NODE", 1)?,
             services_v4: map(&self.ebpf, "SERVICES_V4", capacity.buckets_v4 as usize * 2)?,
             services_v6: map(&self.ebpf, "SERVICES_V6", capacity.buckets_v6 as usize * 2)?,
+            options: map(&self.ebpf, "OPTIONS", capacity.services as usize * 2)?,
             slots: map(&self.ebpf, "SLOTS", capacity.blocks as usize)?,
             members: map(&self.ebpf, "MEMBERS", capacity.members as usize * 2)?,
             egress: take_dev_map(&mut self.ebpf)?,
@@ -101,10 +106,11 @@ impl Object {
                 .get(index, 0)
                 .map_err(|error| Error::kernel(format!("reading counter {index}"), error))?;
             let mut sum = MemberCounters::default();
-            for [packets, bytes, flows] in values.iter() {
+            for [packets, bytes, flows, resets] in values.iter() {
                 sum.packets += packets;
                 sum.bytes += bytes;
                 sum.flows += flows;
+                sum.resets += resets;
             }
             counters.members.insert(*index, sum);
         }
@@ -122,8 +128,13 @@ impl Object {
     pub fn set_counters(&mut self, index: u32, counters: MemberCounters) -> Result<(), Error> {
         let cpus =
             aya::util::nr_cpus().map_err(|(_, error)| Error::kernel("counting CPUs", error))?;
-        let mut values = vec![[0; 3]; cpus];
-        values[0] = [counters.packets, counters.bytes, counters.flows];
+        let mut values = vec![[0; 4]; cpus];
+        values[0] = [
+            counters.packets,
+            counters.bytes,
+            counters.flows,
+            counters.resets,
+        ];
         let values = PerCpuValues::try_from(values)
             .map_err(|error| Error::kernel(format!("writing counter {index}"), error))?;
         self.members
@@ -182,6 +193,7 @@ pub struct KernelMemory {
     node: Mapped<Node>,
     services_v4: Mapped<ServiceV4>,
     services_v6: Mapped<ServiceV6>,
+    options: Mapped<ServiceOptions>,
     slots: Mapped<SlotBlock>,
     members: Mapped<Member>,
     egress: aya::maps::DevMap<MapData>,
@@ -202,6 +214,10 @@ impl Memory for KernelMemory {
         self.services_v6.elements()
     }
 
+    fn options(&mut self) -> &mut [ServiceOptions] {
+        self.options.elements()
+    }
+
     fn slots(&mut self) -> &mut [SlotBlock] {
         self.slots.elements()
     }
@@ -219,9 +235,9 @@ impl Memory for KernelMemory {
         wait_for_readers()
     }
 
-    fn egress_port(&mut self, interface: u32) -> Result<u16, Error> {
+    fn egress_port(&mut self, interface: u32) -> Result<u8, Error> {
         if let Some(port) = self.ports.iter().position(|known| *known == interface) {
-            return Ok(port as u16);
+            return Ok(port as u8);
         }
         let port = self.ports.len() as u32;
         if port >= self.egress.len() {
@@ -235,6 +251,6 @@ impl Memory for KernelMemory {
             .set(port, interface, None, 0)
             .map_err(|error| Error::kernel(format!("entering interface {interface}"), error))?;
         self.ports.push(interface);
-        Ok(port as u16)
+        Ok(port as u8)
     }
 }

@@ -15,9 +15,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use balancer_common::layout::{
-    GenerationHead, LAYOUT_VERSION, Member, Node, SLOTS_PER_BLOCK, ServiceV4, ServiceV6, Slot,
-    SlotBlock, Target,
+    GenerationHead, LAYOUT_VERSION, Member, Node, SLOTS_PER_BLOCK, ServiceOptions, ServiceV4,
+    ServiceV6, Slot, SlotBlock, Target,
 };
+use balancer_common::parse::{PROTOCOL_TCP, PROTOCOL_UDP};
 use bytemuck::Zeroable;
 
 use super::blocks::{Blocks, Region};
@@ -32,6 +33,8 @@ pub trait Memory: Send {
     fn services_v4(&mut self) -> &mut [ServiceV4];
     /// Both generations of `SERVICES_V6`.
     fn services_v6(&mut self) -> &mut [ServiceV6];
+    /// Both generations of `OPTIONS`.
+    fn options(&mut self) -> &mut [ServiceOptions];
     /// All of `SLOTS`.
     fn slots(&mut self) -> &mut [SlotBlock];
     /// Both generations of `MEMBERS`.
@@ -42,7 +45,7 @@ pub trait Memory: Send {
     /// Returns when no packet is under way that began before the call.
     fn wait_for_readers(&mut self) -> Result<(), Error>;
     /// Index of an interface in the device map, entered if it is new.
-    fn egress_port(&mut self, interface: u32) -> Result<u16, Error>;
+    fn egress_port(&mut self, interface: u32) -> Result<u8, Error>;
 }
 
 /// The tables of one loaded program.
@@ -57,11 +60,22 @@ pub struct Tables<M> {
     unsettled: bool,
 }
 
+/// What a key leads to.
+#[derive(Debug, Clone, Copy)]
+enum Leads {
+    /// The service of that number.
+    Service(ServiceId),
+    /// No service of its own: some service has the address.
+    Address,
+    /// A member of a service, by index.
+    Member(ServiceId, u16),
+}
+
 /// Where everything of the next generation goes; made before any write.
 struct Layout {
     seed: u64,
     buckets: Vec<u32>,
-    keys: Vec<(ServiceKey, ServiceId)>,
+    keys: Vec<(ServiceKey, Leads)>,
     first_member: BTreeMap<ServiceId, u32>,
 }
 
@@ -89,7 +103,7 @@ impl<M: Memory> Tables<M> {
     /// Brings a plan into force.
     pub fn apply(&mut self, plan: &Plan) -> Result<(), Error> {
         self.settle()?;
-        let next = self.next_state(plan)?;
+        let next = self.after(plan)?;
         let layout = self.lay_out(&next)?;
         let mut regions = self.take_regions(plan)?;
         if let Err(error) = self.write_generation(&next, &layout, plan, &regions) {
@@ -121,12 +135,13 @@ impl<M: Memory> Tables<M> {
         Ok(())
     }
 
-    fn next_state(&self, plan: &Plan) -> Result<State, Error> {
+    /// What a plan would bring into force.
+    pub fn after(&self, plan: &Plan) -> Result<State, Error> {
         let mut next = self.state.clone();
         if let Some(flow_keys) = plan.flow_keys {
             next.flow_keys = flow_keys;
         }
-        next.answer_echo = plan.answer_echo.unwrap_or(next.answer_echo);
+        next.settings = plan.settings.unwrap_or(next.settings);
         for id in &plan.remove {
             next.services.remove(id);
         }
@@ -147,6 +162,11 @@ impl<M: Memory> Tables<M> {
             members += service.members.len();
         }
         fits("MEMBERS", members, self.memory.members().len() / 2)?;
+        fits(
+            "OPTIONS",
+            next.services.len(),
+            self.memory.options().len() / 2,
+        )?;
         let keys = all_keys(next);
         let v4 = keys.iter().filter(|(key, _)| key.address.is_ipv4()).count();
         let half_v4 = self.memory.services_v4().len() / 2;
@@ -198,6 +218,7 @@ impl<M: Memory> Tables<M> {
     ) -> Result<(), Error> {
         let generation = 1 - self.memory.node().active;
         self.write_members(next, layout, generation)?;
+        self.write_options(next, generation);
         for (id, service) in &plan.upsert {
             let slots = service.table.slots().ok_or(Error::NoSlots(*id))?;
             let region = regions.get(id).ok_or(Error::NoSlots(*id))?;
@@ -205,10 +226,12 @@ impl<M: Memory> Tables<M> {
             bytemuck::cast_slice_mut::<SlotBlock, Slot>(blocks)[..slots.len()]
                 .copy_from_slice(slots);
         }
-        let mut targets: BTreeMap<ServiceId, Target> = next
+        let first_options = generation * (self.memory.options().len() / 2) as u32;
+        let targets: BTreeMap<ServiceId, Target> = next
             .services
             .iter()
-            .filter_map(|(id, service)| {
+            .zip(first_options..)
+            .filter_map(|((id, service), options)| {
                 let region = regions.get(id).or_else(|| self.regions.get(id))?;
                 let target = Target {
                     service: *id,
@@ -216,16 +239,13 @@ impl<M: Memory> Tables<M> {
                     table_len: service.table.slot_count(),
                     members: layout.first_member[id]
                         + generation * (self.memory.members().len() / 2) as u32,
-                    member_count: service.members.len() as u32,
+                    options,
+                    member_count: service.members.len() as u16,
+                    flags: service.flags,
                 };
                 Some((*id, target))
             })
             .collect();
-        let address = Target {
-            service: Target::ADDRESS,
-            ..Target::zeroed()
-        };
-        targets.insert(Target::ADDRESS, address);
         self.write_services(layout, &targets, generation);
         self.write_head(next, layout, generation);
         Ok(())
@@ -254,6 +274,14 @@ impl<M: Memory> Tables<M> {
         Ok(())
     }
 
+    fn write_options(&mut self, next: &State, generation: u32) {
+        let half = self.memory.options().len() / 2;
+        let options = &mut self.memory.options()[generation as usize * half..][..half];
+        for (entry, service) in options.iter_mut().zip(next.services.values()) {
+            *entry = service.options;
+        }
+    }
+
     fn write_services(
         &mut self,
         layout: &Layout,
@@ -265,7 +293,8 @@ impl<M: Memory> Tables<M> {
         let (at_v4, at_v6) = (generation as usize * half_v4, generation as usize * half_v6);
         self.memory.services_v4()[at_v4..][..half_v4].fill(ServiceV4::zeroed());
         self.memory.services_v6()[at_v6..][..half_v6].fill(ServiceV6::zeroed());
-        for ((key, id), bucket) in layout.keys.iter().zip(&layout.buckets) {
+        for ((key, leads), bucket) in layout.keys.iter().zip(&layout.buckets) {
+            let target = target_of(*leads, targets);
             let port = key.port.to_be_bytes();
             match key.address {
                 IpAddr::V4(address) => {
@@ -274,8 +303,7 @@ impl<M: Memory> Tables<M> {
                         port,
                         protocol: key.protocol,
                         reserved: 0,
-                        target: targets[id],
-                        padding: 0,
+                        target,
                     };
                 }
                 IpAddr::V6(address) => {
@@ -284,7 +312,8 @@ impl<M: Memory> Tables<M> {
                         port,
                         protocol: key.protocol,
                         reserved: 0,
-                        target: targets[id],
+                        target,
+                        padding: 0,
                     };
                 }
             }
@@ -295,7 +324,7 @@ impl<M: Memory> Tables<M> {
         let any_port = layout
             .keys
             .iter()
-            .any(|(key, _)| key.port == 0 && key.protocol != 0);
+            .any(|(key, _)| key.port == 0 && matches!(key.protocol, PROTOCOL_TCP | PROTOCOL_UDP));
         let mask_v4 = (self.memory.services_v4().len() / 2 - 1) as u32;
         let mask_v6 = (self.memory.services_v6().len() / 2 - 1) as u32;
         self.memory.node().generations[generation as usize] = GenerationHead {
@@ -304,18 +333,34 @@ impl<M: Memory> Tables<M> {
             mask_v4,
             mask_v6,
             flags: u32::from(any_port) * GenerationHead::ANY_PORT
-                + u32::from(next.answer_echo) * GenerationHead::ANSWER_ECHO,
-            reserved: 0,
+                + u32::from(next.settings.answer_echo) * GenerationHead::ANSWER_ECHO,
+            handshake_sample: next.settings.handshake_sample,
         };
     }
 }
 
-/// The keys of all services, and one for each address that some service has.
-fn all_keys(state: &State) -> Vec<(ServiceKey, ServiceId)> {
+fn target_of(leads: Leads, targets: &BTreeMap<ServiceId, Target>) -> Target {
+    match leads {
+        Leads::Service(id) => targets[&id],
+        Leads::Address => Target {
+            service: Target::ADDRESS,
+            ..Target::zeroed()
+        },
+        Leads::Member(id, member) => Target {
+            service: id,
+            members: u32::from(member),
+            ..Target::zeroed()
+        },
+    }
+}
+
+/// The keys of all services, one for each address that some service has, and
+/// one for each server id.
+fn all_keys(state: &State) -> Vec<(ServiceKey, Leads)> {
     let keys = state
         .services
         .iter()
-        .flat_map(|(id, service)| service.keys.iter().map(|key| (*key, *id)));
+        .flat_map(|(id, service)| service.keys.iter().map(|key| (*key, Leads::Service(*id))));
     let addresses: BTreeSet<IpAddr> = keys.clone().map(|(key, _)| key.address).collect();
     let marks = addresses.into_iter().map(|address| {
         let key = ServiceKey {
@@ -323,9 +368,33 @@ fn all_keys(state: &State) -> Vec<(ServiceKey, ServiceId)> {
             port: 0,
             protocol: 0,
         };
-        (key, Target::ADDRESS)
+        (key, Leads::Address)
     });
-    keys.chain(marks).collect()
+    let server_ids = state
+        .services
+        .iter()
+        .zip(0u16..)
+        .flat_map(|((id, service), place)| {
+            let members = service.server_ids.iter();
+            members.map(move |(server_id, member)| {
+                (
+                    server_id_key(*server_id, place),
+                    Leads::Member(*id, *member),
+                )
+            })
+        });
+    keys.chain(marks).chain(server_ids).collect()
+}
+
+/// The key of a server id of the service at that place in `OPTIONS`.
+fn server_id_key(server_id: [u8; 8], place: u16) -> ServiceKey {
+    let mut address = [0; 16];
+    address[..8].copy_from_slice(&server_id);
+    ServiceKey {
+        address: IpAddr::from(address),
+        port: place,
+        protocol: Target::SERVER_ID_PROTOCOL,
+    }
 }
 
 fn fits(map: &'static str, needed: usize, limit: usize) -> Result<(), Error> {

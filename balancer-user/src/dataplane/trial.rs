@@ -5,6 +5,7 @@
 //! as the program left them. `trace`, the rehearsal and the program-run
 //! tests are this.
 
+use balancer_common::features::Features;
 use balancer_common::layout::TraceRecord;
 use balancer_common::verdict::Reason;
 
@@ -12,7 +13,7 @@ use super::capacity::Capacity;
 use super::mapping::Mapped;
 use super::object::{KernelMemory, Object, Purpose};
 use super::tables::Tables;
-use super::{Counters, Error, ServiceId, State, plan, runner};
+use super::{Counters, Error, ServiceId, State, features, plan, runner};
 
 pub use super::runner::{MAX_FRAME, MIN_FRAME, Runner};
 
@@ -68,26 +69,35 @@ pub struct Trial {
     object: Object,
     tables: Tables<KernelMemory>,
     record: Mapped<TraceRecord>,
+    features: Features,
     state: State,
     buffer: Vec<u8>,
     logger: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
 }
 
 impl Trial {
-    /// Loads a copy and writes the state into it.
+    /// Loads a copy that can do what the state needs, and writes the state
+    /// into it.
     pub fn load(state: &State) -> Result<Self, Error> {
-        Self::with_capacity(Capacity::for_state(state), state)
+        Self::with(Capacity::for_state(state), features::needed(state), state)
     }
 
-    /// As [`Trial::load`], with maps of a given size.
-    pub fn with_capacity(capacity: Capacity, state: &State) -> Result<Self, Error> {
-        let mut object = Object::load(capacity, Purpose::Trace)?;
+    /// As [`Trial::load`], ready for every [`Trial::change`] that fits.
+    pub fn load_all(state: &State) -> Result<Self, Error> {
+        Self::with(Capacity::for_state(state), Features::ALL, state)
+    }
+
+    /// As [`Trial::load`], with maps of a given size and a program that can
+    /// do what is given.
+    pub fn with(capacity: Capacity, features: Features, state: &State) -> Result<Self, Error> {
+        let mut object = Object::load(capacity, features, Purpose::Trace)?;
         let mut tables = Tables::new(object.map_memory(capacity)?);
         tables.apply(&plan(state, &State::empty()))?;
         Ok(Self {
             record: object.map_trace()?,
             object,
             tables,
+            features,
             state: state.clone(),
             buffer: runner::buffer(),
             logger: None,
@@ -109,6 +119,7 @@ impl Trial {
     pub fn split(&mut self) -> Result<(Runner<'_>, Changer<'_>), Error> {
         let changer = Changer {
             tables: &mut self.tables,
+            features: self.features,
             state: &mut self.state,
         };
         Ok((Runner::new(self.object.program()?), changer))
@@ -162,12 +173,14 @@ impl Trial {
 /// Changes the state of a trial whose [`Runner`] may be at work.
 pub struct Changer<'a> {
     tables: &'a mut Tables<KernelMemory>,
+    features: Features,
     state: &'a mut State,
 }
 
 impl Changer<'_> {
     /// Changes the state, as a change of the running balancer would.
     pub fn change(&mut self, state: &State) -> Result<(), Error> {
+        features::check(self.features, state)?;
         self.tables.apply(&plan(state, self.state))?;
         *self.state = state.clone();
         Ok(())

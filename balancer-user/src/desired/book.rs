@@ -124,7 +124,7 @@ impl Book {
             .slots()
             .unwrap_or_default()
             .iter()
-            .map(|slot| Slot::settled(slot.current()))
+            .map(|slot| slot.settle())
             .collect();
         self.table = Table::new(slots.into());
         self.settle_at = None;
@@ -143,13 +143,7 @@ impl Book {
         before
             .iter()
             .zip(owners)
-            .map(|(slot, owner)| {
-                if !slot.is_unsettled() && slot.current() == *owner {
-                    *slot
-                } else {
-                    Slot::unsettled(*owner, slot.previous())
-                }
-            })
+            .map(|(slot, owner)| slot.change_to(*owner))
             .collect()
     }
 

@@ -107,15 +107,13 @@ fn table_build(rounds: usize, backends: usize) -> Figure {
 fn table_fill(rounds: usize) -> Result<Figure> {
     let state = |member: u16| {
         let mut state = State::empty();
-        let service = ServiceState {
-            keys: vec![ServiceKey {
-                address: [192, 0, 2, 1].into(),
-                port: 80,
-                protocol: 6,
-            }],
-            members: vec![Member::zeroed(); 2],
-            table: Table::new(Arc::from(vec![Slot::settled(member); TABLE_SIZE as usize])),
+        let key = ServiceKey {
+            address: [192, 0, 2, 1].into(),
+            port: 80,
+            protocol: 6,
         };
+        let table = Table::new(Arc::from(vec![Slot::settled(member); TABLE_SIZE as usize]));
+        let service = ServiceState::new(vec![key], vec![Member::zeroed(); 2], table);
         state.services.insert(1, service);
         state
     };

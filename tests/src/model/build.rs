@@ -102,11 +102,7 @@ pub fn service(keys: Vec<ServiceKey>, members: Vec<Member>, slots: Vec<Slot>) ->
             _ => member,
         })
         .collect();
-    ServiceState {
-        keys,
-        members,
-        table: Table::new(Arc::from(slots)),
-    }
+    ServiceState::new(keys, members, Table::new(Arc::from(slots)))
 }
 
 /// Keys of the flow hash, drawn from a number.

@@ -168,7 +168,7 @@ impl Model {
     fn judge_echo(&self, frame: &[u8], outcome: &mut Outcome) -> Result<(), Reason> {
         let (asked, answer) = echo::answer(frame).ok_or(Reason::NotTcpUdp)?;
         let is_ours = self.services.keys().any(|key| key.address == asked);
-        if !self.state.answer_echo || !is_ours {
+        if !self.state.settings.answer_echo || !is_ours {
             return Err(Reason::NotTcpUdp);
         }
         outcome.action = Action::Tx;

@@ -36,7 +36,7 @@ struct Walk(Trial);
 
 impl Walk {
     fn start(state: &State) -> Self {
-        Self(Trial::load(state).unwrap())
+        Self(Trial::load_all(state).unwrap())
     }
 
     fn change(&mut self, state: &State) {

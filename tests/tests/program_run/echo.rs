@@ -4,8 +4,8 @@
 use balancer_common::verdict::Reason;
 use balancer_tests::frames::{hex, unhex};
 use balancer_tests::model::build::l2;
-use balancer_user::dataplane::State;
 use balancer_user::dataplane::trial::Action;
+use balancer_user::dataplane::{Settings, State};
 
 use crate::fixture::{Fixture, Moved, only};
 
@@ -28,7 +28,10 @@ fn frame(text: &str) -> Vec<u8> {
 
 fn answering() -> State {
     State {
-        answer_echo: true,
+        settings: Settings {
+            answer_echo: true,
+            ..Settings::default()
+        },
         ..only(l2(7))
     }
 }

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use balancer_common::features::Features;
 use balancer_common::layout::{Member, Slot};
 use balancer_tests::frames::Packet;
 use balancer_tests::model::Model;
@@ -169,7 +170,7 @@ fn every_packet_meets_one_state_while_states_follow_each_other() {
         blocks: 256,
         ..Capacity::for_state(&first)
     };
-    let mut trial = Trial::with_capacity(capacity, &first).unwrap();
+    let mut trial = Trial::with(capacity, Features::ALL, &first).unwrap();
     let progress = Progress::default();
     progress.begun.store(1, Ordering::SeqCst);
     let (runner, mut changer) = trial.split().unwrap();
@@ -187,7 +188,7 @@ fn every_packet_meets_one_state_while_states_follow_each_other() {
 #[test]
 fn change_that_does_not_fit_leaves_every_packet_where_it_was() {
     let before = state(1);
-    let mut trial = Trial::load(&before).unwrap();
+    let mut trial = Trial::load_all(&before).unwrap();
     let mut large = state(2);
     for service in large.services.values_mut() {
         let slots = vec![Slot::settled(0); 65_537];

@@ -129,7 +129,7 @@ fn a_hundred_thousand_flows_follow_the_slots() {
     let table = table(&weights);
     let state = state(&weights, &table);
     let clients = Clients::new(1, &state).stratified(FLOWS);
-    let mut trial = Trial::load(&state).unwrap();
+    let mut trial = Trial::load_all(&state).unwrap();
     let owners = owners(&mut trial, &clients);
     for ((client, slot), owner) in clients.iter().zip(&owners) {
         assert_eq!(table[*slot], *owner, "{client} in slot {slot}");
@@ -159,7 +159,7 @@ fn random_flows_differ_from_the_slots_by_chance_only() {
     let weights = [1, 2, 3, 4];
     let table = table(&weights);
     let state = state(&weights, &table);
-    let mut trial = Trial::load(&state).unwrap();
+    let mut trial = Trial::load_all(&state).unwrap();
     for seed in 0..3 {
         let mut clients = Clients::new(seed, &state);
         let clients: Vec<_> = (0..FLOWS).map(|_| clients.random()).collect();
@@ -184,7 +184,7 @@ fn removing_one_of_100_backends_moves_under_1_5_percent_of_the_others_flows() {
     let weights = [100; 100];
     let before = state(&weights, &table(&weights));
     let clients = Clients::new(1, &before).stratified(SLOTS as usize);
-    let mut trial = Trial::load(&before).unwrap();
+    let mut trial = Trial::load_all(&before).unwrap();
     let old = owners(&mut trial, &clients);
     for gone in [0, 42, 99] {
         let mut rest = weights;

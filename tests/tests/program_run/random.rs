@@ -26,7 +26,7 @@ struct Pair {
 impl Pair {
     fn new(state: &State) -> Self {
         Self {
-            trial: Trial::load(state).unwrap(),
+            trial: Trial::load_all(state).unwrap(),
             model: Model::new(state),
         }
     }

@@ -19,7 +19,7 @@ pub(crate) fn everything(version: u64, egress: u32) -> State {
     let mut state = State::empty();
     // Every other change keeps the keys, so that records are asked after it.
     state.flow_keys = flow_keys(version / 2);
-    state.answer_echo = version % 3 != 2;
+    state.settings.answer_echo = version % 3 != 2;
     for (number, (keys, members, slot_count)) in (1..).zip(services(egress)) {
         let members = unsteady(&mut rng, members);
         let slots = owners(&mut rng, members.len(), slot_count);

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use balancer_common::layout::{GenerationHead, Member, SLOTS_PER_BLOCK, Slot, Target};
+use balancer_common::layout::{
+    GenerationHead, Member, SLOTS_PER_BLOCK, ServiceOptions, Slot, Target,
+};
 
-use super::super::{ServiceId, ServiceKey, ServiceState, State, Table};
+use super::super::{ServiceId, ServiceKey, ServiceState, Settings, State, Table};
 use super::{Memory, Tables};
 
 impl<M: Memory> Tables<M> {
@@ -14,6 +16,7 @@ impl<M: Memory> Tables<M> {
         let node = *self.memory.node();
         let generation = (node.active & 1) as usize;
         let mut services = BTreeMap::new();
+        let mut server_ids = Vec::new();
         let half = self.memory.services_v4().len() / 2;
         let buckets = self.memory.services_v4()[generation * half..][..half].to_vec();
         for bucket in buckets {
@@ -29,6 +32,10 @@ impl<M: Memory> Tables<M> {
         let half = self.memory.services_v6().len() / 2;
         let buckets = self.memory.services_v6()[generation * half..][..half].to_vec();
         for bucket in buckets {
+            if bucket.protocol == Target::SERVER_ID_PROTOCOL {
+                server_ids.push(bucket);
+                continue;
+            }
             let address = IpAddr::from(bucket.address);
             self.read_bucket(
                 &mut services,
@@ -38,12 +45,23 @@ impl<M: Memory> Tables<M> {
                 bucket.target,
             );
         }
+        for bucket in server_ids {
+            if let Some(service) = services.get_mut(&bucket.target.service) {
+                let mut id = [0; 8];
+                id.copy_from_slice(&bucket.address[..8]);
+                service.server_ids.insert(id, bucket.target.members as u16);
+            }
+        }
         for service in services.values_mut() {
             service.keys.sort_unstable();
         }
+        let head = node.generations[generation];
         State {
-            flow_keys: node.generations[generation].flow_keys,
-            answer_echo: node.generations[generation].flags & GenerationHead::ANSWER_ECHO != 0,
+            flow_keys: head.flow_keys,
+            settings: Settings {
+                answer_echo: head.flags & GenerationHead::ANSWER_ECHO != 0,
+                handshake_sample: head.handshake_sample,
+            },
             services,
         }
     }
@@ -72,6 +90,9 @@ impl<M: Memory> Tables<M> {
             keys: vec![key],
             members: self.read_members(target),
             table: self.read_table(target),
+            flags: target.flags,
+            options: self.read_options(target),
+            server_ids: BTreeMap::new(),
         };
         services.insert(target.service, service);
     }
@@ -90,6 +111,17 @@ impl<M: Memory> Tables<M> {
                 ..*member
             })
             .collect()
+    }
+
+    fn read_options(&mut self, target: Target) -> ServiceOptions {
+        let options = self.memory.options();
+        ServiceOptions {
+            sources: 0,
+            ..options
+                .get(target.options as usize)
+                .copied()
+                .unwrap_or_default()
+        }
     }
 
     fn read_table(&mut self, target: Target) -> Table {

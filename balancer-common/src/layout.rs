@@ -409,10 +409,9 @@ pub struct FlowRecord {
     pub member: u16,
     /// The member's incarnation when the record was written.
     pub incarnation: u16,
-    /// Era of the slot then.
-    pub era: u8,
-    /// Zero.
-    pub reserved: [u8; 3],
+    /// Era of the slot then. A word, as the program builds the record on its
+    /// stack, where the kernel allows no misaligned store.
+    pub era: u32,
 }
 
 /// Key of `FRAGMENTS`: what the fragments of one packet share.
@@ -425,10 +424,9 @@ pub struct FragmentKey {
     pub destination: [u8; 16],
     /// Identification as in the packet; IPv4's in the first two bytes.
     pub identification: [u8; 4],
-    /// IP protocol number of what is in fragments.
-    pub protocol: u8,
-    /// Zero.
-    pub reserved: [u8; 3],
+    /// IP protocol number of what is in fragments; a word, see
+    /// [`FlowRecord::era`].
+    pub protocol: u32,
 }
 
 /// What the first fragment of a packet said.

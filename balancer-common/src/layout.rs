@@ -16,6 +16,16 @@
 
 use bytemuck::{Pod, Zeroable};
 
+mod counters;
+mod flow;
+mod slot;
+
+pub use counters::{
+    HANDSHAKE_BUCKETS, HANDSHAKE_SLOTS, Handshake, HandshakeCounters, MemberCounters,
+};
+pub use flow::{FlowKey, FlowRecord, FragmentKey, FragmentRecord, LimitKey, SourceKey};
+pub use slot::Slot;
+
 /// Bumped with every change of a structure here.
 pub const LAYOUT_VERSION: u32 = 3;
 /// Configurations that stand side by side; one is in force.
@@ -173,87 +183,6 @@ pub struct ServiceOptions {
     pub server_id_len: u8,
 }
 
-/// Who owns a slot, and who owned it before the change that is still
-/// settling, in 32 bits: 12 bits `current`, 12 bits `previous`, 7 bits era,
-/// and the mark of a slot in change on top.
-///
-/// The era is counted up whenever a settled slot comes into change, and flow
-/// records carry it: a record of an earlier change says nothing in a later
-/// one. After 128 changes of a slot it begins anew.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
-#[repr(transparent)]
-pub struct Slot(pub u32);
-
-impl Slot {
-    /// Set while flows of the slot may belong to somebody but `current`.
-    pub const UNSETTLED: u32 = 1 << 31;
-    const INDEX_BITS: u32 = 12;
-    const INDEX: u32 = (1 << Self::INDEX_BITS) - 1;
-    const ERA_AT: u32 = 24;
-    const ERA: u32 = 0x7f;
-
-    const fn of(current: u16, previous: u16, era: u8) -> Self {
-        let owners =
-            current as u32 & Self::INDEX | (previous as u32 & Self::INDEX) << Self::INDEX_BITS;
-        Self(owners | (era as u32 & Self::ERA) << Self::ERA_AT)
-    }
-
-    /// A slot that owes nothing to the past, and was never in change.
-    pub const fn settled(current: u16) -> Self {
-        Self::of(current, current, 0)
-    }
-
-    /// A slot in its first change: flows without a record belong to
-    /// `previous`.
-    pub const fn unsettled(current: u16, previous: u16) -> Self {
-        Self(Self::of(current, previous, 0).0 | Self::UNSETTLED)
-    }
-
-    /// The slot in that era.
-    pub const fn in_era(self, era: u8) -> Self {
-        let mark = self.0 & Self::UNSETTLED;
-        Self(Self::of(self.current(), self.previous(), era).0 | mark)
-    }
-
-    /// The slot once its past is over.
-    pub const fn settle(self) -> Self {
-        Self::of(self.current(), self.current(), self.era())
-    }
-
-    /// The slot with a new owner. The owner it had when it was last settled
-    /// stays its `previous`.
-    pub const fn change_to(self, current: u16) -> Self {
-        if self.is_unsettled() {
-            return Self(Self::of(current, self.previous(), self.era()).0 | Self::UNSETTLED);
-        }
-        if current == self.current() {
-            return self;
-        }
-        let era = self.era().wrapping_add(1);
-        Self(Self::of(current, self.current(), era).0 | Self::UNSETTLED)
-    }
-
-    /// Index of the member that new flows go to.
-    pub const fn current(self) -> u16 {
-        (self.0 & Self::INDEX) as u16
-    }
-
-    /// Index of the member that had the slot before the change.
-    pub const fn previous(self) -> u16 {
-        (self.0 >> Self::INDEX_BITS & Self::INDEX) as u16
-    }
-
-    /// Number of the change that the slot is in, or was in last.
-    pub const fn era(self) -> u8 {
-        (self.0 >> Self::ERA_AT & Self::ERA) as u8
-    }
-
-    /// Whether flow records have to be asked.
-    pub const fn is_unsettled(self) -> bool {
-        self.0 & Self::UNSETTLED != 0
-    }
-}
-
 /// One element of `SLOTS`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C, align(64))]
@@ -328,141 +257,6 @@ impl Member {
     }
 }
 
-/// One entry of `COUNTERS` on one CPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Pod, Zeroable)]
-#[repr(C)]
-pub struct MemberCounters {
-    /// Packets sent to the member.
-    pub packets: u64,
-    /// Bytes of those packets from the IP header on, as they came in.
-    pub bytes: u64,
-    /// New flows: SYN without ACK, or a UDP flow's first record.
-    pub flows: u64,
-    /// TCP packets of clients with RST.
-    pub resets: u64,
-}
-
-/// Buckets of [`HandshakeCounters::histogram`].
-pub const HANDSHAKE_BUCKETS: usize = 24;
-/// Entries of `HANDSHAKES`; a power of two.
-pub const HANDSHAKE_SLOTS: u32 = 1 << 14;
-
-/// One entry of `HANDSHAKES`: a sampled flow between its SYN and the end of
-/// its handshake. The place follows from the flow's hash.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Pod, Zeroable)]
-#[repr(C)]
-pub struct Handshake {
-    /// When the first SYN came, `CLOCK_MONOTONIC`.
-    pub started_ns: u64,
-    /// High half of the flow's hash with its lowest bit set; 0 is empty.
-    pub tag: u32,
-    /// Index of the member's counters.
-    pub counter: u32,
-}
-
-/// One entry of `HANDSHAKE_COUNTERS` on one CPU: a member's sampled flows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Pod, Zeroable)]
-#[repr(C)]
-pub struct HandshakeCounters {
-    /// First SYNs.
-    pub started: u64,
-    /// Further SYNs of a flow whose handshake was not over.
-    pub repeated: u64,
-    /// Handshakes that the client finished.
-    pub finished: u64,
-    /// Handshakes that lost their place to another after
-    /// [`HandshakeCounters::PATIENCE_NS`] and count as never finished.
-    pub abandoned: u64,
-    /// Those that lost it sooner: nobody knows what became of them.
-    pub displaced: u64,
-    /// Time from the first SYN to the client's ACK: bucket `n` counts those
-    /// of at least `2^n` and under `2^(n + 1)` microseconds; the first has
-    /// the shorter ones too, the last the longer ones.
-    pub histogram: [u64; HANDSHAKE_BUCKETS],
-}
-
-impl HandshakeCounters {
-    /// A handshake that takes longer has failed, in nanoseconds.
-    pub const PATIENCE_NS: u64 = 3_000_000_000;
-}
-
-/// Key of the flow table. The service number stands for VIP and protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C)]
-pub struct FlowKey {
-    /// Client address, network order; IPv4 in the first four bytes.
-    pub source: [u8; 16],
-    /// Number of the service.
-    pub service: u32,
-    /// Client and service port, network order.
-    pub ports: [u8; 4],
-}
-
-/// Who owns a flow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Pod, Zeroable)]
-#[repr(C)]
-pub struct FlowRecord {
-    /// When the flow was last seen, `CLOCK_MONOTONIC_COARSE`; only kept for
-    /// services with [`Target::AFFINITY_FLOW`].
-    pub seen_ns: u64,
-    /// Index of the member in its service.
-    pub member: u16,
-    /// The member's incarnation when the record was written.
-    pub incarnation: u16,
-    /// Era of the slot then. A word, as the program builds the record on its
-    /// stack, where the kernel allows no misaligned store.
-    pub era: u32,
-}
-
-/// Key of `FRAGMENTS`: what the fragments of one packet share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C)]
-pub struct FragmentKey {
-    /// Source address, network order; IPv4 in the first four bytes.
-    pub source: [u8; 16],
-    /// Destination address, likewise.
-    pub destination: [u8; 16],
-    /// Identification as in the packet; IPv4's in the first two bytes.
-    pub identification: [u8; 4],
-    /// IP protocol number of what is in fragments; a word, see
-    /// [`FlowRecord::era`].
-    pub protocol: u32,
-}
-
-/// What the first fragment of a packet said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C)]
-pub struct FragmentRecord {
-    /// Source and destination port, network order.
-    pub ports: [u8; 4],
-    /// Number of the service.
-    pub service: u32,
-    /// Index of the member it went to, in its service.
-    pub member: u16,
-    /// The member's incarnation.
-    pub incarnation: u16,
-}
-
-/// Key of `SOURCES`, a trie: `prefix_len` bits count from `set` on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C)]
-pub struct SourceKey {
-    /// Number of the set of prefixes, [`ServiceOptions::sources`].
-    pub set: u32,
-    /// Source address, network order; IPv4 in the first four bytes.
-    pub source: [u8; 16],
-}
-
-/// Key of `LIMITS`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C)]
-pub struct LimitKey {
-    /// Number of the service.
-    pub service: u32,
-    /// The source's prefix, network order, zeros behind it.
-    pub prefix: [u8; 16],
-}
-
 /// What a program loaded for `trace` says of the last packet it saw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -501,48 +295,10 @@ const _: () = {
     assert!(size_of::<ServiceV4>() == 32);
     assert!(size_of::<ServiceV6>() == 48);
     assert!(size_of::<ServiceOptions>() == 48);
-    assert!(size_of::<Slot>() == 4);
     assert!(size_of::<SlotBlock>() == 64);
     assert!(size_of::<Member>() == 64);
-    assert!(size_of::<MemberCounters>() == 32);
-    assert!(size_of::<Handshake>() == 16);
-    assert!(size_of::<HandshakeCounters>() == 40 + 8 * HANDSHAKE_BUCKETS);
-    assert!(size_of::<FlowKey>() == 24);
-    assert!(size_of::<FlowRecord>() == 16);
-    assert!(size_of::<FragmentKey>() == 40);
-    assert!(size_of::<FragmentRecord>() == 12);
-    assert!(size_of::<SourceKey>() == 20);
-    assert!(size_of::<LimitKey>() == 20);
     assert!(size_of::<TraceRecord>() == 24);
     assert!(core::mem::offset_of!(Member, ethernet) == 16);
     assert!(core::mem::offset_of!(Member, outer_source) == 32);
     assert!(core::mem::offset_of!(Node, active) == 4);
 };
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slot_keeps_both_owners_the_era_and_the_mark() {
-        let slot = Slot::unsettled(4095, 17).in_era(127);
-        let parts = (slot.current(), slot.previous(), slot.era());
-        assert_eq!(parts, (4095, 17, 127));
-        assert!(slot.is_unsettled());
-        let slot = slot.settle();
-        let parts = (slot.current(), slot.previous(), slot.era());
-        assert_eq!(parts, (4095, 4095, 127));
-        assert!(!slot.is_unsettled());
-    }
-
-    #[test]
-    fn slot_remembers_who_had_it_when_it_was_last_settled() {
-        let first = Slot::settled(1).change_to(2);
-        assert_eq!(first, Slot::unsettled(2, 1).in_era(1));
-        assert_eq!(first.change_to(3), Slot::unsettled(3, 1).in_era(1));
-        assert_eq!(first.change_to(1), Slot::unsettled(1, 1).in_era(1));
-        let again = first.settle().change_to(5);
-        assert_eq!(again, Slot::unsettled(5, 2).in_era(2));
-        assert_eq!(again.settle().change_to(5), again.settle());
-    }
-}

@@ -9,9 +9,10 @@
 //! Invariants: what is in force is never written; a plan that does not fit
 //! changes nothing; the state is always read back from the memory itself.
 
+mod keys;
 mod read;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use balancer_common::layout::{
@@ -24,6 +25,7 @@ use bytemuck::Zeroable;
 use super::blocks::{Blocks, Region};
 use super::lookup::{self, Placement};
 use super::{Error, Plan, ServiceId, ServiceKey, State};
+use keys::{Leads, all_keys, target_of};
 
 /// The shared maps as memory.
 pub trait Memory: Send {
@@ -58,17 +60,6 @@ pub struct Tables<M> {
     /// Regions that packets may still read.
     retired: Vec<Region>,
     unsettled: bool,
-}
-
-/// What a key leads to.
-#[derive(Debug, Clone, Copy)]
-enum Leads {
-    /// The service of that number.
-    Service(ServiceId),
-    /// No service of its own: some service has the address.
-    Address,
-    /// A member of a service, by index.
-    Member(ServiceId, u16),
 }
 
 /// Where everything of the next generation goes; made before any write.
@@ -336,64 +327,6 @@ impl<M: Memory> Tables<M> {
                 + u32::from(next.settings.answer_echo) * GenerationHead::ANSWER_ECHO,
             handshake_sample: next.settings.handshake_sample,
         };
-    }
-}
-
-fn target_of(leads: Leads, targets: &BTreeMap<ServiceId, Target>) -> Target {
-    match leads {
-        Leads::Service(id) => targets[&id],
-        Leads::Address => Target {
-            service: Target::ADDRESS,
-            ..Target::zeroed()
-        },
-        Leads::Member(id, member) => Target {
-            service: id,
-            members: u32::from(member),
-            ..Target::zeroed()
-        },
-    }
-}
-
-/// The keys of all services, one for each address that some service has, and
-/// one for each server id.
-fn all_keys(state: &State) -> Vec<(ServiceKey, Leads)> {
-    let keys = state
-        .services
-        .iter()
-        .flat_map(|(id, service)| service.keys.iter().map(|key| (*key, Leads::Service(*id))));
-    let addresses: BTreeSet<IpAddr> = keys.clone().map(|(key, _)| key.address).collect();
-    let marks = addresses.into_iter().map(|address| {
-        let key = ServiceKey {
-            address,
-            port: 0,
-            protocol: 0,
-        };
-        (key, Leads::Address)
-    });
-    let server_ids = state
-        .services
-        .iter()
-        .zip(0u16..)
-        .flat_map(|((id, service), place)| {
-            let members = service.server_ids.iter();
-            members.map(move |(server_id, member)| {
-                (
-                    server_id_key(*server_id, place),
-                    Leads::Member(*id, *member),
-                )
-            })
-        });
-    keys.chain(marks).chain(server_ids).collect()
-}
-
-/// The key of a server id of the service at that place in `OPTIONS`.
-fn server_id_key(server_id: [u8; 8], place: u16) -> ServiceKey {
-    let mut address = [0; 16];
-    address[..8].copy_from_slice(&server_id);
-    ServiceKey {
-        address: IpAddr::from(address),
-        port: place,
-        protocol: Target::SERVER_ID_PROTOCOL,
     }
 }
 

@@ -8,8 +8,9 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
@@ -19,6 +20,7 @@ use rtnetlink::{
 };
 
 use super::namespace::Namespace;
+use super::process;
 
 /// The loopback interface, which every namespace has.
 pub const LOOPBACK: &str = "lo";
@@ -301,6 +303,27 @@ pub fn add_route(namespace: &Namespace, route: &Route<'_>) -> Result<()> {
         Ok(handle.route().add(message).replace().execute().await?)
     })
     .with_context(|| format!("cannot add {route:?} in {}", namespace.name()))
+}
+
+/// The MTU that a host has learnt for the path to an address, as `ip route get`
+/// shows it; `None` if it goes by the link's.
+///
+/// # Errors
+/// When `ip` is not there, or there is no route.
+pub fn learnt_mtu(namespace: &Namespace, to: IpAddr) -> Result<Option<u32>> {
+    let mut command = namespace.command("ip");
+    command.args(["-oneline", "route", "get", &to.to_string()]);
+    let output = process::run(command, Duration::from_secs(20))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.success(),
+        "no route to {to} in {}: {}",
+        namespace.name(),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let mut words = text.split_whitespace().skip_while(|word| *word != "mtu");
+    let mtu = words.nth(1).map(str::parse).transpose();
+    mtu.with_context(|| format!("no number for the mtu: {text}"))
 }
 
 /// Adds a fixed neighbour entry, or replaces the one that is there.

@@ -2,14 +2,18 @@
 //! and real clients in them.
 //!
 //! [`Lab::l2`] and [`Lab::routed`] build a network with clients, a balancer
-//! and backends; `server` starts nginx, iperf3 and dnsmasq in it; `client`
-//! runs curl, wrk, iperf3, dig and an HTTP load of our own. The lab attaches
+//! and backends; `server` starts nginx, iperf3, dnsmasq and QUIC servers in it;
+//! `client` runs curl, wrk, iperf3, dig, QUIC clients and HTTP loads of our own;
+//! `raw` sends frames made by hand, `capture` sees what crosses an interface and
+//! judges every checksum. The lab attaches
 //! nothing of the balancer: who builds a lab decides what runs in the balancer's
 //! namespace. All traffic stays inside the namespaces, and everything is removed
 //! again: on drop, after a panic, on Ctrl-C (see [`cleanup`]). It needs root.
 //!
 //! Everything here blocks the calling thread; nothing needs an async runtime.
 
+pub mod capture;
+pub mod checksums;
 pub mod cleanup;
 pub mod client;
 pub mod link;
@@ -17,6 +21,8 @@ pub mod namespace;
 pub mod offload;
 pub mod pass;
 pub mod process;
+pub mod quic;
+pub mod raw;
 pub mod server;
 pub mod sockets;
 pub mod topology;

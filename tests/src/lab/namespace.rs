@@ -22,6 +22,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::getppid;
+use tokio::runtime::Runtime;
 
 use super::cleanup::{self, NETNS_DIR};
 
@@ -101,6 +102,27 @@ impl Namespace {
             Ok(result) => result.with_context(|| format!("cannot enter namespace {}", self.name())),
             Err(panicked) => panic::resume_unwind(panicked),
         }
+    }
+
+    /// A runtime with one worker thread that is inside, for tasks that open
+    /// sockets whenever they like. What is spawned on it runs inside; what its
+    /// `block_on` is handed does not.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn runtime(&self, name: &str) -> Result<Runtime> {
+        let descriptor = Arc::clone(&self.mounted.descriptor);
+        let enter = move || {
+            setns(&*descriptor, CloneFlags::CLONE_NEWNET)
+                .expect("a namespace is there for as long as a descriptor of it");
+        };
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name(name)
+            .on_thread_start(enter)
+            .enable_all()
+            .build()
+            .context("cannot start a thread")
     }
 
     /// A command that will run inside.

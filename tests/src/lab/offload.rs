@@ -8,10 +8,12 @@
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use super::namespace::Namespace;
+use super::process;
 
 /// Attaching an XDP program or changing another feature may bring generic
 /// receive offload back, so it is switched off last.
@@ -79,6 +81,27 @@ pub fn disable(namespace: &Namespace, interface: &str) -> Result<()> {
             Ok(())
         })?
         .with_context(|| format!("offloads of {interface} in {}", namespace.name()))
+}
+
+/// Makes an interface send a frame's VLAN tag within the frame, and not beside
+/// it as to hardware that would put it in: an XDP program at the other end sees
+/// the frame alone. To be done to every port that such frames leave by.
+///
+/// # Errors
+/// When ethtool is not there or refuses.
+pub fn keep_tags(namespace: &Namespace, interface: &str) -> Result<()> {
+    let mut command = namespace.command("ethtool");
+    command.args(["-K", interface, "txvlan", "off"]);
+    // What the first one is to 802.1Q, this is to 802.1ad.
+    command.args(["tx-vlan-stag-hw-insert", "off"]);
+    let output = process::run(command, Duration::from_secs(20))?;
+    ensure!(
+        output.status.success(),
+        "ethtool on {interface} in {}: {}",
+        namespace.name(),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
 }
 
 /// The names of those offloads that are on, as `ethtool -k` prints them.

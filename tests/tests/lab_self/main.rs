@@ -5,8 +5,10 @@
 //! few XDP instructions do it.
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
+mod frames;
 mod leftovers;
 mod network;
+mod quic;
 mod servers;
 mod xdp;
 

@@ -9,7 +9,7 @@ use balancer_tests::lab::cleanup::Scratch;
 use balancer_tests::lab::client::{Curl, fetch};
 use balancer_tests::lab::server::download_pattern;
 use balancer_tests::lab::{
-    BackendXdp, LabConfig, Namespace, Node, Replies, link, offload, process, wait_for,
+    BackendXdp, Lab, LabConfig, Namespace, Node, Replies, link, offload, process, wait_for,
 };
 
 use crate::{LIMIT, labs, url, web};
@@ -186,4 +186,37 @@ fn sysctls_belong_to_the_namespace() {
     two.set_sysctl("net.ipv4.ip_forward", "0").unwrap();
     assert_eq!(one.sysctl("net.ipv4.ip_forward").unwrap(), "1");
     assert_eq!(two.sysctl("net.ipv4.ip_forward").unwrap(), "0");
+}
+
+#[test]
+fn narrow_link_teaches_its_mtu_to_whoever_sends_across() {
+    let config = LabConfig {
+        // A path that is known shows in the segments asked for, so each
+        // direction has a client of its own.
+        clients: 2,
+        narrow_mtu: Some(1400),
+        ..LabConfig::backends(1)
+    };
+    let lab = Lab::routed(config).unwrap();
+    let server = web(&lab, 0);
+    let [uploader, downloader] = [0, 1].map(|index| lab.client(index));
+    let backend = lab.backend(0);
+    let file = Scratch::create("upload").unwrap();
+    let path = file.path().join("file");
+    fs::write(&path, download_pattern(1 << 20)).unwrap();
+    for (address, client) in backend.addresses().into_iter().zip(downloader.addresses()) {
+        let learnt = |node: &Node, to| link::learnt_mtu(node.namespace(), to).unwrap();
+        assert_eq!(learnt(uploader, address), None);
+        let upload = Curl::new(url(address, "/upload/file"));
+        let upload = upload.args(["--upload-file", path.to_str().unwrap()]);
+        let status = upload.run(uploader.namespace()).unwrap().status;
+        assert!((200..300).contains(&status), "{status}");
+        assert!(server.uploaded("file").unwrap() == download_pattern(1 << 20));
+        assert_eq!(learnt(uploader, address), Some(1400));
+
+        assert_eq!(learnt(backend, client), None);
+        let response = fetch(downloader.namespace(), url(address, "/download")).unwrap();
+        assert!(response.body == download_pattern(4 << 20));
+        assert_eq!(learnt(backend, client), Some(1400));
+    }
 }

@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use balancer_tests::lab::client::{Curl, Dig, HttpLoad, Iperf3Run, WrkRun};
-use balancer_tests::lab::server::{Dnsmasq, DnsmasqConfig, Iperf3Server};
+use balancer_tests::lab::client::{
+    Curl, Dig, Downloads, HeldConnections, HttpLoad, Iperf3Run, Target, WrkRun,
+};
+use balancer_tests::lab::server::{Dnsmasq, DnsmasqConfig, Iperf3Server, Nginx, NginxConfig};
 use balancer_tests::lab::{Lab, LabConfig, wait_for};
 
 use crate::{LIMIT, url, web};
@@ -154,4 +156,62 @@ fn wrk_iperf3_and_dig_report() {
         };
         assert_eq!(nobody.run(client).unwrap(), None);
     }
+}
+
+/// A server that sends `/slow`, four mebibytes, at one a second.
+fn slow_web(lab: &Lab) -> (Nginx, Target) {
+    let backend = lab.backend(0);
+    let mut config = NginxConfig::new(backend.name(), &backend.addresses(), 80);
+    config.directives =
+        "location = /slow { set $limit_rate 1m; rewrite ^ /download last; }".to_owned();
+    let server = Nginx::start(backend.namespace(), &config).unwrap();
+    let interface = lab.client(0).interface();
+    let target = Target {
+        server: SocketAddr::new(backend.v6().into(), 80),
+        sources: interface.v6.iter().map(|ip| (*ip).into()).collect(),
+    };
+    (server, target)
+}
+
+#[test]
+fn held_connections_and_downloads_tell_when_they_break() {
+    let lab = Lab::l2(LabConfig {
+        addresses_per_client: 3,
+        ..LabConfig::backends(1)
+    });
+    let lab = lab.unwrap();
+    let (mut server, target) = slow_web(&lab);
+    let client = lab.client(0).namespace();
+    let mut held = HeldConnections::open(client, &target, 60).unwrap();
+    assert_eq!(held.by_backend(), [("backend0".to_owned(), 60)].into());
+    assert_eq!(held.ask_again().unwrap(), []);
+    let seen = server.accesses().unwrap();
+    let clients: BTreeSet<_> = seen.iter().map(|access| access.client).collect();
+    assert_eq!((seen.len(), clients.len()), (120, 60), "not held");
+    let whole = Downloads::start(client, &target, "/slow", 4 << 20, 3).unwrap();
+    let (by_backend, broken) = whole.finish(2 * LIMIT).unwrap();
+    assert_eq!((by_backend["backend0"], broken.len()), (3, 0), "{broken:?}");
+
+    let cut = Downloads::start(client, &target, "/slow", 4 << 20, 3).unwrap();
+    assert_eq!(cut.running(), 3);
+    server.server.kill().unwrap();
+    let (by_backend, broken) = cut.finish(LIMIT).unwrap();
+    assert_eq!((by_backend.len(), broken.len()), (0, 3), "{by_backend:?}");
+    assert_eq!(broken[0].backend, "backend0");
+    server.server.restart().unwrap();
+    assert_eq!(held.ask_again().unwrap().len(), 60);
+}
+
+#[test]
+fn download_of_other_bytes_is_a_broken_one() {
+    let lab = Lab::l2(LabConfig::backends(1)).unwrap();
+    let (server, target) = slow_web(&lab);
+    let mut bytes = balancer_tests::lab::server::download_pattern(4 << 20);
+    bytes[3 << 20] ^= 1;
+    std::fs::write(server.server.directory().join("download"), bytes).unwrap();
+    let client = lab.client(0).namespace();
+    let downloads = Downloads::start(client, &target, "/slow", 4 << 20, 1).unwrap();
+    let (whole, broken) = downloads.finish(2 * LIMIT).unwrap();
+    assert_eq!((whole.len(), broken.len()), (0, 1));
+    assert!(broken[0].error.contains("damaged"), "{broken:?}");
 }

@@ -55,6 +55,8 @@ const PROGRAMS: &[Program] = &[
     lab("iperf3", "iperf3", "iperf3", "iperf3"),
     lab("dnsmasq", "dnsmasq-base", "dnsmasq", "dnsmasq"),
     lab("dig", "bind9-dnsutils", "bind-utils", "bind"),
+    lab("gtlsserver", "ngtcp2-server", "ngtcp2", "libngtcp2"),
+    lab("gtlsclient", "ngtcp2-client", "ngtcp2", "libngtcp2"),
     bench("nft", "nftables"),
     bench("haproxy", "haproxy"),
 ];

@@ -313,26 +313,55 @@ impl Drop for RunningLoad {
 /// Reads a whole HTTP/1.1 answer of a connection that was closed after it.
 fn answer(received: &[u8]) -> Result<Answer> {
     ensure!(!received.is_empty(), "closed without an answer");
-    let end = received.windows(4).position(|four| four == b"\r\n\r\n");
-    let end = end.context("the head of the answer is cut off")?;
-    let head = std::str::from_utf8(&received[..end]).context("the head is no text")?;
-    let mut lines = head.split("\r\n");
-    let status = lines.next().and_then(|line| line.split(' ').nth(1));
-    let status = status
-        .context("no status line")?
-        .parse()
-        .context("no status")?;
-    let mut backend = String::new();
-    for (name, value) in lines.filter_map(|line| line.split_once(':')) {
-        let value = value.trim();
-        if name.eq_ignore_ascii_case("x-backend") {
-            value.clone_into(&mut backend);
-        } else if name.eq_ignore_ascii_case("content-length") {
-            let (announced, got) = (value.parse::<usize>()?, received.len() - end - 4);
-            ensure!(announced == got, "the body has {got} of {announced} bytes");
-        }
+    let head = Head::read(received)?.context("the head of the answer is cut off")?;
+    let got = received.len() - head.len;
+    if let Some(announced) = head.body_len {
+        ensure!(announced == got, "the body has {got} of {announced} bytes");
     }
-    Ok(Answer { status, backend })
+    Ok(Answer {
+        status: head.status,
+        backend: head.backend,
+    })
+}
+
+/// What comes before the body of an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    /// Its own length, the empty line included.
+    pub(super) len: usize,
+    pub(super) status: u16,
+    /// As `X-Backend` has it, empty without.
+    pub(super) backend: String,
+    /// As announced.
+    pub(super) body_len: Option<usize>,
+}
+
+impl Head {
+    /// Reads the head that `received` begins with; `None` if more has to come.
+    pub(super) fn read(received: &[u8]) -> Result<Option<Self>> {
+        let Some(end) = received.windows(4).position(|four| four == b"\r\n\r\n") else {
+            return Ok(None);
+        };
+        let text = std::str::from_utf8(&received[..end]).context("the head is no text")?;
+        let mut lines = text.split("\r\n");
+        let status = lines.next().and_then(|line| line.split(' ').nth(1));
+        let status = status.context("no status line")?;
+        let mut head = Self {
+            len: end + 4,
+            status: status.parse().context("no status")?,
+            backend: String::new(),
+            body_len: None,
+        };
+        for (name, value) in lines.filter_map(|line| line.split_once(':')) {
+            let value = value.trim();
+            if name.eq_ignore_ascii_case("x-backend") {
+                value.clone_into(&mut head.backend);
+            } else if name.eq_ignore_ascii_case("content-length") {
+                head.body_len = Some(value.parse()?);
+            }
+        }
+        Ok(Some(head))
+    }
 }
 
 #[cfg(test)]

@@ -6,12 +6,18 @@
 
 mod curl;
 mod dig;
+mod held;
 mod http;
 mod iperf3;
+mod ngtcp2;
+mod quic;
 mod wrk;
 
 pub use curl::{Curl, Response, fetch};
 pub use dig::{Answer, Dig};
+pub use held::{Broken, Downloads, HeldConnections, Target};
 pub use http::{Failure, HttpLoad, LoadReport, RunningLoad};
 pub use iperf3::{Iperf3Run, Throughput};
+pub use ngtcp2::Ngtcp2Run;
+pub use quic::QuicClient;
 pub use wrk::{WrkReport, WrkRun};

@@ -1,4 +1,4 @@
-//! Real servers, each a child process in a namespace.
+//! Real servers, each a child process in a namespace; that for QUIC is a thread.
 //!
 //! A server is started when its constructor returns: its sockets are there. It
 //! writes only into a directory of its own, runs in the foreground as one
@@ -7,6 +7,8 @@
 mod dnsmasq;
 mod iperf3;
 mod nginx;
+mod ngtcp2;
+mod quic;
 
 use std::fmt;
 use std::path::Path;
@@ -19,6 +21,8 @@ use nix::sys::signal::Signal;
 pub use dnsmasq::{Dnsmasq, DnsmasqConfig};
 pub use iperf3::Iperf3Server;
 pub use nginx::{Access, Nginx, NginxConfig, download_pattern};
+pub use ngtcp2::Ngtcp2Server;
+pub use quic::{QuicConfig, QuicServer};
 
 use super::cleanup::Scratch;
 use super::namespace::Namespace;

@@ -42,6 +42,7 @@ pub(super) fn build(start: Start) -> Result<Lab> {
         balancer,
         backends,
         router: None,
+        far: None,
         switch: switch.node,
         client_subnets: FRONT.clients(),
         backend_subnets: FRONT.backends(),

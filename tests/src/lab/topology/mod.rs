@@ -62,6 +62,13 @@ pub struct LabConfig {
     /// MTU of the links between balancer and backends, with room for the outer
     /// headers of a full-sized packet of a client.
     pub backend_mtu: u32,
+    /// Routed: MTU of the link between balancer and router, where it is another
+    /// than `backend_mtu`.
+    pub back_mtu: Option<u32>,
+    /// Routed: there is a second router before the backends, and this is the
+    /// MTU of the link between the two. The router knows the way to the service
+    /// addresses then, for errors about replies that do not fit.
+    pub narrow_mtu: Option<u32>,
     /// XDP on the backends' interfaces.
     pub backend_xdp: BackendXdp,
     /// Which way replies go.
@@ -80,6 +87,8 @@ impl Default for LabConfig {
             vips: 1,
             client_mtu: 1500,
             backend_mtu: 1600,
+            back_mtu: None,
+            narrow_mtu: None,
             backend_xdp: BackendXdp::default(),
             replies: Replies::default(),
             vips_on_backends: true,
@@ -125,6 +134,7 @@ pub struct Lab {
     balancer: Node,
     backends: Vec<Node>,
     router: Option<Node>,
+    far: Option<Node>,
     switch: Node,
     client_subnets: [Subnet; 2],
     backend_subnets: [Subnet; 2],
@@ -195,6 +205,11 @@ impl Lab {
         self.router.as_ref()
     }
 
+    /// The second router of a routed lab with a narrow link.
+    pub fn far(&self) -> Option<&Node> {
+        self.far.as_ref()
+    }
+
     /// The switch, a bridge with a port for each host on it, named like the host.
     pub fn switch(&self) -> &Node {
         &self.switch
@@ -206,6 +221,7 @@ impl Lab {
         one.chain(&self.clients)
             .chain(&self.backends)
             .chain(&self.router)
+            .chain(&self.far)
     }
 
     /// The first IPv4 service address.

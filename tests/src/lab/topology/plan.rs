@@ -9,6 +9,7 @@
 //!                and backends (l2, N=1)
 //!                or router (routed, N=2)
 //! back segment   balancer and router      10.3.0.0/24    fd00:3::/64
+//! narrow segment router and far router    10.5.0.0/24    fd00:5::/64
 //! backend i      router and backend       10.4.i.0/24    fd00:4:i::/64
 //! services                                192.0.2.0/24   2001:db8:ff::/64
 //! ```
@@ -122,10 +123,19 @@ impl Front {
 
 /// The segment between balancer and router.
 pub(super) fn back(host: u8) -> Pair {
+    between(3, host)
+}
+
+/// The segment between the router and the far router.
+pub(super) fn narrow(host: u8) -> Pair {
+    between(5, host)
+}
+
+fn between(segment: u8, host: u8) -> Pair {
     Pair {
-        v4: Ipv4Addr::new(10, 3, 0, host),
+        v4: Ipv4Addr::new(10, segment, 0, host),
         v4_len: 24,
-        v6: Ipv6Addr::new(0xfd00, 3, 0, 0, 0, 0, 0, host.into()),
+        v6: Ipv6Addr::new(0xfd00, segment.into(), 0, 0, 0, 0, 0, host.into()),
         v6_len: 64,
     }
 }
@@ -174,6 +184,7 @@ pub(super) enum Owner {
     Backend = 3,
     Router = 4,
     Switch = 5,
+    Far = 6,
 }
 
 /// A locally administered address that tells whose it is: `02:b1:0b:…`.

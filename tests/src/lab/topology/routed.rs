@@ -9,7 +9,12 @@
 //!
 //! Requests go client, balancer, router, backend; they cross the router inside an
 //! outer header, for it knows no route to the service addresses. Replies go
-//! backend, router, client.
+//! backend, router, client. With a narrow link, that lies between the router and
+//! a far router, to which the backends are connected instead:
+//!
+//! ```text
+//!   ---- back  router  far0 -------- near  far  bK ----- eth0 backendK
+//! ```
 
 use anyhow::Result;
 
@@ -45,8 +50,13 @@ pub(super) fn build(start: Start) -> Result<Lab> {
     for client in &clients {
         route_all(client, plan::BEHIND_ROUTER, FRONT.router())?;
     }
+    let mut far = match config.narrow_mtu {
+        Some(mtu) => Some(join_far(&name, &config, mtu, &mut router)?),
+        None => None,
+    };
+    let gateway = far.as_mut().unwrap_or(&mut router);
     let backends = (0..config.backends)
-        .map(|index| backend(&name, &config, index, &mut router))
+        .map(|index| backend(&name, &config, index, gateway))
         .collect::<Result<_>>()?;
     Ok(Lab {
         name,
@@ -55,6 +65,7 @@ pub(super) fn build(start: Start) -> Result<Lab> {
         balancer,
         backends,
         router: Some(router),
+        far,
         switch: switch.node,
         client_subnets: FRONT.clients(),
         backend_subnets: plan::BEHIND_ROUTER,
@@ -63,20 +74,9 @@ pub(super) fn build(start: Start) -> Result<Lab> {
 
 /// The cable between balancer and router, and the routes over it.
 fn join_back(config: &LabConfig, balancer: &mut Node, router: &mut Node) -> Result<()> {
-    let near = plug(
-        "eth1",
-        Owner::Balancer,
-        1,
-        config.backend_mtu,
-        plan::back(OTHER),
-    );
-    let far = plug(
-        "back",
-        Owner::Router,
-        1,
-        config.backend_mtu,
-        plan::back(ROUTER),
-    );
+    let mtu = config.back_mtu.unwrap_or(config.backend_mtu);
+    let near = plug("eth1", Owner::Balancer, 1, mtu, plan::back(OTHER));
+    let far = plug("back", Owner::Router, 1, mtu, plan::back(ROUTER));
     connect(
         balancer,
         near,
@@ -93,6 +93,21 @@ fn join_back(config: &LabConfig, balancer: &mut Node, router: &mut Node) -> Resu
     Ok(())
 }
 
+/// The far router with the narrow link to it, and the routes over that.
+fn join_far(lab: &str, config: &LabConfig, mtu: u32, router: &mut Node) -> Result<Node> {
+    let mut far = Node::create(lab, "far", true)?;
+    let near_end = plug("far0", Owner::Router, 2, mtu, plan::narrow(ROUTER));
+    let far_end = plug("near", Owner::Far, 0, mtu, plan::narrow(OTHER));
+    connect(router, near_end, &mut far, far_end)?;
+    route_all(router, plan::BEHIND_ROUTER, plan::narrow(OTHER))?;
+    route_all(&far, plan::EVERYWHERE, plan::narrow(ROUTER))?;
+    // An error about a reply goes to the address that the reply came from.
+    if config.replies == Replies::Direct {
+        route_all(router, plan::VIPS, FRONT.balancer())?;
+    }
+    Ok(far)
+}
+
 fn backend(lab: &str, config: &LabConfig, index: u8, router: &mut Node) -> Result<Node> {
     let mut node = Node::create(lab, &format!("backend{index}"), false)?;
     let number = usize::from(index);
@@ -105,11 +120,11 @@ fn backend(lab: &str, config: &LabConfig, index: u8, router: &mut Node) -> Resul
         mtu,
         plan::behind_router(index, OTHER),
     );
-    // Router interfaces 0 and 1 are the front and the back.
+    // Router interfaces 0, 1 and 2 are the front, the back and the narrow one.
     let gateway_end = plug(
         &format!("b{index}"),
         Owner::Router,
-        number + 2,
+        number + 3,
         mtu,
         gateway,
     );

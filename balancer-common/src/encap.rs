@@ -6,13 +6,26 @@
 //! constants that the controller makes once ([`outer_sum`]) and the two
 //! words that vary. IPv6 carries the flow's hash as its label (RFC 6438), so
 //! that routers spread flows of one tunnel.
+//!
+//! GUE (draft-ietf-intarea-gue) is sent in variant 1, where the packet
+//! stands behind the UDP header at once. Its source port comes from the
+//! flow's hash (RFC 7510, section 3 does the same); the UDP checksum is zero,
+//! as the packet inside has its own (RFC 6935, RFC 6936).
+//!
+//! Where the outer source is a prefix, the hash also fills its low bits
+//! ([`Member::spread_bits`]), for receivers that spread by addresses alone.
 
 use crate::checksum;
 use crate::layout::Member;
-use crate::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN};
+use crate::parse::{IPV4_LEN, IPV6_LEN};
 
 /// TTL or hop limit of outer headers.
 pub const OUTER_TTL: u8 = 64;
+
+/// Bytes of a UDP header.
+pub const UDP_LEN: usize = 8;
+/// GUE source ports are this and 14 bits of the hash: the dynamic range.
+const SOURCE_PORTS: u16 = 0xc000;
 
 /// Bytes that a member's kind puts before a packet.
 #[inline(always)]
@@ -20,16 +33,9 @@ pub const fn overhead(kind: u8) -> u32 {
     match kind {
         Member::IPIP_V4 => IPV4_LEN as u32,
         Member::IPIP_V6 => IPV6_LEN as u32,
+        Member::GUE_V4 => (IPV4_LEN + UDP_LEN) as u32,
+        Member::GUE_V6 => (IPV6_LEN + UDP_LEN) as u32,
         _ => 0,
-    }
-}
-
-/// EtherType of an outer header.
-#[inline(always)]
-pub const fn ethertype(kind: u8) -> [u8; 2] {
-    match kind {
-        Member::IPIP_V6 => ETHERTYPE_IPV6,
-        _ => ETHERTYPE_IPV4,
     }
 }
 
@@ -39,7 +45,13 @@ pub fn outer_sum(source: [u8; 4], destination: [u8; 4], protocol: u8) -> u16 {
     checksum::fold(checksum::sum(&constants) + checksum::sum(&source) + checksum::sum(&destination))
 }
 
-/// The outer IPv4 header of a packet of `inner_len` bytes.
+/// What the flow's hash adds to the outer source, in its low 32 bits.
+#[inline(always)]
+fn spread(member: &Member, hash: u64) -> u32 {
+    hash as u32 & ((1u64 << (member.spread_bits & 63)) - 1) as u32
+}
+
+/// The outer IPv4 header before `inner_len` bytes.
 ///
 /// `inner_len` plus the header must fit 16 bits: the MTU check before says so.
 #[inline(always)]
@@ -48,12 +60,20 @@ pub fn outer_ipv4(
     traffic_class: u8,
     inner_len: u32,
     protocol: u8,
+    hash: u64,
 ) -> [u8; IPV4_LEN] {
     let total_len = (inner_len + IPV4_LEN as u32) as u16;
-    let sum = u32::from(member.outer_sum) + u32::from(traffic_class) + u32::from(total_len);
+    let spread = spread(member, hash);
+    let sum = u32::from(member.outer_sum)
+        + u32::from(traffic_class)
+        + u32::from(total_len)
+        + (spread >> 16)
+        + (spread & 0xffff);
     let [check_high, check_low] = checksum::finish(sum).to_be_bytes();
     let [len_high, len_low] = total_len.to_be_bytes();
     let [a, b, c, d, ..] = member.outer_source;
+    let source = u32::from_be_bytes([a, b, c, d]) | spread;
+    let [a, b, c, d] = source.to_be_bytes();
     let [e, f, g, h, ..] = member.outer_destination;
     [
         0x45,
@@ -79,6 +99,34 @@ pub fn outer_ipv4(
     ]
 }
 
+/// The outer IPv6 source address.
+#[inline(always)]
+pub fn outer_source_v6(member: &Member, hash: u64) -> [u8; 16] {
+    let mut source = member.outer_source;
+    let [.., a, b, c, d] = source;
+    let low = u32::from_be_bytes([a, b, c, d]) | spread(member, hash);
+    source[12..].copy_from_slice(&low.to_be_bytes());
+    source
+}
+
+/// The UDP header of GUE before `inner_len` bytes.
+#[inline(always)]
+pub fn gue(member: &Member, inner_len: u32, hash: u64) -> [u8; UDP_LEN] {
+    let [source_high, source_low] = (SOURCE_PORTS | hash as u16 & !SOURCE_PORTS).to_be_bytes();
+    let [len_high, len_low] = ((inner_len + UDP_LEN as u32) as u16).to_be_bytes();
+    let [port_high, port_low] = member.port;
+    [
+        source_high,
+        source_low,
+        port_high,
+        port_low,
+        len_high,
+        len_low,
+        0,
+        0,
+    ]
+}
+
 /// The first eight bytes of the outer IPv6 header; the member's two
 /// addresses follow.
 #[inline(always)]
@@ -99,14 +147,25 @@ mod tests {
     proptest! {
         #[test]
         fn outer_checksum_is_the_full_one(
-            source: [u8; 4], destination: [u8; 4], traffic_class: u8, inner_len in 20u32..65_000
+            source: u32,
+            destination: [u8; 4],
+            traffic_class: u8,
+            inner_len in 20u32..65_000,
+            spread_bits in 0u8..=32,
+            hash: u64,
         ) {
+            let fixed = !(((1u64 << spread_bits) - 1) as u32);
+            let source = (source & fixed).to_be_bytes();
             let mut member = Member::zeroed();
             member.outer_source[..4].copy_from_slice(&source);
             member.outer_destination[..4].copy_from_slice(&destination);
             member.outer_sum = outer_sum(source, destination, PROTOCOL_IPIP);
-            let header = outer_ipv4(&member, traffic_class, inner_len, PROTOCOL_IPIP);
+            member.spread_bits = spread_bits;
+            let header = outer_ipv4(&member, traffic_class, inner_len, PROTOCOL_IPIP, hash);
             prop_assert_eq!(checksum::fold(checksum::sum(&header)), 0xffff);
+            let sent = u32::from_be_bytes([header[12], header[13], header[14], header[15]]);
+            prop_assert_eq!(sent & fixed, u32::from_be_bytes(source));
+            prop_assert_eq!(sent & !fixed, hash as u32 & !fixed);
         }
     }
 
@@ -116,5 +175,25 @@ mod tests {
             outer_ipv6(0xab, 0x1234, 41, 0xffff_ffff_fff5_4321),
             [0x6a, 0xb5, 0x43, 0x21, 0x12, 0x34, 41, 64]
         );
+    }
+
+    #[test]
+    fn gue_header_takes_its_source_port_from_the_hash() {
+        let mut member = Member::zeroed();
+        member.port = 6080u16.to_be_bytes();
+        assert_eq!(
+            gue(&member, 40, 0xffff_ffff_ffff_0123),
+            [0xc1, 0x23, 0x17, 0xc0, 0, 48, 0, 0]
+        );
+    }
+
+    #[test]
+    fn prefix_of_an_ipv6_source_is_filled_from_its_end() {
+        let mut member = Member::zeroed();
+        member.outer_source[0] = 0xfd;
+        member.spread_bits = 16;
+        let source = outer_source_v6(&member, 0xaaaa_bbbb_cccc_dddd);
+        assert_eq!(source[..2], [0xfd, 0]);
+        assert_eq!(source[10..], [0, 0, 0, 0, 0xdd, 0xdd]);
     }
 }

@@ -3,10 +3,13 @@
 use aya_ebpf::bindings::xdp_action::XDP_TX;
 use aya_ebpf::helpers::generated::bpf_xdp_adjust_head;
 use aya_ebpf::programs::XdpContext;
-use balancer_common::encap;
+use balancer_common::encap::{self, UDP_LEN};
 use balancer_common::features::Features;
 use balancer_common::layout::Member;
-use balancer_common::parse::{ETHERNET_LEN, Frame, IPV4_LEN, IPV6_LEN, Packet, VLAN_LEN};
+use balancer_common::parse::{
+    ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame, IPV4_LEN, IPV6_LEN, PROTOCOL_UDP, Packet,
+    VLAN_LEN,
+};
 use balancer_common::verdict::Reason;
 
 use crate::features;
@@ -40,6 +43,12 @@ pub(crate) fn send<A: Family>(
         Member::IPIP_V6 if features::any(Features::IPIP_V6) => {
             ipip_v6(ctx, packet, picked, ethernet)?;
         }
+        Member::GUE_V4 if features::any(Features::GUE_V4) => {
+            gue_v4(ctx, packet, picked, ethernet)?;
+        }
+        Member::GUE_V6 if features::any(Features::GUE_V6) => {
+            gue_v6(ctx, packet, picked, ethernet)?;
+        }
         _ => return Err(Reason::BadTable),
     }
     transmit(ctx, member)
@@ -72,16 +81,8 @@ fn ipip_v4<A: Family>(
     picked: &Picked,
     ethernet: [u8; 12],
 ) -> Result<(), Reason> {
-    let outer = encap::outer_ipv4(
-        picked.member,
-        packet.traffic_class,
-        packet.ip_len,
-        A::TUNNEL_PROTOCOL,
-    );
-    push::<IPV4_LEN>(ctx, packet.ip_at, ethernet, Member::IPIP_V4)?;
-    XdpFrame::of(ctx)
-        .write(packet.ip_at, outer)
-        .ok_or(Reason::NoHeadroom)
+    push::<IPV4_LEN>(ctx, packet.ip_at, ethernet, ETHERTYPE_IPV4)?;
+    outer_v4(ctx, packet, picked, packet.ip_len, A::TUNNEL_PROTOCOL)
 }
 
 #[inline(always)]
@@ -91,17 +92,76 @@ fn ipip_v6<A: Family>(
     picked: &Picked,
     ethernet: [u8; 12],
 ) -> Result<(), Reason> {
-    let outer = encap::outer_ipv6(
+    push::<IPV6_LEN>(ctx, packet.ip_at, ethernet, ETHERTYPE_IPV6)?;
+    outer_v6(ctx, packet, picked, packet.ip_len, A::TUNNEL_PROTOCOL)
+}
+
+#[inline(always)]
+fn gue_v4<A: Family>(
+    ctx: &XdpContext,
+    packet: &Packet<A>,
+    picked: &Picked,
+    ethernet: [u8; 12],
+) -> Result<(), Reason> {
+    push::<{ IPV4_LEN + UDP_LEN }>(ctx, packet.ip_at, ethernet, ETHERTYPE_IPV4)?;
+    let udp = encap::gue(picked.member, packet.ip_len, picked.hash);
+    XdpFrame::of(ctx)
+        .write(packet.ip_at + IPV4_LEN, udp)
+        .ok_or(Reason::NoHeadroom)?;
+    let inner_len = packet.ip_len + UDP_LEN as u32;
+    outer_v4(ctx, packet, picked, inner_len, PROTOCOL_UDP)
+}
+
+#[inline(always)]
+fn gue_v6<A: Family>(
+    ctx: &XdpContext,
+    packet: &Packet<A>,
+    picked: &Picked,
+    ethernet: [u8; 12],
+) -> Result<(), Reason> {
+    push::<{ IPV6_LEN + UDP_LEN }>(ctx, packet.ip_at, ethernet, ETHERTYPE_IPV6)?;
+    let udp = encap::gue(picked.member, packet.ip_len, picked.hash);
+    XdpFrame::of(ctx)
+        .write(packet.ip_at + IPV6_LEN, udp)
+        .ok_or(Reason::NoHeadroom)?;
+    let inner_len = packet.ip_len + UDP_LEN as u32;
+    outer_v6(ctx, packet, picked, inner_len, PROTOCOL_UDP)
+}
+
+#[inline(always)]
+fn outer_v4<A>(
+    ctx: &XdpContext,
+    packet: &Packet<A>,
+    picked: &Picked,
+    inner_len: u32,
+    protocol: u8,
+) -> Result<(), Reason> {
+    let outer = encap::outer_ipv4(
+        picked.member,
         packet.traffic_class,
-        packet.ip_len,
-        A::TUNNEL_PROTOCOL,
+        inner_len,
+        protocol,
         picked.hash,
     );
-    push::<IPV6_LEN>(ctx, packet.ip_at, ethernet, Member::IPIP_V6)?;
+    XdpFrame::of(ctx)
+        .write(packet.ip_at, outer)
+        .ok_or(Reason::NoHeadroom)
+}
+
+#[inline(always)]
+fn outer_v6<A>(
+    ctx: &XdpContext,
+    packet: &Packet<A>,
+    picked: &Picked,
+    inner_len: u32,
+    protocol: u8,
+) -> Result<(), Reason> {
+    let outer = encap::outer_ipv6(packet.traffic_class, inner_len, protocol, picked.hash);
+    let source = encap::outer_source_v6(picked.member, picked.hash);
     let frame = XdpFrame::of(ctx);
     frame
         .write(packet.ip_at, outer)
-        .and_then(|()| frame.write(packet.ip_at + 8, picked.member.outer_source))
+        .and_then(|()| frame.write(packet.ip_at + 8, source))
         .and_then(|()| frame.write(packet.ip_at + 24, picked.member.outer_destination))
         .ok_or(Reason::NoHeadroom)
 }
@@ -114,7 +174,7 @@ fn push<const N: usize>(
     ctx: &XdpContext,
     ip_at: usize,
     ethernet: [u8; 12],
-    kind: u8,
+    ethertype: [u8; 2],
 ) -> Result<(), Reason> {
     let tags: [u8; 2 * VLAN_LEN] = XdpFrame::of(ctx).bytes(TAGS_AT).ok_or(Reason::Truncated)?;
     // SAFETY: a helper call on the program's own context; every pointer into
@@ -129,9 +189,7 @@ fn push<const N: usize>(
         // the outer header overwrites.
         frame.write(TAGS_AT, tags).ok_or(Reason::NoHeadroom)?;
     }
-    frame
-        .write(ip_at - 2, encap::ethertype(kind))
-        .ok_or(Reason::NoHeadroom)
+    frame.write(ip_at - 2, ethertype).ok_or(Reason::NoHeadroom)
 }
 
 #[inline(always)]

@@ -4,10 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use balancer_common::encap;
 use balancer_common::layout::Member;
-use balancer_common::parse::{PROTOCOL_IPIP, PROTOCOL_IPV6};
+use balancer_common::parse::{PROTOCOL_IPIP, PROTOCOL_IPV6, PROTOCOL_UDP};
 use bytemuck::Zeroable;
 
-use crate::config::model::{Backend, Forward, Mac, Node, Service};
+use crate::config::model::{Backend, Forward, Mac, Node, Service, TunnelSource};
 
 /// The way to a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,8 +83,10 @@ fn kind(service: &Service, backend: &Backend) -> u8 {
         (Forward::L2, _) => Member::L2,
         (Forward::Ipip, IpAddr::V4(_)) => Member::IPIP_V4,
         (Forward::Ipip, IpAddr::V6(_)) => Member::IPIP_V6,
+        (Forward::Gue, IpAddr::V4(_)) => Member::GUE_V4,
+        (Forward::Gue, IpAddr::V6(_)) => Member::GUE_V6,
         // Only a kind that is not `NONE` has counters and a name in drops.
-        (Forward::Gue | Forward::Nat | Forward::Fullnat, _) => Member::L2,
+        (Forward::Nat | Forward::Fullnat, _) => Member::L2,
     }
 }
 
@@ -92,8 +94,8 @@ fn kind(service: &Service, backend: &Backend) -> u8 {
 /// unresolved, so that their packets are dropped by that name.
 pub fn is_carried(forward: Forward) -> bool {
     match forward {
-        Forward::L2 | Forward::Ipip => true,
-        Forward::Gue | Forward::Nat | Forward::Fullnat => false,
+        Forward::L2 | Forward::Ipip | Forward::Gue => true,
+        Forward::Nat | Forward::Fullnat => false,
     }
 }
 
@@ -105,23 +107,26 @@ fn set_outer(
     backend: &Backend,
     hop: &Hop,
 ) -> bool {
+    if service.forward == Forward::Gue {
+        member.port = node.gue_port.to_be_bytes();
+    }
     match backend.address {
         IpAddr::V4(destination) => {
             let route = match hop.address {
-                Some(IpAddr::V4(address)) => Some(address),
+                Some(IpAddr::V4(address)) => Some(address.into()),
                 _ => None,
             };
-            let Some(source) = node.tunnel_source_v4.map(|it| it.address()).or(route) else {
+            let Some(source) = node.tunnel_source_v4.or(route) else {
                 return false;
             };
-            set_outer_v4(member, source, destination, service.address.is_ipv4());
+            set_outer_v4(member, source, destination, carried(service));
         }
         IpAddr::V6(destination) => {
             let route = match hop.address {
-                Some(IpAddr::V6(address)) => Some(address),
+                Some(IpAddr::V6(address)) => Some(address.into()),
                 _ => None,
             };
-            let Some(source) = node.tunnel_source_v6.map(|it| it.address()).or(route) else {
+            let Some(source) = node.tunnel_source_v6.or(route) else {
                 return false;
             };
             set_outer_v6(member, source, destination);
@@ -130,18 +135,30 @@ fn set_outer(
     true
 }
 
-fn set_outer_v4(member: &mut Member, source: Ipv4Addr, destination: Ipv4Addr, inner_v4: bool) {
-    let protocol = if inner_v4 {
-        PROTOCOL_IPIP
-    } else {
-        PROTOCOL_IPV6
-    };
-    member.outer_source[..4].copy_from_slice(&source.octets());
-    member.outer_destination[..4].copy_from_slice(&destination.octets());
-    member.outer_sum = encap::outer_sum(source.octets(), destination.octets(), protocol);
+/// Protocol number of what follows the outer IP header.
+fn carried(service: &Service) -> u8 {
+    match (service.forward, service.address) {
+        (Forward::Gue, _) => PROTOCOL_UDP,
+        (_, IpAddr::V4(_)) => PROTOCOL_IPIP,
+        (_, IpAddr::V6(_)) => PROTOCOL_IPV6,
+    }
 }
 
-fn set_outer_v6(member: &mut Member, source: Ipv6Addr, destination: Ipv6Addr) {
-    member.outer_source = source.octets();
+fn set_outer_v4(
+    member: &mut Member,
+    source: TunnelSource<Ipv4Addr>,
+    destination: Ipv4Addr,
+    protocol: u8,
+) {
+    let address = source.address().octets();
+    member.outer_source[..4].copy_from_slice(&address);
+    member.spread_bits = source.host_bits();
+    member.outer_destination[..4].copy_from_slice(&destination.octets());
+    member.outer_sum = encap::outer_sum(address, destination.octets(), protocol);
+}
+
+fn set_outer_v6(member: &mut Member, source: TunnelSource<Ipv6Addr>, destination: Ipv6Addr) {
+    member.outer_source = source.address().octets();
+    member.spread_bits = source.host_bits();
     member.outer_destination = destination.octets();
 }

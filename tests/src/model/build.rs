@@ -67,6 +67,32 @@ pub fn ipip_v6(number: u16) -> Member {
     member
 }
 
+/// Member `number` behind GUE over IPv4, ready; the outer source is spread
+/// over a /20.
+pub fn gue_v4(number: u16) -> Member {
+    let mut member = Member {
+        kind: Member::GUE_V4,
+        spread_bits: 12,
+        port: 6080u16.to_be_bytes(),
+        ..ipip_v4(number)
+    };
+    member.outer_source[..4].copy_from_slice(&[10, 9, 0, 0]);
+    member
+}
+
+/// Member `number` behind GUE over IPv6, ready; the outer source is spread
+/// over a /96.
+pub fn gue_v6(number: u16) -> Member {
+    let mut member = Member {
+        kind: Member::GUE_V6,
+        spread_bits: 32,
+        port: 6081u16.to_be_bytes(),
+        ..ipip_v6(number)
+    };
+    member.outer_source[12..].fill(0);
+    member
+}
+
 /// Writes what the kernel program reads of an outer IPv4 header but cannot
 /// afford to add up: the sum of its constant words.
 fn with_outer_sum(mut member: Member, inner: u8) -> Member {
@@ -99,6 +125,7 @@ pub fn service(keys: Vec<ServiceKey>, members: Vec<Member>, slots: Vec<Slot>) ->
         .into_iter()
         .map(|member| match member.kind {
             Member::IPIP_V4 => with_outer_sum(member, inner),
+            Member::GUE_V4 => with_outer_sum(member, UDP),
             _ => member,
         })
         .collect();

@@ -8,6 +8,7 @@ use super::parse::Flow;
 const OUTER_TTL: u8 = 64;
 const IPV4: u8 = 4;
 const IPV6: u8 = 41;
+const UDP: u8 = 17;
 
 /// The frame that leaves for the member.
 ///
@@ -20,6 +21,8 @@ pub fn send(frame: &[u8], flow: &Flow, member: &Member, hash: u64) -> Result<Vec
     let outer_len = match member.kind {
         Member::IPIP_V4 => 20,
         Member::IPIP_V6 => 40,
+        Member::GUE_V4 => 20 + 8,
+        Member::GUE_V6 => 40 + 8,
         _ => 0,
     };
     if flow.ip_len + outer_len > usize::from(member.mtu) {
@@ -31,12 +34,26 @@ pub fn send(frame: &[u8], flow: &Flow, member: &Member, hash: u64) -> Result<Vec
         Member::IPIP_V4 => {
             out.extend(&frame[12..flow.ip_at - 2]);
             out.extend([0x08, 0x00]);
-            out.extend(outer_v4(flow, member));
+            out.extend(outer_v4(flow, member, hash, &[]));
         }
         Member::IPIP_V6 => {
             out.extend(&frame[12..flow.ip_at - 2]);
             out.extend([0x86, 0xdd]);
-            out.extend(outer_v6(flow, member, hash));
+            out.extend(outer_v6(flow, member, hash, &[]));
+        }
+        Member::GUE_V4 => {
+            let udp = gue(flow, member, hash);
+            out.extend(&frame[12..flow.ip_at - 2]);
+            out.extend([0x08, 0x00]);
+            out.extend(outer_v4(flow, member, hash, &udp));
+            out.extend(udp);
+        }
+        Member::GUE_V6 => {
+            let udp = gue(flow, member, hash);
+            out.extend(&frame[12..flow.ip_at - 2]);
+            out.extend([0x86, 0xdd]);
+            out.extend(outer_v6(flow, member, hash, &udp));
+            out.extend(udp);
         }
         _ => return Err(Reason::BadTable),
     }
@@ -62,15 +79,20 @@ fn inner_protocol(flow: &Flow) -> u8 {
 
 /// RFC 2003, with DSCP and ECN copied (RFC 6040) and an atomic packet's DF
 /// and identification (RFC 6864).
-fn outer_v4(flow: &Flow, member: &Member) -> [u8; 20] {
+fn outer_v4(flow: &Flow, member: &Member, hash: u64, udp: &[u8]) -> [u8; 20] {
     let mut header = [0; 20];
     header[0] = 4 << 4 | 5;
     header[1] = flow.traffic_class;
-    header[2..4].copy_from_slice(&((flow.ip_len + 20) as u16).to_be_bytes());
+    header[2..4].copy_from_slice(&((flow.ip_len + 20 + udp.len()) as u16).to_be_bytes());
     header[6..8].copy_from_slice(&(1u16 << 14).to_be_bytes());
     header[8] = OUTER_TTL;
-    header[9] = inner_protocol(flow);
-    header[12..16].copy_from_slice(&member.outer_source[..4]);
+    header[9] = if udp.is_empty() {
+        inner_protocol(flow)
+    } else {
+        UDP
+    };
+    let source = spread(&member.outer_source[..4], member, hash);
+    header[12..16].copy_from_slice(&source);
     header[16..20].copy_from_slice(&member.outer_destination[..4]);
     let check = checksum(&header);
     header[10..12].copy_from_slice(&check.to_be_bytes());
@@ -78,16 +100,43 @@ fn outer_v4(flow: &Flow, member: &Member) -> [u8; 20] {
 }
 
 /// RFC 2473; the label carries the flow's entropy (RFC 6438).
-fn outer_v6(flow: &Flow, member: &Member, hash: u64) -> [u8; 40] {
+fn outer_v6(flow: &Flow, member: &Member, hash: u64, udp: &[u8]) -> [u8; 40] {
     let label = (hash % (1 << 20)) as u32;
     let first = 0x6000_0000 + (u32::from(flow.traffic_class) << 20) + label;
     let mut header = [0; 40];
     header[..4].copy_from_slice(&first.to_be_bytes());
-    header[4..6].copy_from_slice(&(flow.ip_len as u16).to_be_bytes());
-    header[6] = inner_protocol(flow);
+    header[4..6].copy_from_slice(&((flow.ip_len + udp.len()) as u16).to_be_bytes());
+    header[6] = if udp.is_empty() {
+        inner_protocol(flow)
+    } else {
+        UDP
+    };
     header[7] = OUTER_TTL;
-    header[8..24].copy_from_slice(&member.outer_source);
+    header[8..24].copy_from_slice(&spread(&member.outer_source, member, hash));
     header[24..40].copy_from_slice(&member.outer_destination);
+    header
+}
+
+/// The outer source: its last bits, as many as are to be spread, are those
+/// of the hash.
+fn spread(base: &[u8], member: &Member, hash: u64) -> Vec<u8> {
+    let mut source = base.to_vec();
+    for bit in 0..usize::from(member.spread_bits) {
+        let byte = source.len() - 1 - bit / 8;
+        source[byte] |= ((hash >> bit & 1) as u8) << (bit % 8);
+    }
+    source
+}
+
+/// RFC 768 without a checksum; the source port is of the dynamic range
+/// (49152 and up, RFC 6335), its low 14 bits those of the hash.
+fn gue(flow: &Flow, member: &Member, hash: u64) -> [u8; 8] {
+    let source = 49_152 + (hash % 16_384) as u16;
+    let len = (8 + flow.ip_len) as u16;
+    let mut header = [0; 8];
+    header[..2].copy_from_slice(&source.to_be_bytes());
+    header[2..4].copy_from_slice(&member.port);
+    header[4..6].copy_from_slice(&len.to_be_bytes());
     header
 }
 

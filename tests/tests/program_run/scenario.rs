@@ -3,7 +3,7 @@
 use balancer_common::layout::{Member, Slot};
 use balancer_tests::frames::Rng;
 use balancer_tests::model::build::{
-    READY, TCP, UDP, flow_keys, ipip_v4, ipip_v6, key, l2, service,
+    READY, TCP, UDP, flow_keys, gue_v4, gue_v6, ipip_v4, ipip_v6, key, l2, service,
 };
 use balancer_user::dataplane::{ServiceKey, ServiceState, State};
 use bytemuck::Zeroable;
@@ -38,6 +38,13 @@ fn services(egress: u32) -> Vec<Parts> {
         ..member
     };
     let elsewhere = |member: Member| Member { egress, ..member };
+    let spread = |mut member: Member| {
+        member.outer_source[3] = 0;
+        Member {
+            spread_bits: 7,
+            ..member
+        }
+    };
     // The interface it came in on, by number: the same as none.
     let same_way = |member: Member| Member {
         egress: 1,
@@ -57,7 +64,7 @@ fn services(egress: u32) -> Vec<Parts> {
         (v4(2, 443, TCP), (10..20).map(ipip_v4).collect(), 65_537),
         (
             v4(3, 0, TCP),
-            vec![ipip_v6(30), ipip_v6(31), elsewhere(ipip_v6(32))],
+            vec![ipip_v6(30), gue_v6(31), elsewhere(gue_v4(32))],
             13,
         ),
         (v4(3, 22, TCP), vec![l2(40)], 1),
@@ -68,13 +75,13 @@ fn services(egress: u32) -> Vec<Parts> {
         ),
         (
             v6(1, 53, UDP),
-            vec![ipip_v4(60), same_way(ipip_v4(61)), l2(62)],
+            vec![gue_v4(60), same_way(ipip_v4(61)), l2(62), gue_v6(63)],
             101,
         ),
         (range, (70..75).map(ipip_v6).collect(), 251),
         (
             v6(3, 0, TCP),
-            vec![l2(80), elsewhere(l2(81)), ipip_v4(82)],
+            vec![l2(80), elsewhere(l2(81)), spread(ipip_v4(82)), gue_v4(83)],
             13,
         ),
         (v4(4, 80, TCP), vec![l2(90)], 0),
@@ -85,7 +92,7 @@ fn services(egress: u32) -> Vec<Parts> {
         ),
         (
             v4(6, 80, TCP),
-            [l2(110), ipip_v4(111), ipip_v6(112)].map(narrow).into(),
+            [l2(110), ipip_v4(111), gue_v6(112)].map(narrow).into(),
             13,
         ),
         (

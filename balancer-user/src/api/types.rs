@@ -10,7 +10,7 @@
 //! A refusal is a [`Problem`] (RFC 9457) with status 4xx; nothing changed.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -85,7 +85,7 @@ pub struct ServiceStatus {
     pub ports: String,
     /// `tcp` or `udp`.
     pub protocol: String,
-    /// `l2` or `ipip`.
+    /// `l2`, `ipip`, `gue`, `nat` or `fullnat`.
     pub forward: String,
     /// `up` (all wanted backends are), `degraded` (some), `down` (none) or
     /// `fail-open` (too few, so all are used).
@@ -109,6 +109,9 @@ pub struct BackendStatus {
     pub name: String,
     /// Its address.
     pub address: IpAddr,
+    /// Its port, where the file states one.
+    #[serde(default)]
+    pub port: Option<u16>,
     /// Its weight.
     pub weight: u16,
     /// `up`, `unproven`, `down`, `draining` or `disabled`.
@@ -138,6 +141,17 @@ pub struct BackendStatus {
     pub packets_per_second: f64,
     /// Bits in the last second.
     pub bits_per_second: f64,
+}
+
+impl BackendStatus {
+    /// `10.0.0.11`, or `10.0.0.11:8443` where a port is stated: two backends
+    /// may differ in nothing else.
+    pub fn endpoint(&self) -> String {
+        match self.port {
+            Some(port) => SocketAddr::new(self.address, port).to_string(),
+            None => self.address.to_string(),
+        }
+    }
 }
 
 /// A change, or the question what it would do.

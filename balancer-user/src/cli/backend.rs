@@ -67,7 +67,9 @@ pub(super) struct Backend {
     #[arg(value_name = "ADDRESS")]
     pub(super) address: IpAddr,
 
-    /// Its port, where it is to be stated; packets' ports are never rewritten
+    /// Its port; `nat` and `fullnat` rewrite the service's only port to it
+    ///
+    /// In the other modes it can only be the service's own.
     #[arg(long, value_name = "PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) port: Option<u16>,
@@ -94,6 +96,11 @@ pub(super) struct Backend {
     #[arg(long, value_name = "MAC")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) mac: Option<String>,
+
+    /// Its id in QUIC connection ids, in hex, as its server makes them
+    #[arg(long, value_name = "HEX")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) server_id: Option<String>,
 }
 
 /// Remove a backend: its flows break
@@ -256,7 +263,7 @@ fn render(services: &[&ServiceStatus]) -> String {
             table.row([
                 service.name.clone(),
                 backend.name.clone(),
-                backend.address.to_string(),
+                backend.endpoint(),
                 backend.weight.to_string(),
                 backend.state.clone(),
                 backend.since_seconds.map_or("-".to_owned(), units::ago),
@@ -282,6 +289,7 @@ mod tests {
             zone: None,
             capacity: Some(12_000),
             mac: Some("02:00:00:00:00:01".to_owned()),
+            server_id: Some("0a1b".to_owned()),
         };
         let text = toml::to_string(&backend).unwrap();
         let read: toml::Table = text.parse().unwrap();
@@ -293,6 +301,7 @@ mod tests {
                 "weight = 7",
                 "capacity_flows_per_second = 12000",
                 "mac = \"02:00:00:00:00:01\"",
+                "server_id = \"0a1b\"",
             ]
         );
     }

@@ -127,7 +127,7 @@ fn backends(service: &ServiceStatus, color: bool) -> String {
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
         let mut cells = [
             backend.name.clone(),
-            backend.address.to_string(),
+            backend.endpoint(),
             backend.weight.to_string(),
             backend.state.clone(),
             or_dash(backend.since_seconds.map(units::ago)),

@@ -19,6 +19,17 @@ fn a_good_file_loads() {
     assert_eq!(examined.config.unwrap().services.len(), 2);
 }
 
+/// Its first lines say so, and the reference shows it whole.
+#[test]
+fn the_deployed_sample_has_no_finding_and_stands_in_the_reference() {
+    let sample = include_str!("../../../deploy/balancer.toml");
+    let counts = |service: &model::Service, size| crate::desired::slot_counts(service, size);
+    let report = examine("balancer.toml", sample, Some(&counts)).report;
+    assert!(report.findings().is_empty(), "{}", report.render(false));
+    let reference = include_str!("../../../docs/configuration.md");
+    assert!(reference.contains(&format!("```toml\n{sample}```")));
+}
+
 #[test]
 fn an_unreadable_file_is_named_with_the_reason() {
     let error = load(Path::new("/nonexistent/b.toml"), None).unwrap_err();

@@ -151,6 +151,7 @@ impl Controller {
         BackendStatus {
             name: name.to_owned(),
             address: backend.map_or(service.address, |backend| backend.address),
+            port: backend.and_then(|backend| backend.port),
             weight: backend.map_or(0, |backend| backend.weight),
             state: state.map_or("gone", BackendState::name).to_owned(),
             since_seconds: monitor.map(|monitor| monitor.since().elapsed().as_secs()),

@@ -9,6 +9,7 @@ fn backend(name: &str, state: &str) -> BackendStatus {
     BackendStatus {
         name: name.to_owned(),
         address: "10.0.0.11".parse().unwrap(),
+        port: None,
         weight: 100,
         state: state.to_owned(),
         since_seconds: Some(3_661),
@@ -211,6 +212,21 @@ fn udp_has_no_flows_and_ipv6_stands_in_brackets() {
         2,
         "{row}"
     );
+}
+
+#[test]
+fn backends_that_differ_in_their_port_alone_show_it() {
+    let at = |name: &str, port| BackendStatus {
+        port: Some(port),
+        ..backend(name, "up")
+    };
+    let mut v6 = at("web-3", 8443);
+    v6.address = "2001:db8::11".parse().unwrap();
+    let backends = vec![at("web-1", 8443), at("web-2", 8444), v6];
+    let screen = render(&status(vec![service("web", "up", backends)]), false);
+    for endpoint in ["10.0.0.11:8443 ", "10.0.0.11:8444 ", "[2001:db8::11]:8443 "] {
+        assert!(screen.contains(endpoint), "{endpoint} in\n{screen}");
+    }
 }
 
 #[test]

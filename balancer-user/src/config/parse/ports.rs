@@ -66,7 +66,7 @@ pub(super) fn source_range(field: &mut Field<'_>, value: &Value<'_>) -> Option<(
     let (first, last) = range(field, value)?;
     let count = usize::from(last - first) + 1;
     if count < MIN_SOURCE_PORTS {
-        let text = format!("has {count} ports, limit {MIN_SOURCE_PORTS} and more");
+        let text = format!("has {count} ports, wanted {MIN_SOURCE_PORTS} or more");
         let help = format!("each CPU gets a part of them: {help}");
         field.bad(value, text, help);
         return None;

@@ -1,6 +1,5 @@
 //! Counters: one per-CPU entry a member and one a reason.
 
-use balancer_common::affinity::Opening;
 use balancer_common::verdict::Reason;
 
 use crate::maps;
@@ -14,12 +13,12 @@ pub(crate) fn reason(reason: Reason) {
 }
 
 #[inline(always)]
-pub(crate) fn member(counter: u32, bytes: u32, opening: Opening) {
+pub(crate) fn member(counter: u32, bytes: u32, is_new: bool) {
     if let Some(counters) = maps::counters(counter) {
         // SAFETY: as in `reason`.
         let counters = unsafe { &mut *counters };
         counters.packets += 1;
         counters.bytes += u64::from(bytes);
-        counters.flows += u64::from(matches!(opening, Opening::Syn));
+        counters.flows += u64::from(is_new);
     }
 }

@@ -11,6 +11,7 @@
 mod count;
 mod echo;
 mod features;
+mod flow;
 mod forward;
 mod maps;
 mod pick;
@@ -71,8 +72,9 @@ fn balance<A: vip::Family>(ctx: &XdpContext, packet: Packet<A>) -> Result<(u32, 
     let opening = parse::transport(ctx_frame(ctx), &packet)?;
     let picked = pick::member(&node, target, &packet, opening)?;
     trace::flow(&picked);
+    flow::keep(target, &packet, &picked);
     let action = forward::send(ctx, &packet, &picked)?;
-    count::member(picked.member.counter, packet.ip_len, opening);
+    count::member(picked.member.counter, packet.ip_len, picked.is_new);
     Ok((action, Reason::Forwarded))
 }
 

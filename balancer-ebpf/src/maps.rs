@@ -95,7 +95,6 @@ pub(crate) fn member(index: u32) -> Option<&'static Member> {
 
 /// By the index in `OPTIONS`, generation included.
 #[inline(always)]
-#[expect(dead_code, reason = "the stages that ask for options come next")]
 pub(crate) fn options(index: u32) -> Option<&'static ServiceOptions> {
     OPTIONS.get(index)
 }
@@ -105,11 +104,19 @@ pub(crate) fn slots(block: u32) -> Option<&'static SlotBlock> {
     SLOTS.get(block)
 }
 
+/// A flow's record.
 #[inline(always)]
 pub(crate) fn flow(key: &FlowKey) -> Option<FlowRecord> {
     // SAFETY: the record is copied at once; an entry that is reused in
-    // between gives another record, which its incarnation tells.
+    // between gives another record, which its incarnation and era tell.
     unsafe { FLOWS.get(key) }.copied()
+}
+
+/// As `flow`, of one on probation.
+#[inline(always)]
+pub(crate) fn probation(key: &FlowKey) -> Option<FlowRecord> {
+    // SAFETY: as in `flow`.
+    unsafe { PROBATION.get(key) }.copied()
 }
 
 /// Records a flow's owner. A full table evicts the least recently used; an
@@ -117,6 +124,23 @@ pub(crate) fn flow(key: &FlowKey) -> Option<FlowRecord> {
 #[inline(always)]
 pub(crate) fn record_flow(key: &FlowKey, record: &FlowRecord) {
     let _ = FLOWS.insert(key, record, 0);
+}
+
+/// As `record_flow`, on probation.
+#[inline(always)]
+pub(crate) fn record_probation(key: &FlowKey, record: &FlowRecord) {
+    let _ = PROBATION.insert(key, record, 0);
+}
+
+/// Notes that a recorded flow is in use.
+#[inline(always)]
+pub(crate) fn touch_flow(key: &FlowKey, seen_ns: u64) {
+    if let Some(record) = FLOWS.get_ptr_mut(key) {
+        // SAFETY: one aligned store into a live map's memory. Were the entry
+        // evicted and reused just now, another flow would live a little
+        // longer than its idle time.
+        unsafe { core::ptr::write_volatile(&raw mut (*record).seen_ns, seen_ns) };
+    }
 }
 
 /// Sends the frame out of the interface in `port`, or gives its XDP action

@@ -1,13 +1,15 @@
 //! From a service to the member that gets the packet.
 
-use balancer_common::affinity::{self, Opening};
+use balancer_common::affinity::{Choice, Keep, Opening};
+use balancer_common::features::Features;
 use balancer_common::hash;
-use balancer_common::layout::{FlowKey, FlowRecord, Member, SLOTS_PER_BLOCK, Target};
+use balancer_common::layout::{Member, SLOTS_PER_BLOCK, Target};
 use balancer_common::parse::Packet;
 use balancer_common::verdict::Reason;
 
 use crate::maps::{self, Generation};
 use crate::vip::Family;
+use crate::{features, flow};
 
 /// The member, and what led to it.
 pub(crate) struct Picked {
@@ -15,9 +17,17 @@ pub(crate) struct Picked {
     /// Its index in the service.
     pub(crate) index: u16,
     pub(crate) slot: u32,
+    /// Of the flow, also where the slot goes by the source alone.
     pub(crate) hash: u64,
+    /// What [`flow::keep`] has to write once nothing stops the packet.
+    pub(crate) keep: Keep,
+    /// Of the slot.
+    pub(crate) era: u8,
+    /// Whether the packet is the first of its flow, as far as can be told.
+    pub(crate) is_new: bool,
 }
 
+/// Writes nothing: whoever only asks for a flow's member does just that.
 #[inline(always)]
 pub(crate) fn member<A: Family>(
     node: &Generation,
@@ -28,61 +38,49 @@ pub(crate) fn member<A: Family>(
     if target.table_len == 0 {
         return Err(Reason::NoBackend);
     }
-    let hash = hash::flow(
-        &node.head.flow_keys,
-        packet.source,
-        packet.destination,
-        packet.ports,
-        packet.protocol,
-    );
-    let slot = hash::slot(hash, target.table_len);
-    let block = maps::slots(target.table + slot / SLOTS_PER_BLOCK).ok_or(Reason::BadTable)?;
-    let owners = block.slots[(slot % SLOTS_PER_BLOCK) as usize];
-
-    let index = if owners.is_unsettled() {
-        in_change(owners, target, packet, opening)
+    let keys = &node.head.flow_keys;
+    let (source, destination) = (packet.source, packet.destination);
+    let hash = hash::flow(keys, source, destination, packet.ports, packet.protocol);
+    let slot_hash = if features::any(Features::AFFINITY_SOURCE)
+        && target.flags & Target::AFFINITY_SOURCE != 0
+    {
+        hash::flow(keys, source, destination, [0; 4], 0)
     } else {
-        owners.current()
+        hash
     };
-    let member = own(target, index).ok_or(Reason::BadTable)?;
+    let slot = hash::slot(slot_hash, target.table_len);
+    let block = target.table + slot / SLOTS_PER_BLOCK;
+    let slots = maps::slots(block).ok_or(Reason::BadTable)?;
+    let owners = slots.slots[(slot % SLOTS_PER_BLOCK) as usize];
+
+    let choice = if flow::has_all(target) {
+        flow::recorded(owners, target, packet)
+    } else if owners.is_unsettled() {
+        flow::in_change(owners, target, packet, opening)
+    } else {
+        Choice::of(owners.current())
+    };
+    let member = own(target, choice.member).ok_or(Reason::BadTable)?;
+    if !member.is_alive() {
+        return Err(Reason::NoBackend);
+    }
     Ok(Picked {
         member,
-        index,
+        index: choice.member,
         slot,
         hash,
+        keep: choice.keep,
+        era: owners.era(),
+        is_new: choice.is_new || matches!(opening, Opening::Syn),
     })
 }
 
-/// The slow path of a slot in change: asks and keeps flow records.
+/// The incarnation of a member that is alive.
 #[inline(always)]
-fn in_change<A: Family>(
-    owners: balancer_common::layout::Slot,
-    target: &Target,
-    packet: &Packet<A>,
-    opening: Opening,
-) -> u16 {
-    let key = FlowKey {
-        source: packet.source.padded(),
-        service: target.service,
-        ports: packet.ports,
-    };
-    let incarnation = |index| {
-        own(target, index)
-            .filter(|member| member.is_alive())
-            .map(|member| member.incarnation)
-    };
-    let choice = affinity::choose(owners, opening, || maps::flow(&key), incarnation);
-    if choice.record
-        && let Some(incarnation) = incarnation(choice.member)
-    {
-        let record = FlowRecord {
-            member: choice.member,
-            incarnation,
-            ..FlowRecord::default()
-        };
-        maps::record_flow(&key, &record);
-    }
-    choice.member
+pub(crate) fn incarnation(target: &Target, index: u16) -> Option<u16> {
+    own(target, index)
+        .filter(|member| member.is_alive())
+        .map(|member| member.incarnation)
 }
 
 /// A member of this service: an index past its last one names nobody, or it

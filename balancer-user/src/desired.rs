@@ -11,9 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
+use balancer_common::layout::Target;
 use book::{Book, Owner};
 
-use crate::config::model::{Backend, Config, Protocol, Seed, Service};
+use crate::config::model::{Affinity, Backend, Config, Protocol, Seed, Service};
 use crate::dataplane::{ServiceId, ServiceKey, ServiceState, Settings, State};
 use crate::health;
 use crate::maglev;
@@ -143,10 +144,13 @@ impl Builder {
             book.rebuild(service, config.node.table_size, world, now);
             services.insert(
                 book.id,
-                ServiceState::new(
-                    keys(service),
-                    book.members(config, service, world),
-                    book.table.clone(),
+                with_affinity(
+                    service,
+                    ServiceState::new(
+                        keys(service),
+                        book.members(config, service, world),
+                        book.table.clone(),
+                    ),
                 ),
             );
             self.services.insert(service.name.clone(), book);
@@ -156,6 +160,7 @@ impl Builder {
                 flow_keys: seed::flow_keys(seed),
                 settings: Settings {
                     answer_echo: config.node.answer_echo,
+                    flow_records: config.node.flow_table_size,
                     ..Settings::default()
                 },
                 services,
@@ -301,6 +306,20 @@ pub fn keys(service: &Service) -> Vec<ServiceKey> {
         crate::config::model::Ports::Any => vec![key(0)],
         ports => ports.iter().map(key).collect(),
     }
+}
+
+/// The state with what the service's affinity asks for.
+fn with_affinity(service: &Service, mut state: ServiceState) -> ServiceState {
+    match service.affinity {
+        Affinity::Hash => {}
+        Affinity::Source => state.flags |= Target::AFFINITY_SOURCE,
+        Affinity::Flow { idle_timeout } => {
+            state.flags |= Target::AFFINITY_FLOW;
+            let nanos = u64::try_from(idle_timeout.as_nanos());
+            state.options.flow_idle_ns = nanos.unwrap_or(u64::MAX);
+        }
+    }
+    state
 }
 
 /// Slots that each backend would own, in the file's order, were every one

@@ -19,12 +19,10 @@ pub struct Capacity {
     pub members: u32,
     /// Entries of `COUNTERS`.
     pub counters: u32,
-    /// Entries of the flow table.
+    /// Entries of each of `FLOWS` and `PROBATION`.
     pub flows: u32,
 }
 
-/// Flows whose owner can be remembered during changes.
-const FLOWS: u32 = 1 << 17;
 const LEAST_BUCKETS: u32 = 64;
 const LEAST_SERVICES: u32 = 64;
 const LEAST_MEMBERS: u32 = 1024;
@@ -66,7 +64,7 @@ impl Capacity {
             blocks: blocks + (blocks / 4).max(largest * SPARE_TABLES),
             members,
             counters: members * 2,
-            flows: FLOWS,
+            flows: state.settings.flow_records,
         }
     }
 

@@ -210,6 +210,7 @@ mod tests {
                     settings: Settings {
                         answer_echo: key % 2 == 0,
                         handshake_sample: key as u32,
+                        ..Settings::default()
                     },
                     services,
                 }

@@ -56,12 +56,26 @@ impl State {
 }
 
 /// What holds for all services.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     /// Whether echo requests to a service's address are answered.
     pub answer_echo: bool,
     /// TCP flows are timed whose hash, low half, is below this.
     pub handshake_sample: u32,
+    /// Entries of each of the two flow tables; a copy keeps those it was
+    /// loaded with.
+    pub flow_records: u32,
+}
+
+impl Default for Settings {
+    /// Nothing is done that can be left out.
+    fn default() -> Self {
+        Self {
+            answer_echo: false,
+            handshake_sample: 0,
+            flow_records: 1 << 17,
+        }
+    }
 }
 
 /// One service of a [`State`].

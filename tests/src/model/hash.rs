@@ -23,6 +23,12 @@ pub fn flow(keys: &[u64; FLOW_KEYS], flow: &Flow) -> u64 {
     )
 }
 
+/// The same for a service that goes by the source address: ports and protocol
+/// count as zero, so that all services of an address agree.
+pub fn of_source(keys: &[u64; FLOW_KEYS], flow: &Flow) -> u64 {
+    five_tuple(keys, flow.source, flow.destination, [0, 0], 0)
+}
+
 /// Hash of the flow with these addresses, source and destination port.
 ///
 /// # Panics

@@ -8,20 +8,21 @@
 //!
 //! A packet is judged in this order, and the first fault names the reason:
 //! what tells its service ([`parse::flow`]), the service, the rest of the
-//! packet ([`parse::transport`]), the owner of its slot, then next hop, MTU
-//! and kind of that owner. Before the service is known a packet passes, from
+//! packet ([`parse::transport`]), the owner of its flow ([`affinity`]), then
+//! next hop, MTU and kind of that owner. Before the service is known a packet passes, from
 //! there on it is dropped.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
 
-use balancer_common::layout::{Member, MemberCounters, Slot};
+use balancer_common::layout::{Member, MemberCounters, Target};
 use balancer_common::verdict::Reason;
 use balancer_user::dataplane::trial::{Action, Outcome};
 use balancer_user::dataplane::{Counters, ServiceId, ServiceKey, ServiceState, State};
 
+use affinity::{FlowName, Records};
 use parse::{Flow, Opening};
 
+pub mod affinity;
 pub mod build;
 pub mod echo;
 pub mod forward;
@@ -36,24 +37,9 @@ pub const INGRESS: u32 = 1;
 pub struct Model {
     state: State,
     services: HashMap<ServiceKey, ServiceId>,
-    records: HashMap<FlowName, Record>,
+    records: Records,
     members: BTreeMap<u32, MemberCounters>,
     reasons: [u64; Reason::COUNT],
-}
-
-/// What a flow record is found by: the service number stands for VIP and
-/// protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct FlowName {
-    service: ServiceId,
-    client: IpAddr,
-    ports: [u16; 2],
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Record {
-    member: u16,
-    incarnation: u16,
 }
 
 impl Model {
@@ -65,7 +51,7 @@ impl Model {
         Self {
             state: state.clone(),
             services: index(state),
-            records: HashMap::new(),
+            records: Records::default(),
             members: BTreeMap::new(),
             reasons: [0; Reason::COUNT],
         }
@@ -80,9 +66,9 @@ impl Model {
         self.services = index(state);
     }
 
-    /// How many flows have a record.
+    /// How many flows have a record, in the larger table.
     pub fn record_count(&self) -> usize {
-        self.records.len()
+        self.records.count()
     }
 
     /// What the counters should say: every member that got a packet, and all
@@ -141,15 +127,23 @@ impl Model {
             return Err(Reason::NoBackend);
         }
         let hash = hash::flow(&self.state.flow_keys, &flow);
-        let at = hash::slot(hash, slots.len());
+        let at = if service.flags & Target::AFFINITY_SOURCE == 0 {
+            hash::slot(hash, slots.len())
+        } else {
+            hash::slot(hash::of_source(&self.state.flow_keys, &flow), slots.len())
+        };
         let name = FlowName {
             service: id,
             client: flow.source,
             ports: flow.ports,
         };
-        let index = owner(service, slots[at], opening, &name, &mut self.records);
-        let member = member(service, index).ok_or(Reason::BadTable)?;
-        outcome.member = Some(index);
+        let owner = self.records.owner(service, slots[at], opening, &name);
+        let member = member(service, owner.member).ok_or(Reason::BadTable)?;
+        if alive(service, owner.member).is_none() {
+            return Err(Reason::NoBackend);
+        }
+        self.records.keep(service, slots[at], &name, owner);
+        outcome.member = Some(owner.member);
         outcome.slot = Some(at as u32);
         outcome.hash = Some(hash);
         outcome.frame = forward::send(frame, &flow, member, hash)?;
@@ -160,7 +154,7 @@ impl Model {
         let counters = self.members.entry(member.counter).or_default();
         counters.packets += 1;
         counters.bytes += flow.ip_len as u64;
-        counters.flows += u64::from(opening == Opening::Syn);
+        counters.flows += u64::from(opening == Opening::Syn || owner.is_first);
         Ok(())
     }
 
@@ -210,37 +204,4 @@ fn member(service: &ServiceState, index: u16) -> Option<&Member> {
 fn alive(service: &ServiceState, index: u16) -> Option<u16> {
     let member = member(service, index)?;
     (member.flags & Member::ALIVE != 0).then_some(member.incarnation)
-}
-
-/// The table in the documentation of `balancer_common::affinity`.
-fn owner(
-    service: &ServiceState,
-    slot: Slot,
-    opening: Opening,
-    name: &FlowName,
-    records: &mut HashMap<FlowName, Record>,
-) -> u16 {
-    if !slot.is_unsettled() || opening == Opening::None {
-        return slot.current();
-    }
-    if opening == Opening::Established
-        && let Some(record) = records.get(name)
-        && alive(service, record.member) == Some(record.incarnation)
-    {
-        return record.member;
-    }
-    let is_old = opening == Opening::Established && alive(service, slot.previous()).is_some();
-    let owner = if is_old {
-        slot.previous()
-    } else {
-        slot.current()
-    };
-    if let Some(incarnation) = alive(service, owner) {
-        let record = Record {
-            member: owner,
-            incarnation,
-        };
-        records.insert(*name, record);
-    }
-    owner
 }

@@ -15,4 +15,6 @@ mod flows;
 mod modes;
 mod random;
 mod reasons;
+mod recorded;
 mod scenario;
+mod source;

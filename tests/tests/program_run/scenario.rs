@@ -1,6 +1,6 @@
 //! One state with a service of every kind, in as many versions as wanted.
 
-use balancer_common::layout::{Member, Slot};
+use balancer_common::layout::{Member, ServiceOptions, Slot, Target};
 use balancer_tests::frames::Rng;
 use balancer_tests::model::build::{
     READY, TCP, UDP, flow_keys, gue_v4, gue_v6, ipip_v4, ipip_v6, key, l2, service,
@@ -10,6 +10,8 @@ use bytemuck::Zeroable;
 
 /// MTU of the members behind a narrow way.
 const NARROW: u16 = 576;
+/// No flow of a run is idle for that long.
+const HOUR_NS: u64 = 3_600_000_000_000;
 
 /// A state with services of both families and protocols, of one port, a
 /// range and any port, and with members of every kind and fault. Versions
@@ -23,7 +25,8 @@ pub(crate) fn everything(version: u64, egress: u32) -> State {
     for (number, (keys, members, slot_count)) in (1..).zip(services(egress)) {
         let members = unsteady(&mut rng, members);
         let slots = owners(&mut rng, members.len(), slot_count);
-        state.services.insert(number, service(keys, members, slots));
+        let service = with_affinity(number, service(keys, members, slots));
+        state.services.insert(number, service);
     }
     let broken = broken(&mut rng);
     state.services.insert(100, broken);
@@ -111,6 +114,25 @@ fn services(egress: u32) -> Vec<Parts> {
     ]
 }
 
+/// Two UDP services record every flow, three services go by the source.
+fn with_affinity(number: u32, service: ServiceState) -> ServiceState {
+    match number {
+        5 | 13 => ServiceState {
+            flags: service.flags | Target::AFFINITY_FLOW,
+            options: ServiceOptions {
+                flow_idle_ns: HOUR_NS,
+                ..service.options
+            },
+            ..service
+        },
+        2 | 7 | 12 => ServiceState {
+            flags: service.flags | Target::AFFINITY_SOURCE,
+            ..service
+        },
+        _ => service,
+    }
+}
+
 /// New incarnations and a few dead members.
 fn unsteady(rng: &mut Rng, members: Vec<Member>) -> Vec<Member> {
     members
@@ -127,7 +149,7 @@ fn unsteady(rng: &mut Rng, members: Vec<Member>) -> Vec<Member> {
 }
 
 /// Half of the slots in change; among those some that came back to their
-/// first owner.
+/// first owner. An era comes again every other change.
 fn owners(rng: &mut Rng, member_count: usize, slot_count: usize) -> Vec<Slot> {
     (0..slot_count)
         .map(|_| {
@@ -135,7 +157,7 @@ fn owners(rng: &mut Rng, member_count: usize, slot_count: usize) -> Vec<Slot> {
             if rng.chance(50) {
                 Slot::settled(current as u16)
             } else {
-                Slot::unsettled(current as u16, previous as u16)
+                Slot::unsettled(current as u16, previous as u16).in_era(rng.below(2) as u8)
             }
         })
         .collect()

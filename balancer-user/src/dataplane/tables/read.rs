@@ -61,6 +61,8 @@ impl<M: Memory> Tables<M> {
             settings: Settings {
                 answer_echo: head.flags & GenerationHead::ANSWER_ECHO != 0,
                 handshake_sample: head.handshake_sample,
+                // The size of a map is not in it: what was asked for.
+                flow_records: self.state.settings.flow_records,
             },
             services,
         }

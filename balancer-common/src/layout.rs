@@ -278,16 +278,6 @@ impl TraceRecord {
     pub const NO_MEMBER: u32 = u32::MAX;
 }
 
-/// One entry of the decapsulation counters on one CPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Pod, Zeroable)]
-#[repr(C)]
-pub struct DecapCounters {
-    /// Packets unwrapped.
-    pub packets: u64,
-    /// Bytes of the inner packets.
-    pub bytes: u64,
-}
-
 const _: () = {
     assert!(size_of::<GenerationHead>() == 104);
     assert!(size_of::<Node>() == 8 + 2 * 104);

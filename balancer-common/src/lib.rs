@@ -1,7 +1,7 @@
 //! What the kernel programs and the controller must agree on.
 //!
 //! [`layout`] holds the structures in shared maps; [`parse`], [`hash`],
-//! [`affinity`] and [`encap`] hold the packet logic as pure functions over
+//! [`affinity`], [`encap`] and [`decap`] hold the packet logic as pure functions over
 //! bytes, so that the kernel program, unit tests and fuzzers run the same
 //! code. Nothing here knows XDP, maps, files or clocks, and nothing allocates.
 #![no_std]
@@ -12,6 +12,7 @@ extern crate std;
 
 pub mod affinity;
 pub mod checksum;
+pub mod decap;
 pub mod encap;
 pub mod features;
 pub mod hash;

@@ -1,7 +1,17 @@
 //! Bounds-checked access to the frame: the only raw packet pointers.
 
+use aya_ebpf::helpers::generated::bpf_csum_diff;
 use aya_ebpf::programs::XdpContext;
+use balancer_common::checksum;
 use balancer_common::parse::Frame;
+
+/// Bytes that `bpf_csum_diff` takes in one call.
+const CHUNK: usize = 512;
+/// Chunks of one sum. The verifier tracks offsets into a packet up to 16 bits;
+/// a length of 15 bits leaves room for where the sum begins.
+const MAX_CHUNKS: usize = 63;
+/// Most bytes that [`XdpFrame::sum`] adds up.
+pub const MAX_SUM_LEN: usize = CHUNK * MAX_CHUNKS;
 
 /// The frame of a context. Each access reads the bounds afresh, because
 /// moving the head changes them.
@@ -24,6 +34,63 @@ impl XdpFrame {
         // end; packet memory has no alignment, so the write is unaligned.
         unsafe { core::ptr::write_unaligned(at as *mut [u8; N], bytes) };
         Some(())
+    }
+
+    /// Folded sum of `len` bytes from `at` as big-endian words, an odd last
+    /// one the high half of its word; `None` if the frame ends before the last
+    /// byte or `len` is more than [`MAX_SUM_LEN`].
+    ///
+    /// Each offset is worked out from `len` anew. One that grew from step to
+    /// step would have a range of its own on every path, and the verifier
+    /// could not see that the paths are alike.
+    #[inline(always)]
+    pub fn sum(&self, at: usize, len: usize) -> Option<u16> {
+        // What the verifier learns of one register it does not know of what
+        // was made of it before; all below has to be made of this one.
+        let len = core::hint::black_box(len);
+        if len > MAX_SUM_LEN {
+            return None;
+        }
+        let mut sum = 0;
+        for chunk in 0..MAX_CHUNKS {
+            if chunk >= len / CHUNK {
+                break;
+            }
+            sum = self.add::<CHUNK>(at + chunk * CHUNK, sum)?;
+        }
+        // The rest by the bits of its length: the helper's sizes are constants.
+        macro_rules! rest {
+            ($($size:literal)*) => {
+                $(if len & $size != 0 {
+                    sum = self.add::<$size>(at + (len & !(2 * $size - 1)), sum)?;
+                })*
+            };
+        }
+        rest!(256 128 64 32 16 8 4);
+        let mut words = u32::from(checksum::fold(sum));
+        if len & 2 != 0 {
+            words += u32::from(u16::from_ne_bytes(self.bytes(at + (len & !3))?));
+        }
+        if len & 1 != 0 {
+            // With the byte before it, as the check for one byte alone becomes
+            // a comparison that tells the verifier of no byte. And with its
+            // offset in one number, as it takes no step back from a pointer.
+            let before = (at + (len & !1)).wrapping_sub(1);
+            let [_, last] = self.bytes(core::hint::black_box(before))?;
+            words += u32::from(u16::from_ne_bytes([last, 0]));
+        }
+        // The helper adds words as they lie in memory. The sum of swapped
+        // words is the swapped sum (RFC 1071, 2B).
+        Some(u16::from_be(checksum::fold(words)))
+    }
+
+    #[inline(always)]
+    fn add<const N: usize>(&self, at: usize, sum: u32) -> Option<u32> {
+        let at = self.checked::<N>(at)?;
+        // SAFETY: `checked` holds `N` bytes from `at` against the frame's end;
+        // the helper only reads, and nothing at all of its first argument.
+        let sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, at as *mut u32, N as u32, sum) };
+        u32::try_from(sum).ok()
     }
 
     #[inline(always)]

@@ -222,15 +222,15 @@ pub struct Decap {
 
 impl Decap {
     /// Starts it and waits until it is attached.
-    pub fn start(namespace: &Namespace, interface: &str, from: &[IpAddr]) -> Result<Self> {
+    pub fn start(namespace: &Namespace, interface: &str, sources: &[IpAddr]) -> Result<Self> {
         let directory = Scratch::create("decap")?;
         let pins = Scratch::for_pins("decap");
         let mut command = namespace.command(&binary().to_string_lossy());
         command
             .args(["decap", "--interface", interface, "--pin-dir"])
             .arg(pins.path());
-        for source in from {
-            command.args(["--from", &source.to_string()]);
+        for source in sources {
+            command.args(["--source", &source.to_string()]);
         }
         let mut process = Process::spawn("decap", command, &directory.path().join("log"))?;
         let pin = pins.path().join(format!("link-{interface}"));

@@ -1,9 +1,9 @@
-//! The backend's side of `ipip`: takes the outer header off.
+//! The backend's side: takes the tunnel's headers off.
 //!
-//! Only whole packets with an outer source that the command names are
-//! unwrapped; all else reaches the stack as it came. Whole means no fragment,
-//! and as long as the outer header says: what comes after is padding.
-
+//! What is a tunnel's packet and what is inside is found in
+//! `balancer_common::decap`. A packet that is no tunnel's reaches the stack
+//! as it came; one that is gets unwrapped or refused, and is counted as what
+//! it was.
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
 // The `xdp` attribute makes an undocumented entry point of each program.
@@ -11,13 +11,16 @@
 
 mod maps;
 
-use aya_ebpf::bindings::xdp_action::XDP_PASS;
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::helpers::generated::bpf_xdp_adjust_head;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
+use balancer_common::checksum;
+use balancer_common::decap::{
+    self, Address, Family, Fate, Inside, Outer, Refusal, UdpChecksum, gue,
+};
 use balancer_common::parse::{
-    self, ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame, IPV4_LEN, IPV6_LEN, PROTOCOL_IPIP,
-    PROTOCOL_IPV6, VLAN_LEN,
+    self, ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame, MAX_VLAN_TAGS, VLAN_LEN,
 };
 use balancer_ebpf::packet::XdpFrame;
 
@@ -25,117 +28,115 @@ balancer_ebpf::object!();
 
 /// Set by the loader: unwrap whatever the outer source is.
 #[unsafe(no_mangle)]
-static DECAP_ANY_SOURCE: u8 = 0;
+static ANY_SOURCE: u8 = 0;
+/// Set by the loader: the UDP port of GUE.
+#[unsafe(no_mangle)]
+static GUE_PORT: u16 = gue::PORT;
 
-/// A tunnel packet's outer header.
-struct Outer {
-    len: usize,
-    /// Bytes of the packet inside, as the outer header says.
-    inner_len: usize,
-    /// Protocol number of what is inside.
-    inner: u8,
-    /// IPv4 as v4-mapped.
-    source: [u8; 16],
-}
+/// The longest Ethernet header with its tags.
+type Link = [u8; ETHERNET_LEN + MAX_VLAN_TAGS * VLAN_LEN];
 
 /// The backend's side: undoes the encapsulation.
 #[xdp]
 fn decap(ctx: XdpContext) -> u32 {
-    run(&ctx);
-    XDP_PASS
+    match run(&ctx) {
+        None => XDP_PASS,
+        Some(Ok(inside)) => {
+            maps::count(inside.form, inside.len);
+            XDP_PASS
+        }
+        Some(Err(refusal)) => {
+            maps::count_refusal(refusal);
+            match refusal.fate() {
+                Fate::Pass => XDP_PASS,
+                Fate::Drop => XDP_DROP,
+            }
+        }
+    }
 }
 
 #[inline(always)]
-fn run(ctx: &XdpContext) -> Option<()> {
+fn run(ctx: &XdpContext) -> Option<Result<Inside, Refusal>> {
     let frame = XdpFrame::of(ctx);
+    // Before any check behind it: after one the compiler would know that these
+    // bytes are there and leave their own check out, which the verifier does
+    // not follow. No tunnel packet is shorter.
+    let link_bytes: Link = frame.bytes(0)?;
     let link = parse::link(frame).ok()?;
-    let outer = match link.ethertype {
-        ETHERTYPE_IPV4 => outer_v4(frame, link.len)?,
-        ETHERTYPE_IPV6 => outer_v6(frame, link.len)?,
-        _ => return None,
-    };
-    let ethertype = match outer.inner {
-        PROTOCOL_IPIP => ETHERTYPE_IPV4,
-        PROTOCOL_IPV6 => ETHERTYPE_IPV6,
-        _ => return None,
-    };
-    // SAFETY: a read of our own static; volatile, as the loader changes it
+    // SAFETY: reads of our own statics; volatile, as the loader changes them
     // behind the compiler's back.
-    let any = unsafe { core::ptr::read_volatile(&raw const DECAP_ANY_SOURCE) } != 0;
-    if !any && !maps::decap_trusts(&outer.source) {
-        return None;
+    let (any, gue_port) = unsafe {
+        (
+            core::ptr::read_volatile(&raw const ANY_SOURCE) != 0,
+            core::ptr::read_volatile(&raw const GUE_PORT),
+        )
+    };
+    match link.ethertype {
+        ETHERTYPE_IPV4 => {
+            let outer = decap::outer_v4(frame, link.len, gue_port)?;
+            let is_trusted = any || maps::trusts_v4(outer.source);
+            Some(unwrap(ctx, link.len, link_bytes, &outer, is_trusted))
+        }
+        ETHERTYPE_IPV6 => {
+            let outer = decap::outer_v6(frame, link.len, gue_port)?;
+            let is_trusted = any || maps::trusts_v6(outer.source);
+            Some(unwrap(ctx, link.len, link_bytes, &outer, is_trusted))
+        }
+        _ => None,
     }
-    unwrap(ctx, link.len, &outer, ethertype)
 }
 
 #[inline(always)]
-fn outer_v4(frame: &XdpFrame, ip_at: usize) -> Option<Outer> {
-    let ip: [u8; IPV4_LEN] = frame.bytes(ip_at)?;
-    let is_fragment = u16::from_be_bytes([ip[6], ip[7]]) & 0x3fff != 0;
-    let len = usize::from(ip[0] & 0x0f) * 4;
-    if ip[0] >> 4 != 4 || len < 20 || is_fragment {
-        return None;
+fn unwrap<A: Address>(
+    ctx: &XdpContext,
+    ip_at: usize,
+    link: Link,
+    outer: &Outer<A>,
+    is_trusted: bool,
+) -> Result<Inside, Refusal> {
+    if !is_trusted {
+        return Err(Refusal::UntrustedSource);
     }
-    let total_len = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
-    let mut source = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0];
-    source[12..].copy_from_slice(&[ip[12], ip[13], ip[14], ip[15]]);
-    Some(Outer {
-        len,
-        inner_len: total_len.checked_sub(len)?,
-        inner: ip[9],
-        source,
-    })
-}
-
-#[inline(always)]
-fn outer_v6(frame: &XdpFrame, ip_at: usize) -> Option<Outer> {
-    let ip: [u8; 8] = frame.bytes(ip_at)?;
-    if ip[0] >> 4 != 6 {
-        return None;
-    }
-    Some(Outer {
-        len: IPV6_LEN,
-        inner_len: usize::from(u16::from_be_bytes([ip[4], ip[5]])),
-        inner: ip[6],
-        source: frame.bytes(ip_at + 8)?,
-    })
-}
-
-#[inline(always)]
-fn unwrap(ctx: &XdpContext, ip_at: usize, outer: &Outer, ethertype: [u8; 2]) -> Option<()> {
     let frame = XdpFrame::of(ctx);
-    // Before the check at a variable offset: after it the compiler would know
-    // that these bytes are there and leave their own check out, which the
-    // verifier does not follow.
-    let link: [u8; ETHERNET_LEN + 2 * VLAN_LEN] = frame.bytes(0)?;
-    // The inner header must begin inside the frame before anything moves.
-    let _: [u8; IPV4_LEN] = frame.bytes(ip_at + outer.len)?;
-    let is_whole = ip_at + outer.len + outer.inner_len <= frame.len();
-    if outer.inner_len < IPV4_LEN || !is_whole {
-        return None;
-    }
+    let inside = outer.inside(frame, |checksum| is_right(frame, checksum))?;
     // SAFETY: a helper call on the program's own context; every pointer into
     // the packet is made anew after it.
-    if unsafe { bpf_xdp_adjust_head(ctx.ctx, outer.len as i32) } != 0 {
-        return None;
+    if unsafe { bpf_xdp_adjust_head(ctx.ctx, (inside.at - ip_at) as i32) } != 0 {
+        // The one reason the kernel has: not even a link header would be left.
+        return Err(Refusal::Truncated);
     }
+    restore(frame, ip_at, link, &inside).ok_or(Refusal::LostLinkHeader)?;
+    Ok(inside)
+}
+
+#[inline(always)]
+fn is_right(frame: &XdpFrame, udp: &UdpChecksum) -> bool {
+    frame
+        .sum(udp.at, udp.len)
+        .is_some_and(|sum| checksum::fold(udp.pseudo_header + u32::from(sum)) == 0xffff)
+}
+
+/// Puts the link header before the inner packet, and the tunnel's ECN into it.
+#[inline(always)]
+fn restore(frame: &XdpFrame, ip_at: usize, link: Link, inside: &Inside) -> Option<()> {
     write_link(frame, ip_at, link)?;
+    let ethertype = match inside.family {
+        Family::V4 => ETHERTYPE_IPV4,
+        Family::V6 => ETHERTYPE_IPV6,
+    };
     frame.write(ip_at - 2, ethertype)?;
-    let counters = maps::decap_counters()?;
-    // SAFETY: the entry of this CPU in a live map; nobody else writes it.
-    let counters = unsafe { &mut *counters };
-    counters.packets += 1;
-    counters.bytes += outer.inner_len as u64;
+    if let Some(mark) = inside.mark {
+        frame.write(ip_at, mark.first.to_be_bytes())?;
+        if inside.family == Family::V4 {
+            frame.write(ip_at + 10, mark.checksum.to_be_bytes())?;
+        }
+    }
     Some(())
 }
 
 /// Writes the first `ip_at` bytes of the Ethernet header as it was.
 #[inline(always)]
-fn write_link(
-    frame: &XdpFrame,
-    ip_at: usize,
-    link: [u8; ETHERNET_LEN + 2 * VLAN_LEN],
-) -> Option<()> {
+fn write_link(frame: &XdpFrame, ip_at: usize, link: Link) -> Option<()> {
     let [a, b, c, d, e, f, g, h, i, j, k, l, rest @ ..] = link;
     frame.write(0, [a, b, c, d, e, f, g, h, i, j, k, l])?;
     let [m, n, o, p, q, r, s, t, ..] = rest;

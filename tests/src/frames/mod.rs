@@ -2,7 +2,8 @@
 //!
 //! [`Packet`] builds one frame as a test describes it. [`Generator`] draws
 //! frames that are mostly for the services of a state, valid ones and every
-//! kind of invalid one, and the same ones again for the same seed.
+//! kind of invalid one, and the same ones again for the same seed. [`Tunnel`]
+//! builds what a backend gets.
 //! [`shrink`] makes a frame that shows a fault smaller, [`hex`] prints it for
 //! `balancer trace --hex`.
 
@@ -12,9 +13,11 @@ pub mod mutate;
 pub mod packet;
 pub mod rng;
 pub mod shrink;
+pub mod tunnel;
 
 pub use generate::Generator;
 pub use hex::{hex, unhex};
 pub use packet::Packet;
 pub use rng::Rng;
 pub use shrink::shrink;
+pub use tunnel::{Checksum, Gue, Tunnel};

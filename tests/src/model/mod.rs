@@ -24,6 +24,7 @@ use parse::{Flow, Opening};
 
 pub mod affinity;
 pub mod build;
+pub mod decap;
 pub mod echo;
 pub mod forward;
 pub mod hash;

@@ -109,8 +109,8 @@ fn decap_refuses_an_interface_that_does_not_exist() {
         "decap",
         "--interface",
         "nowhere0",
-        "--from",
-        "10.0.0.1",
+        "--source",
+        "10.0.0.0/24",
         "--pin-dir",
         &dir,
     ]));

@@ -98,7 +98,17 @@ fn bad_usage_is_told_on_stderr_with_exit_2() {
         &["trace", "--config", file, "--hex", "00", "--pcap", file],
         &["decap"],
         &["decap", "--interface", "lo", "--mode", "offloaded"],
-        &["decap", "--interface", "lo", "--from", "nowhere"],
+        &["decap", "--interface", "lo", "--source", "nowhere"],
+        &["decap", "--interface", "lo", "--source", "10.0.0.1/24"],
+        &[
+            "decap",
+            "--interface",
+            "lo",
+            "--source",
+            "::/0",
+            "--any-source",
+        ],
+        &["decap", "--interface", "lo", "--gue-port", "0"],
         &["decap", "--interface", "lo", "--stats", "0"],
         &["completions", "tcsh"],
     ] {

@@ -66,10 +66,10 @@ fn serve_tunnelled(lab: &Lab, service: &Service) -> Result<()> {
 /// `balancer decap` on every backend, for tunnels of the lab's balancer alone.
 pub(crate) fn decaps(lab: &Lab) -> Result<Vec<Decap>> {
     let back = &lab.balancer().interfaces()[1];
-    let from: [IpAddr; 2] = [back.v4[0].into(), back.v6[0].into()];
+    let sources: [IpAddr; 2] = [back.v4[0].into(), back.v6[0].into()];
     lab.backends()
         .iter()
-        .map(|backend| Decap::start(backend.namespace(), "eth0", &from))
+        .map(|backend| Decap::start(backend.namespace(), "eth0", &sources))
         .collect()
 }
 

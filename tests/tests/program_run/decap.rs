@@ -1,185 +1,144 @@
-//! The backend's program: takes the outer header off what the balancer sent,
-//! and lets all else through as it came.
+//! The backend's program: takes the tunnel's headers off what the balancer
+//! sent, and lets all else through as it came.
+
+mod ecn;
+mod gue;
+mod ipip;
+mod outer;
+mod random;
+mod sources;
 
 use std::net::IpAddr;
 
-use balancer_common::layout::DecapCounters;
-use balancer_tests::frames::Packet;
-use balancer_tests::model::build::{ipip_v4, ipip_v6, l2};
-use balancer_user::dataplane::State;
-use balancer_user::dataplane::decap::DecapTrial;
-use balancer_user::dataplane::trial::{Action, Trial};
+use balancer_common::decap::{Form, Refusal};
+use balancer_tests::frames::{Packet, Tunnel};
+use balancer_user::dataplane::decap::{Counts, DecapTrial, Sources, Unwrapping};
+use balancer_user::dataplane::trial::Action;
 
-use crate::fixture::{only, tcp_v4, tcp_v6, udp_v4};
+use crate::fixture::{tcp_v4, tcp_v6};
 
 const ETHERNET: usize = 14;
 
-/// What the balancer makes of a packet for its one member.
-fn sent(state: &State, packet: &Packet) -> Vec<u8> {
-    let outcome = Trial::load(state).unwrap().run(&packet.build()).unwrap();
-    assert_eq!(outcome.action, Action::Tx);
-    outcome.frame
+/// What a frame counted: its form and bytes, or its refusal, or nothing.
+type Counted = Option<Result<(Form, u64), Refusal>>;
+
+/// A loaded copy whose counters are read around each frame.
+struct Backend {
+    trial: DecapTrial,
 }
 
-/// A packet that went through an IPv4 tunnel.
-fn wrapped_v4() -> Vec<u8> {
-    sent(&only(ipip_v4(7)), &tcp_v4())
+impl Backend {
+    /// One that unwraps what anyone sends.
+    fn open() -> Self {
+        Self::trusting(Sources::Any)
+    }
+
+    fn trusting(sources: Sources) -> Self {
+        Self::with(sources, 6080)
+    }
+
+    fn with(sources: Sources, gue_port: u16) -> Self {
+        let unwrapping = Unwrapping { sources, gue_port };
+        Self {
+            trial: DecapTrial::load(&unwrapping).unwrap(),
+        }
+    }
+
+    /// Runs one frame. At most one counter may move, and by one packet.
+    fn run(&mut self, frame: &[u8]) -> (Action, Vec<u8>, Counted) {
+        let before = self.trial.counts().unwrap();
+        let (action, out) = self.trial.run(frame).unwrap();
+        (action, out, moved(&before, &self.trial.counts().unwrap()))
+    }
+
+    /// The frame is unwrapped to this one, and counted so.
+    fn assert_unwraps(&mut self, frame: &[u8], expected: &[u8], form: Form, bytes: usize) {
+        let (action, out, counted) = self.run(frame);
+        assert_eq!(action, Action::Pass);
+        assert_eq!(counted, Some(Ok((form, bytes as u64))));
+        assert_eq!(out, expected);
+    }
+
+    /// The tunnel comes out as its inner packet, whole and unchanged.
+    fn assert_opens(&mut self, tunnel: &Tunnel, form: Form) {
+        self.assert_unwraps(
+            &tunnel.build(),
+            &tunnel.unwrapped(),
+            form,
+            tunnel.inner.len(),
+        );
+    }
+
+    /// The frame reaches the stack as it came and counts as refused.
+    fn assert_refuses(&mut self, frame: &[u8], refusal: Refusal) {
+        let (action, out, counted) = self.run(frame);
+        assert_eq!(counted, Some(Err(refusal)));
+        assert_eq!(action, Action::Pass);
+        assert_eq!(out, frame);
+    }
+
+    /// The frame reaches the stack as it came and counts as nothing.
+    fn assert_ignores(&mut self, frame: &[u8]) {
+        let (action, out, counted) = self.run(frame);
+        assert_eq!((action, counted), (Action::Pass, None));
+        assert_eq!(out, frame);
+    }
 }
 
-/// A packet that went through an IPv6 tunnel.
-fn wrapped_v6() -> Vec<u8> {
-    sent(&only(ipip_v6(7)), &tcp_v4())
+fn moved(before: &Counts, after: &Counts) -> Counted {
+    let mut counted = Vec::new();
+    for ((form, old), (_, new)) in before.forms.iter().zip(&after.forms) {
+        if new != old {
+            assert_eq!(new.packets, old.packets + 1);
+            counted.push(Ok((*form, new.bytes - old.bytes)));
+        }
+    }
+    for ((refusal, old), (_, new)) in before.refusals.iter().zip(&after.refusals) {
+        if new != old {
+            assert_eq!(*new, old + 1);
+            counted.push(Err(*refusal));
+        }
+    }
+    assert!(counted.len() <= 1, "{counted:?}");
+    counted.pop()
 }
 
-fn source(address: &str) -> IpAddr {
+fn ip(address: &str) -> IpAddr {
     address.parse().unwrap()
 }
 
-/// Each frame reaches the stack as it came.
-fn assert_untouched(sources: &[IpAddr], frames: &[Vec<u8>]) {
-    let mut decap = DecapTrial::load(sources).unwrap();
-    for (case, frame) in frames.iter().enumerate() {
-        let (action, out) = decap.run(frame).unwrap();
-        assert_eq!(action, Action::Pass, "case {case}");
-        assert_eq!(out, *frame, "case {case}");
-    }
-    assert_eq!(decap.counters().unwrap(), DecapCounters::default());
+/// A packet without its link header.
+fn inner(packet: &Packet) -> Vec<u8> {
+    packet.build()[ETHERNET..].to_vec()
+}
+
+/// From the balancer's IPv4 or IPv6 address to a backend's.
+fn tunnel(is_v4: bool, inner: Vec<u8>) -> Tunnel {
+    let (source, destination) = if is_v4 {
+        ("10.9.9.9", "10.1.0.7")
+    } else {
+        ("fd99::9", "fd00::7")
+    };
+    Tunnel::ipip(ip(source), ip(destination), inner)
+}
+
+/// A tunnel for each pair of families, and whether the inner one is IPv4.
+fn pairs(payload_len: usize) -> [(Tunnel, Form); 4] {
+    let [v4, v6] = [tcp_v4(), tcp_v6()].map(|packet| {
+        inner(&Packet {
+            payload_len,
+            ..packet
+        })
+    });
+    [
+        (tunnel(true, v4.clone()), Form::Ipip4in4),
+        (tunnel(true, v6.clone()), Form::Ipip6in4),
+        (tunnel(false, v4), Form::Ipip4in6),
+        (tunnel(false, v6), Form::Ipip6in6),
+    ]
 }
 
 fn changed(mut frame: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
     frame[at..at + bytes.len()].copy_from_slice(bytes);
     frame
-}
-
-#[test]
-fn every_pair_of_families_comes_out_as_the_packet_that_went_in() {
-    let mut decap = DecapTrial::load(&[]).unwrap();
-    let mut expected = DecapCounters::default();
-    for member in [ipip_v4(7), ipip_v6(7)] {
-        for packet in [tcp_v4(), tcp_v6(), udp_v4()] {
-            let packet = Packet {
-                payload_len: 100,
-                ..packet
-            };
-            let frame = sent(&only(member), &packet);
-            let (action, out) = decap.run(&frame).unwrap();
-            assert_eq!(action, Action::Pass);
-            // The addresses are those the frame came with.
-            assert_eq!(out[..12], frame[..12]);
-            assert_eq!(out[12..], packet.build()[12..]);
-            expected.packets += 1;
-            expected.bytes += (packet.build().len() - ETHERNET) as u64;
-            assert_eq!(decap.counters().unwrap(), expected);
-        }
-    }
-}
-
-#[test]
-fn vlan_tags_outlive_the_outer_header() {
-    let mut decap = DecapTrial::load(&[]).unwrap();
-    for member in [ipip_v4(7), ipip_v6(7)] {
-        for vlans in [vec![100], vec![100, 200]] {
-            let packet = Packet { vlans, ..tcp_v6() };
-            let frame = sent(&only(member), &packet);
-            let (action, out) = decap.run(&frame).unwrap();
-            assert_eq!(action, Action::Pass);
-            assert_eq!(out[..12], frame[..12]);
-            assert_eq!(out[12..], packet.build()[12..]);
-        }
-    }
-}
-
-#[test]
-fn padding_is_no_byte_of_the_inner_packet() {
-    let packet = Packet {
-        padding_len: 6,
-        ..tcp_v4()
-    };
-    for member in [ipip_v4(7), ipip_v6(7)] {
-        let mut decap = DecapTrial::load(&[]).unwrap();
-        let (_, out) = decap.run(&sent(&only(member), &packet)).unwrap();
-        assert_eq!(out[12..], packet.build()[12..]);
-        let counters = decap.counters().unwrap();
-        assert_eq!((counters.packets, counters.bytes), (1, 40));
-    }
-}
-
-#[test]
-fn outer_options_go_with_the_outer_header() {
-    let mut frame = wrapped_v4();
-    frame[ETHERNET] = 0x46;
-    frame[ETHERNET + 3] += 4;
-    frame.splice(ETHERNET + 20..ETHERNET + 20, [1; 4]);
-    let (_, out) = DecapTrial::load(&[]).unwrap().run(&frame).unwrap();
-    assert_eq!(out[12..], tcp_v4().build()[12..]);
-}
-
-#[test]
-fn named_sources_are_trusted_and_no_others() {
-    let (v4, v6) = (wrapped_v4(), wrapped_v6());
-    let trusted = [source("10.9.9.9"), source("fd99::9")];
-    let mut decap = DecapTrial::load(&trusted).unwrap();
-    for frame in [&v4, &v6] {
-        let (_, out) = decap.run(frame).unwrap();
-        assert_eq!(out[12..], tcp_v4().build()[12..]);
-    }
-    let others = [source("10.9.9.8"), source("fd99::8")];
-    assert_untouched(&others, &[v4.clone(), v6.clone()]);
-    // One family says nothing about the other.
-    assert_untouched(&trusted[1..], &[v4]);
-    assert_untouched(&trusted[..1], &[v6]);
-}
-
-#[test]
-fn packets_in_no_tunnel_are_untouched() {
-    let l2 = only(l2(7));
-    let gre = changed(wrapped_v4(), ETHERNET + 9, &[47]);
-    let mut arp = wrapped_v4();
-    arp[12..14].copy_from_slice(&[0x08, 0x06]);
-    let frames = [sent(&l2, &tcp_v4()), sent(&l2, &tcp_v6()), gre, arp];
-    assert_untouched(&[], &frames);
-}
-
-#[test]
-fn fragments_of_tunnel_packets_are_untouched() {
-    let frames = [[0x20, 0x00], [0x00, 0x01], [0x3f, 0xff]]
-        .map(|fragment| changed(wrapped_v4(), ETHERNET + 6, &fragment));
-    assert_untouched(&[], &frames);
-}
-
-#[test]
-fn malformed_outer_headers_are_untouched() {
-    let frames = [
-        changed(wrapped_v4(), ETHERNET, &[0x44]),
-        changed(wrapped_v4(), ETHERNET, &[0x65]),
-        changed(wrapped_v6(), ETHERNET, &[0x40]),
-    ];
-    assert_untouched(&[], &frames);
-}
-
-#[test]
-fn frames_that_end_inside_their_headers_are_untouched() {
-    let mut frames = Vec::new();
-    for (wrapped, headers) in [(wrapped_v4(), 40), (wrapped_v6(), 60)] {
-        for len in ETHERNET..ETHERNET + headers {
-            frames.push(wrapped[..len].to_vec());
-        }
-    }
-    assert_untouched(&[], &frames);
-}
-
-#[test]
-fn packets_that_are_not_whole_are_untouched() {
-    let mut frames = Vec::new();
-    for mut wrapped in [wrapped_v4(), wrapped_v6()] {
-        wrapped.pop();
-        frames.push(wrapped);
-    }
-    // Lengths that leave no room for an inner header.
-    frames.push(changed(wrapped_v4(), ETHERNET + 2, &[0, 20]));
-    frames.push(changed(wrapped_v4(), ETHERNET + 2, &[0, 39]));
-    frames.push(changed(wrapped_v4(), ETHERNET + 2, &[0, 0]));
-    frames.push(changed(wrapped_v6(), ETHERNET + 4, &[0, 0]));
-    frames.push(changed(wrapped_v6(), ETHERNET + 4, &[0, 19]));
-    assert_untouched(&[], &frames);
 }

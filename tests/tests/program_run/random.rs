@@ -93,7 +93,7 @@ fn report(state: &State, frame: &[u8], difference: &str) -> String {
     )
 }
 
-fn number_from_env(name: &str, default: u64) -> u64 {
+pub(crate) fn number_from_env(name: &str, default: u64) -> u64 {
     let value = std::env::var(name).ok();
     value.map_or(default, |text| text.parse().unwrap())
 }

@@ -1,7 +1,8 @@
 //! The lab, the reference model, and what stands on them: the demo and the
 //! benchmark. The suites are in `tests/`: `lab_self` proves the lab,
 //! `program_run` the kernel program frame by frame, `netlink` the way to next
-//! hops, and `main_job` the whole balancer on real traffic.
+//! hops, `main_job` the whole balancer on real traffic, and `modes` each
+//! forwarding mode with every kind of real peer.
 pub mod balancer;
 pub mod bench;
 pub mod demo;

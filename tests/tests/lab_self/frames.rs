@@ -55,6 +55,7 @@ fn capture_of_real_traffic_has_no_wrong_checksum() {
         listen: backend.addresses().to_vec(),
         port: 53,
         records: Vec::new(),
+        texts: Vec::new(),
     };
     let _dns = Dnsmasq::start(backend.namespace(), &config).unwrap();
     let captures = [client, backend].map(|it| Capture::start(it.namespace(), "eth0", "").unwrap());

@@ -131,6 +131,7 @@ fn wrk_iperf3_and_dig_report() {
             listen: vec![address],
             port: 53,
             records: vec![("www.lab".to_owned(), "192.0.2.80".parse().unwrap())],
+            texts: Vec::new(),
         };
         let _dns = Dnsmasq::start(backend.namespace(), &config).unwrap();
         let server = SocketAddr::new(address, 53);
@@ -189,15 +190,17 @@ fn held_connections_and_downloads_tell_when_they_break() {
     let clients: BTreeSet<_> = seen.iter().map(|access| access.client).collect();
     assert_eq!((seen.len(), clients.len()), (120, 60), "not held");
     let whole = Downloads::start(client, &target, "/slow", 4 << 20, 3).unwrap();
-    let (by_backend, broken) = whole.finish(2 * LIMIT).unwrap();
-    assert_eq!((by_backend["backend0"], broken.len()), (3, 0), "{broken:?}");
+    assert_eq!((whole.running(), whole.by_backend()["backend0"]), (3, 3));
+    whole.advance(4 << 20, 2 * LIMIT).unwrap();
+    assert_eq!((whole.running(), whole.by_backend()["backend0"]), (0, 3));
+    assert_eq!(whole.broken(), []);
 
     let cut = Downloads::start(client, &target, "/slow", 4 << 20, 3).unwrap();
     assert_eq!(cut.running(), 3);
     server.server.kill().unwrap();
-    let (by_backend, broken) = cut.finish(LIMIT).unwrap();
-    assert_eq!((by_backend.len(), broken.len()), (0, 3), "{by_backend:?}");
-    assert_eq!(broken[0].backend, "backend0");
+    cut.advance(4 << 20, LIMIT).unwrap();
+    assert_eq!((cut.by_backend().len(), cut.broken().len()), (0, 3));
+    assert_eq!(cut.broken()[0].backend, "backend0");
     server.server.restart().unwrap();
     assert_eq!(held.ask_again().unwrap().len(), 60);
 }
@@ -211,7 +214,8 @@ fn download_of_other_bytes_is_a_broken_one() {
     std::fs::write(server.server.directory().join("download"), bytes).unwrap();
     let client = lab.client(0).namespace();
     let downloads = Downloads::start(client, &target, "/slow", 4 << 20, 1).unwrap();
-    let (whole, broken) = downloads.finish(2 * LIMIT).unwrap();
-    assert_eq!((whole.len(), broken.len()), (0, 1));
+    downloads.advance(4 << 20, 2 * LIMIT).unwrap();
+    let broken = downloads.broken();
+    assert_eq!((downloads.by_backend().len(), broken.len()), (0, 1));
     assert!(broken[0].error.contains("damaged"), "{broken:?}");
 }

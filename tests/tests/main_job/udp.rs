@@ -54,6 +54,7 @@ fn answer_dns(
             listen: [vec![vip], node.addresses().to_vec()].concat(),
             port: 53,
             records: Vec::new(),
+            texts: Vec::new(),
         };
         Dnsmasq::start(node.namespace(), &config)
     };

@@ -19,6 +19,9 @@ pub struct Dig {
     pub kind: String,
     /// Over TCP instead of UDP.
     pub tcp: bool,
+    /// The longest answer wanted over UDP; dig's own choice without one. A
+    /// longer one is cut off, and dig asks again over TCP.
+    pub buffer_len: Option<u16>,
     /// The address to ask from; the kernel's choice without one.
     pub source: Option<IpAddr>,
     /// Whole seconds to wait for the answer; it is asked once.
@@ -32,6 +35,8 @@ pub struct Answer {
     pub status: String,
     /// The data of the records, as dig prints it.
     pub records: Vec<String>,
+    /// Whether it came over TCP.
+    pub over_tcp: bool,
 }
 
 impl Dig {
@@ -43,6 +48,7 @@ impl Dig {
             name,
             kind,
             tcp: false,
+            buffer_len: None,
             source: None,
             seconds: 2,
         }
@@ -62,10 +68,13 @@ impl Dig {
         command
             .arg(format!("@{}", self.server.ip()))
             .args([&self.name, &self.kind]);
-        command.args(["+noall", "+comments", "+answer", "+tries=1"]);
+        command.args(["+noall", "+comments", "+answer", "+stats", "+tries=1"]);
         command.arg(format!("+time={}", self.seconds));
         if self.tcp {
             command.arg("+tcp");
+        }
+        if let Some(len) = self.buffer_len {
+            command.arg(format!("+bufsize={len}"));
         }
         let limit = Duration::from_secs(u64::from(self.seconds) + 10);
         let output = process::run(command, limit)?;
@@ -96,6 +105,7 @@ fn answer(text: &str) -> Option<Answer> {
     Some(Answer {
         status: status.to_owned(),
         records,
+        over_tcp: text.contains("(TCP)\n"),
     })
 }
 
@@ -106,13 +116,15 @@ mod tests {
     #[test]
     fn answers_are_read() {
         let text = ";; Got answer:\n;; ->>HEADER<<- opcode: QUERY, status: NOERROR, id: 7\n\n\
-                    ;; ANSWER SECTION:\nwww.lab.\t0\tIN\tA\t10.0.0.1\nx. 0 IN TXT \"a b\"\n";
+                    ;; ANSWER SECTION:\nwww.lab.\t0\tIN\tA\t10.0.0.1\nx. 0 IN TXT \"a b\"\n\
+                    ;; SERVER: 10.0.0.9#53(10.0.0.9) (TCP)\n";
         let records = vec!["10.0.0.1".to_owned(), "\"a b\"".to_owned()];
         assert_eq!(
             answer(text),
             Some(Answer {
                 status: "NOERROR".to_owned(),
-                records
+                records,
+                over_tcp: true,
             })
         );
         assert_eq!(

@@ -4,15 +4,15 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime::Runtime;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::http::Head;
@@ -21,7 +21,7 @@ use crate::lab::server::download_pattern;
 use crate::lab::wait::wait_for;
 
 /// How long a connection, or an answer on one that is idle, may take.
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// Connections that are opened, or asked, at a time.
 const CONCURRENCY: usize = 50;
@@ -204,20 +204,20 @@ async fn read_more(stream: &mut TcpStream, received: &mut Vec<u8>) -> Result<()>
 /// them off.
 #[derive(Debug)]
 pub struct Downloads {
-    progress: Arc<Progress>,
-    count: u64,
-    tasks: Vec<JoinHandle<Ended>>,
-    runtime: Runtime,
+    downloads: Vec<Arc<Download>>,
+    _runtime: Runtime,
 }
 
+/// What is known of one.
 #[derive(Debug, Default)]
-struct Progress {
-    begun: AtomicU64,
-    ended: AtomicU64,
+struct Download {
+    /// Bytes that came and were right.
+    taken: AtomicUsize,
+    /// Set with the head of the answer.
+    backend: OnceLock<String>,
+    /// Set at the end.
+    outcome: OnceLock<Result<(), String>>,
 }
-
-/// The backend, if one answered, and what went wrong, if something did.
-type Ended = (String, Result<()>);
 
 impl Downloads {
     /// Starts them and waits until bytes of each have come. What is served has
@@ -234,96 +234,114 @@ impl Downloads {
         count: usize,
     ) -> Result<Self> {
         let runtime = namespace.runtime("lab-downloads")?;
-        let progress = Arc::<Progress>::default();
         let pattern: Arc<[u8]> = download_pattern(len).into();
-        let tasks = (0..count).map(|turn| {
+        let start = |turn| {
             let (target, path) = (target.clone(), path.to_owned());
-            let (pattern, progress) = (Arc::clone(&pattern), Arc::clone(&progress));
+            let (pattern, download) = (Arc::clone(&pattern), Arc::<Download>::default());
+            let shared = Arc::clone(&download);
             runtime.spawn(async move {
-                let mut backend = String::new();
-                let fetching = fetch(&target, turn, &path, &pattern, &progress, &mut backend);
-                let outcome = fetching.await;
-                progress.ended.fetch_add(1, Ordering::Relaxed);
-                (backend, outcome)
-            })
-        });
-        let downloads = Self {
-            tasks: tasks.collect(),
-            progress,
-            count: count as u64,
-            runtime,
+                let outcome = shared.fetch(&target, turn, &path, &pattern).await;
+                let outcome = outcome.map_err(|error| format!("{error:#}"));
+                shared.outcome.get_or_init(|| outcome);
+            });
+            download
         };
-        wait_for("all downloads to begin", 4 * LIMIT, || {
-            let begun = downloads.progress.begun.load(Ordering::Relaxed);
-            (begun == downloads.count).then_some(())
-        })?;
+        let downloads = Self {
+            downloads: (0..count).map(start).collect(),
+            _runtime: runtime,
+        };
+        downloads.advance(1, 4 * LIMIT)?;
+        let broken = downloads.broken();
+        ensure!(broken.is_empty(), "downloads do not begin: {broken:?}");
         Ok(downloads)
     }
 
-    /// How many are still under way.
-    pub fn running(&self) -> u64 {
-        self.count - self.progress.ended.load(Ordering::Relaxed)
-    }
-
-    /// Waits until all have ended: how many came whole from each backend, and
-    /// which did not.
+    /// Waits until so many more bytes have come in each that has not ended.
     ///
     /// # Errors
-    /// When they have not ended by then.
-    pub fn finish(self, deadline: Duration) -> Result<(BTreeMap<String, usize>, Vec<Broken>)> {
-        wait_for("all downloads to end", deadline, || {
-            (self.running() == 0).then_some(())
-        })?;
-        let (mut whole, mut broken) = (BTreeMap::new(), Vec::new());
-        for task in self.tasks {
-            match self.runtime.block_on(task)? {
-                (backend, Ok(())) => *whole.entry(backend).or_default() += 1,
-                (backend, Err(error)) => broken.push(Broken {
-                    backend,
-                    error: format!("{error:#}"),
-                }),
+    /// When that takes longer.
+    pub fn advance(&self, len: usize, deadline: Duration) -> Result<()> {
+        let all = self.downloads.iter();
+        let wanted: Vec<_> = all.map(|it| (it, it.taken() + len)).collect();
+        let is_late = |(download, wanted): &&(&Arc<Download>, usize)| {
+            download.outcome.get().is_none() && download.taken() < *wanted
+        };
+        let what = format!("{len} more bytes in each download");
+        wait_for(&what, deadline, || {
+            wanted.iter().find(is_late).is_none().then_some(())
+        })
+    }
+
+    /// How many are still under way.
+    pub fn running(&self) -> usize {
+        let outcomes = self.downloads.iter().map(|it| it.outcome.get());
+        outcomes.filter(Option::is_none).count()
+    }
+
+    /// Those that went wrong so far.
+    pub fn broken(&self) -> Vec<Broken> {
+        let broken = self.downloads.iter().filter_map(|download| {
+            let outcome = download.outcome.get()?;
+            Some(Broken {
+                backend: download.backend.get().cloned().unwrap_or_default(),
+                error: outcome.as_ref().err()?.clone(),
+            })
+        });
+        broken.collect()
+    }
+
+    /// How many each backend sends, or has sent whole.
+    pub fn by_backend(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for download in &self.downloads {
+            if let (Some(backend), None | Some(Ok(()))) =
+                (download.backend.get(), download.outcome.get())
+            {
+                *counts.entry(backend.clone()).or_default() += 1;
             }
         }
-        Ok((whole, broken))
+        counts
     }
 }
 
-async fn fetch(
-    target: &Target,
-    turn: usize,
-    path: &str,
-    pattern: &[u8],
-    progress: &Progress,
-    backend: &mut String,
-) -> Result<()> {
-    let mut stream = target.connect(turn).await?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let (head, mut received) = read_head(&mut stream).await?;
-    *backend = head.backend;
-    ensure!(head.status == 200, "status {}", head.status);
-    ensure!(
-        head.body_len == Some(pattern.len()),
-        "{:?} bytes are announced, not {}",
-        head.body_len,
-        pattern.len()
-    );
-    received.drain(..head.len);
-    progress.begun.fetch_add(1, Ordering::Relaxed);
-    let mut taken = 0;
-    loop {
-        let expected = pattern.get(taken..taken + received.len());
-        ensure!(
-            expected == Some(received.as_slice()),
-            "damaged after byte {taken}"
-        );
-        taken += received.len();
-        received.clear();
-        if taken == pattern.len() {
-            return Ok(());
-        }
-        timeout(LIMIT, read_more(&mut stream, &mut received))
+impl Download {
+    fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    async fn fetch(&self, target: &Target, turn: usize, path: &str, pattern: &[u8]) -> Result<()> {
+        let mut stream = target.connect(turn).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let (head, mut received) = timeout(LIMIT, read_head(&mut stream))
             .await
-            .with_context(|| format!("stands still at byte {taken}"))??;
+            .context("no answer in time")??;
+        self.backend.get_or_init(|| head.backend);
+        ensure!(head.status == 200, "status {}", head.status);
+        ensure!(
+            head.body_len == Some(pattern.len()),
+            "{:?} bytes are announced, not {}",
+            head.body_len,
+            pattern.len()
+        );
+        received.drain(..head.len);
+        let mut taken = 0;
+        loop {
+            let expected = pattern.get(taken..taken + received.len());
+            ensure!(
+                expected == Some(received.as_slice()),
+                "damaged after byte {taken}"
+            );
+            taken += received.len();
+            received.clear();
+            self.taken.store(taken, Ordering::Relaxed);
+            if taken == pattern.len() {
+                return Ok(());
+            }
+            timeout(LIMIT, read_more(&mut stream, &mut received))
+                .await
+                .with_context(|| format!("stands still at byte {taken}"))?
+                .with_context(|| format!("cut at byte {taken}"))?;
+        }
     }
 }

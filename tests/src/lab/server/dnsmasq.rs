@@ -20,6 +20,9 @@ pub struct DnsmasqConfig {
     pub port: u16,
     /// Names with their addresses, one pair each.
     pub records: Vec<(String, IpAddr)>,
+    /// Names with texts of up to 255 bytes, one pair each. A name may have
+    /// many, which makes a large answer.
+    pub texts: Vec<(String, String)>,
 }
 
 /// A running dnsmasq. It knows its records and asks nobody.
@@ -45,6 +48,8 @@ impl Dnsmasq {
             "--group=root".to_owned(),
             "--bind-interfaces".to_owned(),
             "--cache-size=0".to_owned(),
+            // Large answers over UDP, to whoever asks for them.
+            "--edns-packet-max=4096".to_owned(),
             "--log-queries".to_owned(),
             // Standard error, which goes to the server's log.
             "--log-facility=-".to_owned(),
@@ -67,6 +72,8 @@ impl Dnsmasq {
                 .iter()
                 .map(|(name, ip)| format!("--host-record={name},{ip}")),
         );
+        let texts = config.texts.iter();
+        arguments.extend(texts.map(|(name, text)| format!("--txt-record={name},{text}")));
         let inside = namespace.clone();
         let make_command = move || {
             let mut command = inside.command("dnsmasq");

@@ -142,6 +142,14 @@ fn backend(lab: &str, config: &LabConfig, index: u8, router: &mut Node) -> Resul
         },
     )?;
     route_all(&node, plan::EVERYWHERE, gateway)?;
+    // The router says that a reply is too long, to an address that leads it
+    // nowhere, so the backends have to know. With a narrow link that is what
+    // they have to learn.
+    if config.narrow_mtu.is_none() {
+        for (clients, (via, _)) in FRONT.clients().into_iter().zip(gateway.both()) {
+            node.route(clients, via, Some(config.client_mtu))?;
+        }
+    }
     if config.vips_on_backends {
         node.hold(&vips(config))?;
     }

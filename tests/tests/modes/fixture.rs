@@ -1,0 +1,262 @@
+//! What a mode asks of the network, and what the tests are made of.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use anyhow::{Result, ensure};
+use balancer_tests::balancer::{Balancer, Decap};
+use balancer_tests::lab::capture::Capture;
+use balancer_tests::lab::server::{Nginx, NginxConfig};
+use balancer_tests::lab::{Lab, LabConfig, Node};
+
+/// Asks a web server; backends without an answer get no traffic.
+const HTTP_PROBE: &str = "kind = \"http\"\npath = \"/healthz\"\nport = 80\n\
+    interval = \"200ms\"\ntimeout = \"190ms\"\n";
+
+/// Size of `/download`.
+pub(crate) const DOWNLOAD_LEN: usize = 8 << 20;
+
+/// The same at 64 KiB a second: it takes two minutes.
+pub(crate) const SLOW_DOWNLOAD: &str = "/slow";
+
+/// A row of the table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mode {
+    pub(crate) forward: Forward,
+    /// The family of the service's address.
+    pub(crate) vip: Family,
+    /// The family by which the backends are known.
+    pub(crate) backends: Family,
+}
+
+/// A forwarding mode, as the file has it in lower case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Forward {
+    L2,
+    Ipip,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    /// An interface's first address of the family.
+    pub(crate) fn of(self, node: &Node) -> IpAddr {
+        let [v4, v6] = node.addresses();
+        match self {
+            Self::V4 => v4,
+            Self::V6 => v6,
+        }
+    }
+
+    pub(crate) fn any(self) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::UNSPECIFIED.into(),
+            Self::V6 => Ipv6Addr::UNSPECIFIED.into(),
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            forward,
+            vip,
+            backends,
+        } = self;
+        write!(f, "{forward:?} of {vip:?} to {backends:?}")
+    }
+}
+
+impl Mode {
+    /// A network as the mode needs it: backends on the balancer's segment, or
+    /// behind a router.
+    pub(crate) fn lab(self, config: LabConfig) -> Result<Network> {
+        let lab = match self.forward {
+            Forward::L2 => Lab::l2(config)?,
+            Forward::Ipip => Lab::routed(config)?,
+        };
+        let decaps = match self.forward {
+            Forward::L2 => Vec::new(),
+            Forward::Ipip => decaps(&lab)?,
+        };
+        Ok(Network {
+            mode: self,
+            lab,
+            _decaps: decaps,
+        })
+    }
+}
+
+/// `balancer decap` on every backend, for tunnels of the lab's balancer alone.
+fn decaps(lab: &Lab) -> Result<Vec<Decap>> {
+    let back = &lab.balancer().interfaces()[1];
+    let from: [IpAddr; 2] = [back.v4[0].into(), back.v6[0].into()];
+    lab.backends()
+        .iter()
+        .map(|backend| Decap::start(backend.namespace(), "eth0", &from))
+        .collect()
+}
+
+/// A lab with what a mode needs on its backends.
+pub(crate) struct Network {
+    pub(crate) mode: Mode,
+    pub(crate) lab: Lab,
+    _decaps: Vec<Decap>,
+}
+
+impl Network {
+    pub(crate) fn vip(&self) -> IpAddr {
+        match self.mode.vip {
+            Family::V4 => self.lab.vip_v4().into(),
+            Family::V6 => self.lab.vip_v6().into(),
+        }
+    }
+
+    /// Where clients dial a port of the service's address.
+    pub(crate) fn dial(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.vip(), port)
+    }
+
+    /// The first client's first address of the family it dials with.
+    pub(crate) fn client(&self) -> IpAddr {
+        self.mode.vip.of(self.lab.client(0))
+    }
+
+    /// All of the first client's addresses of that family.
+    pub(crate) fn sources(&self) -> Vec<IpAddr> {
+        let interface = self.lab.client(0).interface();
+        match self.mode.vip {
+            Family::V4 => interface.v4.iter().map(|ip| (*ip).into()).collect(),
+            Family::V6 => interface.v6.iter().map(|ip| (*ip).into()).collect(),
+        }
+    }
+
+    /// A service of this mode on all backends, without probes.
+    pub(crate) fn service(&self, name: &'static str, protocol: &'static str, port: u16) -> Service {
+        let named = |node: &Node| (node.name().to_owned(), self.mode.backends.of(node));
+        Service {
+            name,
+            protocol,
+            port,
+            forward: format!("{:?}", self.mode.forward).to_lowercase(),
+            address: self.vip(),
+            backends: self.lab.backends().iter().map(named).collect(),
+            health: "",
+        }
+    }
+
+    /// The service `web`, probed.
+    pub(crate) fn web(&self) -> Service {
+        Service {
+            health: HTTP_PROBE,
+            ..self.service("web", "tcp", 80)
+        }
+    }
+
+    /// A balancer with these services.
+    pub(crate) fn balancer(&self, services: &[Service]) -> Result<Balancer<'_>> {
+        let text: Vec<String> = services.iter().map(Service::toml).collect();
+        let balancer = self.lab.balancer().namespace();
+        Balancer::start(balancer, &["eth0"], &text.join("\n"))
+    }
+
+    /// Web servers on all backends.
+    pub(crate) fn web_servers(&self) -> Result<Vec<Nginx>> {
+        self.lab.backends().iter().map(web_server).collect()
+    }
+
+    /// Watches the checksums at clients and backends, and of outer headers
+    /// where they arrive at the router.
+    pub(crate) fn watch(&self) -> Result<Watch> {
+        let ends = self.lab.clients().iter().chain(self.lab.backends());
+        let ends = ends.map(|node| (node, "eth0"));
+        let router = self.lab.router().map(|node| (node, "back"));
+        let start = |(node, name): (&Node, &str)| Capture::start(node.namespace(), name, "");
+        Ok(Watch {
+            mode: self.mode,
+            captures: ends.chain(router).map(start).collect::<Result<_>>()?,
+        })
+    }
+}
+
+/// Captures everywhere that packets arrive.
+pub(crate) struct Watch {
+    mode: Mode,
+    captures: Vec<Capture>,
+}
+
+impl Watch {
+    /// Insists that every checksum was right, at every place.
+    pub(crate) fn judge(self) -> Result<()> {
+        let (mut frames, mut missed) = (0, 0);
+        for capture in self.captures {
+            let judged = capture.judge()?;
+            frames += judged.frames;
+            missed += judged.missed;
+        }
+        println!(
+            "{}: {frames} frames without a wrong checksum, {missed} not seen",
+            self.mode
+        );
+        // A watch that slept through the test is none.
+        ensure!(missed * 10 < frames, "{missed} frames were not seen");
+        Ok(())
+    }
+}
+
+/// A service as a table of the file.
+#[derive(Clone, Debug)]
+pub(crate) struct Service {
+    pub(crate) name: &'static str,
+    pub(crate) protocol: &'static str,
+    pub(crate) port: u16,
+    pub(crate) forward: String,
+    pub(crate) address: IpAddr,
+    pub(crate) backends: Vec<(String, IpAddr)>,
+    /// What stands below `[service.health]`; no probes if empty.
+    pub(crate) health: &'static str,
+}
+
+impl Service {
+    fn toml(&self) -> String {
+        let Self {
+            name,
+            protocol,
+            port,
+            forward,
+            address,
+            backends,
+            health,
+        } = self;
+        let mut text = format!(
+            "[[service]]\nname = \"{name}\"\naddress = \"{address}\"\nport = {port}\n\
+             protocol = \"{protocol}\"\nforward = \"{forward}\"\nfail_open_below = 0.0\n"
+        );
+        if !health.is_empty() {
+            text += &format!("\n[service.health]\n{health}");
+        }
+        for (name, address) in backends {
+            text += &format!("\n[[service.backend]]\nname = \"{name}\"\naddress = \"{address}\"\n");
+        }
+        text
+    }
+}
+
+/// A web server on every address of a backend, called as the backend.
+fn web_server(node: &Node) -> Result<Nginx> {
+    let mut config = NginxConfig::new(node.name(), &[], 80);
+    config.listen = [Family::V4, Family::V6]
+        .map(|family| SocketAddr::new(family.any(), 80))
+        .to_vec();
+    config.download_len = DOWNLOAD_LEN;
+    // Idle connections are left alone.
+    config.directives = format!(
+        "keepalive_timeout 1h;\n\
+         location = {SLOW_DOWNLOAD} {{ set $limit_rate 64k; rewrite ^ /download last; }}"
+    );
+    Nginx::start(node.namespace(), &config)
+}

@@ -1,0 +1,48 @@
+//! Every forwarding mode with real programs at both ends, and every packet's
+//! checksum judged on the way.
+//!
+//! One table, [`every_mode`], has a row for each mode and pair of families; a
+//! new mode is one more row and goes through all of it: large transfers and
+//! load over HTTP, throughput and datagrams, DNS, QUIC, and connections that
+//! outlive changes. Needs root; `BALANCER_BIN` names another binary than that
+//! of `cargo xtask build`. One test at a time: `--test-threads=1`.
+
+mod datagrams;
+mod fixture;
+mod quic;
+mod survival;
+mod tags;
+mod transfers;
+
+use std::time::Duration;
+
+/// How long a condition may take that nothing is measured by.
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+
+/// Makes a test of each row: a function that is handed the [`fixture::Mode`].
+macro_rules! every_mode {
+    ($run:path) => {
+        $crate::every_mode! { @rows $run,
+            l2_ipv4: L2 V4 V4,
+            l2_ipv6: L2 V6 V6,
+            ipip_ipv4_in_ipv4: Ipip V4 V4,
+            ipip_ipv4_in_ipv6: Ipip V4 V6,
+            ipip_ipv6_in_ipv4: Ipip V6 V4,
+            ipip_ipv6_in_ipv6: Ipip V6 V6,
+        }
+    };
+    (@rows $run:path, $($name:ident: $forward:ident $vip:ident $backends:ident,)+) => {
+        $(
+            #[test]
+            fn $name() -> anyhow::Result<()> {
+                use $crate::fixture::{Family, Forward, Mode};
+                $run(Mode {
+                    forward: Forward::$forward,
+                    vip: Family::$vip,
+                    backends: Family::$backends,
+                })
+            }
+        )+
+    };
+}
+pub(crate) use every_mode;

@@ -199,7 +199,7 @@ pub enum Forward {
     L2,
     /// IP in IP, any pair of families (RFC 2003, RFC 2473, RFC 4213).
     Ipip,
-    /// IP in UDP, any pair of families (draft-ietf-intarea-gue).
+    /// IP in UDP, any pair of families (variant 1 of draft-ietf-intarea-gue).
     Gue,
     /// Rewrite the destination; replies come back through the balancer.
     Nat,

@@ -223,7 +223,6 @@ fn check_fixed(old: &Config, new: &Config) -> Result<(), Problem> {
         ("interfaces", old.interfaces == new.interfaces),
         ("xdp_mode", old.xdp_mode == new.xdp_mode),
         ("seed", old.seed == new.seed),
-        ("gue_port", old.gue_port == new.gue_port),
         (
             "fullnat_sources_v4",
             old.fullnat_sources_v4 == new.fullnat_sources_v4,

@@ -223,15 +223,20 @@ pub struct Decap {
 impl Decap {
     /// Starts it and waits until it is attached.
     pub fn start(namespace: &Namespace, interface: &str, sources: &[IpAddr]) -> Result<Self> {
+        let sources: Vec<String> = sources.iter().map(ToString::to_string).collect();
+        let options = sources.iter().flat_map(|source| ["--source", source]);
+        Self::start_with(namespace, interface, &options.collect::<Vec<_>>())
+    }
+
+    /// As [`Decap::start`], with options of the caller's choice.
+    pub fn start_with(namespace: &Namespace, interface: &str, options: &[&str]) -> Result<Self> {
         let directory = Scratch::create("decap")?;
         let pins = Scratch::for_pins("decap");
         let mut command = namespace.command(&binary().to_string_lossy());
         command
             .args(["decap", "--interface", interface, "--pin-dir"])
-            .arg(pins.path());
-        for source in sources {
-            command.args(["--source", &source.to_string()]);
-        }
+            .arg(pins.path())
+            .args(options);
         let mut process = Process::spawn("decap", command, &directory.path().join("log"))?;
         let pin = pins.path().join(format!("link-{interface}"));
         process.wait_until("attached", LIMIT, || pin.exists().then_some(()))?;

@@ -8,6 +8,7 @@
 
 mod atomic;
 mod commands;
+mod decap;
 mod drain;
 mod failure;
 mod fixture;

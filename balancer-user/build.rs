@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
 /// What `dataplane::embedded` includes.
-const OBJECTS: [&str; 2] = ["balancer.o", "decap.o"];
+const OBJECTS: [&str; 3] = ["balancer.o", "decap.o", "bench.o"];
 
 fn main() -> io::Result<()> {
     println!("cargo:rerun-if-changed=build.rs");

@@ -11,6 +11,7 @@
 extern crate std;
 
 pub mod affinity;
+pub mod bench;
 pub mod checksum;
 pub mod decap;
 pub mod encap;

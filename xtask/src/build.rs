@@ -25,7 +25,7 @@ const TARGET: &str = if cfg!(target_endian = "big") {
 
 /// The kernel objects: `ebpf-NAME` is the binary of `balancer-ebpf` that
 /// becomes `target/bpf/NAME.o`.
-const OBJECTS: &[&str] = &["balancer", "decap"];
+const OBJECTS: &[&str] = &["balancer", "decap", "bench"];
 
 /// Arguments of `cargo xtask build`.
 #[derive(clap::Args, Default)]

@@ -132,6 +132,11 @@ impl Counts {
         }
         sum
     }
+
+    /// The program.
+    pub(super) fn program(&mut self) -> Result<&mut Xdp, Error> {
+        self.loaded.program()
+    }
 }
 
 impl Loaded {

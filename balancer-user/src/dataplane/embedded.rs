@@ -22,6 +22,8 @@ macro_rules! embed {
 pub(super) static BALANCER: Embedded = embed!("balancer");
 /// The backend's side.
 pub(super) static DECAP: Embedded = embed!("decap");
+/// The benchmark's hot loop.
+pub(super) static BENCH: Embedded = embed!("bench");
 
 impl Embedded {
     /// Its ELF file.

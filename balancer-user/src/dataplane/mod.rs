@@ -14,6 +14,7 @@ use balancer_common::verdict::Reason;
 
 pub mod attach;
 pub mod aya;
+pub mod bench;
 pub mod blocks;
 pub mod capacity;
 pub mod decap;

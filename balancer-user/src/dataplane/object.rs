@@ -178,7 +178,12 @@ fn take_dev_map(ebpf: &mut Ebpf) -> Result<aya::maps::DevMap<MapData>, Error> {
     take(ebpf, "EGRESS")
 }
 
-fn map<T: bytemuck::Pod>(ebpf: &Ebpf, name: &str, len: usize) -> Result<Mapped<T>, Error> {
+/// Maps an array of the object into memory, by name.
+pub(super) fn map<T: bytemuck::Pod>(
+    ebpf: &Ebpf,
+    name: &str,
+    len: usize,
+) -> Result<Mapped<T>, Error> {
     let map = ebpf
         .map(name)
         .ok_or_else(|| Error::Foreign(format!("the kernel object has no map {name}")))?;

@@ -40,14 +40,18 @@ fn run_with(
     let result = program.test_run(options).map_err(|error| {
         Error::kernel(format!("running a frame of {} bytes", data.len()), error)
     })?;
-    let action = match result.return_value {
+    Ok((action(result.return_value), result.data_size_out as usize))
+}
+
+/// The verdict by its number in `linux/bpf.h`.
+pub(super) fn action(number: u32) -> Action {
+    match number {
         1 => Action::Drop,
         2 => Action::Pass,
         3 => Action::Tx,
         4 => Action::Redirect,
         _ => Action::Aborted,
-    };
-    Ok((action, result.data_size_out as usize))
+    }
 }
 
 /// Runs frames, and looks at nothing but what came out: the record of a

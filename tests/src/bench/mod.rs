@@ -1,174 +1,101 @@
-//! What a change costs, from command to kernel.
+//! `cargo xtask bench`: what a packet costs, and what a change costs.
+//!
+//! `packets` runs the kernel program in a hot loop, `changes` the way of a
+//! change from command to kernel. Figures are compared with each other and
+//! with those of the reference, never with a fixed time: other machines are
+//! other times.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+mod changes;
+mod machine;
+pub mod packets;
+mod reference;
+mod report;
+mod spread;
 
-use anyhow::{Context, Result};
-use balancer_common::layout::{Member, Slot};
-use balancer_user::api::types::Changed;
-use balancer_user::dataplane::trial::Trial;
-use balancer_user::dataplane::{ServiceKey, ServiceState, State, Table};
-use balancer_user::maglev;
-use bytemuck::Zeroable;
+use anyhow::Result;
+use clap::Parser;
 use serde::Serialize;
 
-use crate::balancer::Balancer;
-use crate::lab::{Lab, LabConfig, cleanup};
+pub use spread::Spread;
 
-const TABLE_SIZE: u32 = 65_537;
-const SERVICES: usize = 200;
-const BACKENDS: usize = 50;
+use machine::Machine;
+use packets::Effort;
 
-/// One measurement.
-#[derive(Debug, Serialize)]
-struct Figure {
-    what: String,
-    /// Median, in microseconds.
-    median_micros: f64,
-    /// Ninth decile, in microseconds.
-    p90_micros: f64,
+/// Measures what a packet costs in the kernel program, case by case, and what
+/// a change costs. Needs root. Nothing is attached; the lab's namespaces are
+/// its own.
+#[derive(Debug, Clone, Parser)]
+pub struct Options {
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+    /// Measure only cases and parts whose name contains this.
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+    /// Turns of floor and case; medians and deciles are over these.
+    #[arg(long, default_value_t = 21)]
     rounds: usize,
+    /// Packets of one turn.
+    #[arg(long, default_value_t = 200_000)]
+    packets: u32,
+    /// CPU to run on; the last one by default.
+    #[arg(long)]
+    cpu: Option<usize>,
+}
+
+/// Everything that was measured.
+#[derive(Debug, Serialize)]
+struct Report {
+    machine: Machine,
+    floors: Option<packets::Floors>,
+    packets: Vec<packets::Figure>,
+    changes: Vec<changes::Figure>,
 }
 
 /// Measures and prints.
-pub fn run(rounds: usize, json: bool) -> Result<()> {
-    cleanup::on_signals()?;
-    let mut figures = vec![
-        table_build(rounds, 50),
-        table_build(rounds, 100),
-        table_fill(rounds)?,
-    ];
-    figures.extend(change(rounds)?);
-    if json {
-        println!("{}", serde_json::to_string_pretty(&figures)?);
-        return Ok(());
-    }
-    let mut table = comfy_table::Table::new();
-    table
-        .load_style(comfy_table::presets::NOTHING)
-        .set_header(["what", "median", "90 %", "rounds"]);
-    for figure in &figures {
-        table.add_row([
-            figure.what.clone(),
-            millis(figure.median_micros),
-            millis(figure.p90_micros),
-            figure.rounds.to_string(),
-        ]);
-    }
-    println!("{table}");
-    Ok(())
-}
-
-fn millis(micros: f64) -> String {
-    format!("{:.3} ms", micros / 1000.0)
-}
-
-fn figure(what: impl Into<String>, mut times: Vec<Duration>) -> Figure {
-    times.sort();
-    let at = |share: f64| {
-        let index = ((times.len() - 1) as f64 * share).round() as usize;
-        times[index].as_secs_f64() * 1e6
+pub fn run(options: &Options) -> Result<()> {
+    let rounds = options.rounds.max(1);
+    let only = options.only.as_deref();
+    let effort = Effort {
+        rounds,
+        packets: options.packets.max(1),
     };
-    Figure {
-        what: what.into(),
-        median_micros: at(0.5),
-        p90_micros: at(0.9),
-        rounds: times.len(),
-    }
-}
-
-fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
-    let began = Instant::now();
-    let result = work();
-    (result, began.elapsed())
-}
-
-fn table_build(rounds: usize, backends: usize) -> Figure {
-    let names: Vec<String> = (0..backends).map(|n| format!("backend-{n}")).collect();
-    let entries: Vec<maglev::Entry<'_>> = names
-        .iter()
-        .enumerate()
-        .map(|(index, identity)| maglev::Entry {
-            identity,
-            index: index as u16,
-            weight: 100 + index as u16,
-        })
-        .collect();
-    let times = (0..rounds)
-        .map(|_| timed(|| std::hint::black_box(maglev::build(&entries, TABLE_SIZE))).1)
-        .collect();
-    figure(
-        format!("build a table: {TABLE_SIZE} slots, {backends} backends"),
-        times,
-    )
-}
-
-/// A change of the only service: slots, members, buckets and the flip.
-fn table_fill(rounds: usize) -> Result<Figure> {
-    let state = |member: u16| {
-        let mut state = State::empty();
-        let key = ServiceKey {
-            address: [192, 0, 2, 1].into(),
-            port: 80,
-            protocol: 6,
-        };
-        let table = Table::new(Arc::from(vec![Slot::settled(member); TABLE_SIZE as usize]));
-        let service = ServiceState::new(vec![key], vec![Member::zeroed(); 2], table);
-        state.services.insert(1, service);
-        state
+    let mut report = Report {
+        machine: Machine::look()?,
+        floors: None,
+        packets: Vec::new(),
+        changes: Vec::new(),
     };
-    let states = [state(0), state(1)];
-    let mut trial = Trial::load(&states[0])?;
-    let mut times = Vec::new();
-    for round in 0..rounds {
-        // The second change in a row waits for the readers of the first; a
-        // change that comes alone does not, so that is not measured here.
-        trial.settle()?;
-        let (result, time) = timed(|| trial.change(&states[(round + 1) % 2]));
-        result?;
-        times.push(time);
+    let show = !options.json;
+    if show {
+        report::machine(&report.machine);
     }
-    Ok(figure(
-        format!("fill {TABLE_SIZE} slots in the kernel and flip"),
-        times,
-    ))
-}
-
-fn change(rounds: usize) -> Result<Vec<Figure>> {
-    let lab = Lab::l2(LabConfig::backends(1))?;
-    let balancer = Balancer::start(lab.balancer().namespace(), &["eth0"], &services())
-        .context("starting the balancer")?;
-    let (mut inside, mut outside) = (Vec::new(), Vec::new());
-    for round in 0..rounds {
-        let weight = (101 + round % 2).to_string();
-        let arguments = ["backend", "weight", "service-100", "b7", &weight, "--json"];
-        let (output, time) = timed(|| balancer.succeed(&arguments));
-        let changed: Changed = serde_json::from_str(&output?)?;
-        let micros = changed.duration_micros.context("no duration")?;
-        inside.push(Duration::from_micros(micros));
-        outside.push(time);
+    if !packets::names(only).is_empty() {
+        // A thread of its own, so that the pin ends with it.
+        let cpu = options.cpu.unwrap_or(report.machine.cpus - 1);
+        let (floors, figures) = machine::pinned(cpu, || {
+            let floors = packets::floors(effort)?;
+            if show {
+                report::floors(&floors);
+            }
+            let figures = packets::measure(effort, only, |figure| {
+                if show {
+                    report::packet(figure);
+                }
+            })?;
+            Ok((floors, figures))
+        })?;
+        report.floors = Some(floors);
+        report.packets = figures;
     }
-    let of = format!("{SERVICES} services of {BACKENDS} backends");
-    Ok(vec![
-        figure(format!("change a weight, {of}: request to flip"), inside),
-        figure(format!("change a weight, {of}: whole command"), outside),
-    ])
-}
-
-fn services() -> String {
-    let mut text = String::new();
-    for service in 0..SERVICES {
-        text.push_str(&format!(
-            "[[service]]\nname = \"service-{service}\"\naddress = \"198.51.100.{service}\"\n\
-             port = 80\nprotocol = \"tcp\"\nforward = \"l2\"\n"
-        ));
-        for backend in 0..BACKENDS {
-            text.push_str(&format!(
-                "[[service.backend]]\nname = \"b{backend}\"\naddress = \"10.9.{service}.{}\"\n\
-                 mac = \"02:00:00:00:{service:02x}:{backend:02x}\"\n",
-                backend + 1
-            ));
+    if only.is_none_or(|only| "changes".contains(only)) {
+        report.changes = changes::measure(rounds)?;
+        if show {
+            report::changes(&report.changes);
         }
     }
-    text
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    }
+    Ok(())
 }

@@ -1,27 +1,12 @@
-//! `cargo xtask bench`: what a change costs, from command to kernel.
+//! `cargo xtask bench`: what a packet costs, and what a change costs.
 
 use std::process::ExitCode;
 
 use balancer_tests::bench;
 use clap::Parser;
 
-/// Measures building a table, filling it in the kernel, and a change by
-/// command among 200 services of 50 backends, in namespaces of its own.
-/// Needs root. Nothing is compared with a fixed time: other machines are
-/// other times.
-#[derive(Parser)]
-struct Arguments {
-    /// Print one JSON object.
-    #[arg(long)]
-    json: bool,
-    /// Rounds of each measurement; the median is shown.
-    #[arg(long, default_value_t = 21)]
-    rounds: usize,
-}
-
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    match bench::run(arguments.rounds.max(1), arguments.json) {
+    match bench::run(&bench::Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error:#}");

@@ -1,0 +1,154 @@
+//! The body of the benchmark's hot loop.
+//!
+//! The kernel runs `step` over one frame a great many times and does not
+//! restore it in between. So `step` undoes what the program before it did
+//! (it moves the head back and writes the first bytes anew), turns the frame
+//! into the next one of its flows, and tail-calls what is measured: the load
+//! balancer, or one of the floors, whose figure is the cost of this loop
+//! itself. It does the same work for all of them, so that subtracting is fair.
+#![cfg_attr(target_arch = "bpf", no_std)]
+#![cfg_attr(target_arch = "bpf", no_main)]
+// The `xdp` attribute makes an undocumented entry point of each program.
+#![allow(missing_docs)]
+
+use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_TX};
+use aya_ebpf::helpers::generated::bpf_xdp_adjust_head;
+use aya_ebpf::macros::{map, xdp};
+use aya_ebpf::maps::{Array, ProgramArray};
+use aya_ebpf::programs::XdpContext;
+use balancer_common::bench::{CHUNK_LEN, Cursor, Loop, MAX_CHUNKS, TARGETS};
+use balancer_common::parse::Frame;
+use balancer_ebpf::packet::XdpFrame;
+
+balancer_ebpf::object!();
+
+/// `BPF_F_MMAPABLE` of `linux/bpf.h`.
+const MMAPABLE: u32 = 1 << 10;
+
+/// The template in words: whole chunks would be copied byte by byte.
+const WORDS: usize = MAX_CHUNKS * CHUNK_LEN / 8;
+/// More than any program moves the head.
+const MOST_MOVED: i64 = 256;
+
+/// What the loop does; set by the loader, so constants to the verifier.
+#[unsafe(no_mangle)]
+static LOOP: Loop = Loop {
+    frame_len: 0,
+    chunks: 0,
+    flow_mask: 0,
+    address_at: 0,
+    port_at: 0,
+    service_at: 0,
+    services: 0,
+};
+/// The frame's first bytes; written by the benchmark.
+#[map]
+static TEMPLATE: Array<[u64; WORDS]> = Array::with_max_entries(1, MMAPABLE);
+/// One entry; written by the benchmark and by `step`.
+#[map]
+static CURSOR: Array<Cursor> = Array::with_max_entries(1, MMAPABLE);
+/// The floors and what is measured; written by the benchmark.
+#[map]
+static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(TARGETS, 0);
+
+/// One turn of the loop.
+#[xdp]
+fn step(ctx: XdpContext) -> u32 {
+    if let Some(target) = prepare(&ctx) {
+        // SAFETY: nothing of this program is needed after the call.
+        unsafe { PROGRAMS.tail_call(&ctx, target) };
+    }
+    XDP_ABORTED
+}
+
+/// The floor: a program that does nothing.
+#[xdp]
+fn floor(_ctx: XdpContext) -> u32 {
+    XDP_TX
+}
+
+/// A floor that only moves the head, as encapsulation does.
+#[xdp]
+fn floor_move(ctx: XdpContext) -> u32 {
+    // SAFETY: a helper call on the program's own context.
+    match unsafe { bpf_xdp_adjust_head(ctx.ctx, -20) } {
+        0 => XDP_TX,
+        _ => XDP_ABORTED,
+    }
+}
+
+/// Makes the next frame and says whom to call.
+#[inline(always)]
+fn prepare(ctx: &XdpContext) -> Option<u32> {
+    // SAFETY: a read of our own static; volatile, as the loader changes it
+    // behind the compiler's back.
+    let parameters = unsafe { core::ptr::read_volatile(&raw const LOOP) };
+    let frame = XdpFrame::of(ctx);
+    // The tail never moves, so the length says how far the head did. It is
+    // moved back in any case, by nothing too: all pay the same.
+    let moved = frame.len() as i64 - i64::from(parameters.frame_len);
+    // Never; it keeps the difference of pointers in 64 bits, as the verifier
+    // wants it.
+    if !(-MOST_MOVED..=MOST_MOVED).contains(&moved) {
+        return None;
+    }
+    // SAFETY: a helper call on the program's own context; every pointer into
+    // the packet is made anew after it.
+    if unsafe { bpf_xdp_adjust_head(ctx.ctx, moved as i32) } != 0 {
+        return None;
+    }
+    restore(frame, &parameters)?;
+    let cursor = CURSOR.get_ptr_mut(0)?;
+    // SAFETY: the one entry of a live map; the benchmark runs one loop at a
+    // time and looks at it in between.
+    let cursor = unsafe { &mut *cursor };
+    vary(frame, &parameters, cursor.next)?;
+    cursor.next = cursor.next.wrapping_add(1);
+    Some(cursor.target)
+}
+
+#[inline(always)]
+fn restore(frame: &XdpFrame, parameters: &Loop) -> Option<()> {
+    let template = TEMPLATE.get(0)?;
+    macro_rules! chunks {
+        ($($index:literal)*) => {
+            $(if parameters.chunks > $index {
+                let first: [u8; 8] = template[2 * $index].to_ne_bytes();
+                let second: [u8; 8] = template[2 * $index + 1].to_ne_bytes();
+                frame.write($index * CHUNK_LEN, first)?;
+                frame.write($index * CHUNK_LEN + 8, second)?;
+            })*
+        };
+    }
+    chunks!(0 1 2 3 4 5 6 7);
+    Some(())
+}
+
+/// Writes the source of the `number`th packet, and its service.
+///
+/// Flow numbers walk through all residues in steps of an odd constant: each
+/// comes exactly once a round. An invertible mixer (the 32-bit finaliser of
+/// MurmurHash3) makes 32 bits of each that differ between flows and have no
+/// order; they go into address and port.
+#[inline(always)]
+fn vary(frame: &XdpFrame, parameters: &Loop, number: u32) -> Option<()> {
+    let flow = number.wrapping_mul(0x9e37_79b1) & parameters.flow_mask;
+    let mixed = (flow ^ flow >> 16).wrapping_mul(0x85eb_ca6b);
+    let mixed = (mixed ^ mixed >> 13).wrapping_mul(0xc2b2_ae35);
+    let [a, b, c, d] = (mixed ^ mixed >> 16).to_be_bytes();
+    if parameters.address_at != 0 {
+        frame.write(parameters.address_at as usize, [a, b, c])?;
+    }
+    if parameters.port_at != 0 {
+        // The mixer's last byte; the port's first stays as it is.
+        frame.write(parameters.port_at as usize + 1, [d])?;
+    }
+    if parameters.services > 1 {
+        let service = (u64::from(mixed) * u64::from(parameters.services)) >> 32;
+        frame.write(
+            parameters.service_at as usize,
+            (service as u16).to_be_bytes(),
+        )?;
+    }
+    Some(())
+}

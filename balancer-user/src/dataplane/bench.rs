@@ -1,0 +1,169 @@
+//! Programs loaded to be measured.
+//!
+//! A [`Subject`] is a program as it forwards, attached to nothing, with what
+//! it takes of the kernel. [`HotLoop`] runs it over one frame a great many
+//! times. Nothing here is used by the balancer itself.
+
+mod hot_loop;
+
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
+
+use aya::maps::MapInfo;
+use aya::programs::{ProgramFd, Xdp};
+use balancer_common::features::Features;
+use balancer_common::layout::DecapCounters;
+
+pub use hot_loop::{Chosen, HotLoop, Run, Stimulus};
+
+use super::capacity::Capacity;
+use super::decap::DecapTrial;
+use super::object::{KernelMemory, Object, Purpose};
+use super::tables::Tables;
+use super::{Counters, Error, State, features, plan};
+
+/// A loaded program.
+pub struct Subject {
+    program: Program,
+    load_time: Duration,
+}
+
+enum Program {
+    Balancer(Box<Balancer>),
+    Decap(Box<DecapTrial>),
+}
+
+struct Balancer {
+    object: Object,
+    tables: Tables<KernelMemory>,
+    state: State,
+}
+
+/// What a loaded program takes of the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Footprint {
+    /// Instructions the verifier looked at, those on several ways more than
+    /// once.
+    pub verified_instructions: u32,
+    /// Bytes of machine code.
+    pub machine_code_len: u32,
+    /// From the object's bytes to a verified program with its maps.
+    pub load_time: Duration,
+    /// Bytes of each map by the kernel's own account (`memlock`), by name.
+    pub maps: Vec<(String, u64)>,
+}
+
+impl Footprint {
+    /// Bytes of all maps.
+    pub fn map_bytes(&self) -> u64 {
+        self.maps.iter().map(|(_, bytes)| bytes).sum()
+    }
+}
+
+impl Subject {
+    /// The load balancer with these tables, as the running one would be
+    /// loaded: with maps of that size, and nothing it has no use for.
+    pub fn balancer(state: &State) -> Result<Self, Error> {
+        Self::balancer_with(state, features::needed(state))
+    }
+
+    /// As [`Subject::balancer`], able to do what is given.
+    pub fn balancer_with(state: &State, features: Features) -> Result<Self, Error> {
+        let capacity = Capacity::for_state(state);
+        let began = Instant::now();
+        let mut object = Object::load(capacity, features, Purpose::Forward)?;
+        let load_time = began.elapsed();
+        let mut tables = Tables::new(object.map_memory(capacity)?);
+        tables.apply(&plan(state, &State::empty()))?;
+        let balancer = Balancer {
+            object,
+            tables,
+            state: state.clone(),
+        };
+        Ok(Self {
+            program: Program::Balancer(Box::new(balancer)),
+            load_time,
+        })
+    }
+
+    /// The backend's side, trusting these outer sources; none means all.
+    pub fn decap(sources: &[IpAddr]) -> Result<Self, Error> {
+        let began = Instant::now();
+        let program = Program::Decap(Box::new(DecapTrial::load(sources)?));
+        Ok(Self {
+            program,
+            load_time: began.elapsed(),
+        })
+    }
+
+    /// Changes the load balancer's tables, as a running one would.
+    pub fn change(&mut self, state: &State) -> Result<(), Error> {
+        let Program::Balancer(balancer) = &mut self.program else {
+            return Err(Error::Foreign("decap has no tables".to_owned()));
+        };
+        let change = plan(state, &balancer.state);
+        balancer.tables.apply(&change)?;
+        balancer.state = state.clone();
+        balancer.tables.settle()
+    }
+
+    /// The load balancer's counters of these members and all reasons.
+    pub fn counters(&self, members: &[u32]) -> Result<Counters, Error> {
+        match &self.program {
+            Program::Balancer(balancer) => balancer.object.counters(members),
+            Program::Decap(_) => Ok(Counters::default()),
+        }
+    }
+
+    /// What the backend's side unwrapped.
+    pub fn unwrapped(&self) -> Result<DecapCounters, Error> {
+        match &self.program {
+            Program::Balancer(_) => Ok(DecapCounters::default()),
+            Program::Decap(decap) => decap.counters(),
+        }
+    }
+
+    /// What it takes of the kernel.
+    pub fn footprint(&mut self) -> Result<Footprint, Error> {
+        let load_time = self.load_time;
+        let failed = |error| Error::kernel("asking the kernel about the program", error);
+        let info = self.xdp()?.info().map_err(failed)?;
+        let ids = info.map_ids().map_err(failed)?.unwrap_or_default();
+        Ok(Footprint {
+            verified_instructions: info.verified_instruction_count().unwrap_or(0),
+            machine_code_len: info.size_jitted(),
+            load_time,
+            maps: ids.into_iter().map(map_memory).collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn xdp(&mut self) -> Result<&mut Xdp, Error> {
+        match &mut self.program {
+            Program::Balancer(balancer) => balancer.object.program(),
+            Program::Decap(decap) => decap.program(),
+        }
+    }
+
+    fn fd(&mut self) -> Result<&ProgramFd, Error> {
+        self.xdp()?
+            .fd()
+            .map_err(|error| Error::kernel("the program's descriptor", error))
+    }
+}
+
+/// Name and memory of a map by its number.
+fn map_memory(id: u32) -> Result<(String, u64), Error> {
+    let failed = |error| Error::kernel(format!("asking the kernel about map {id}"), error);
+    let info = MapInfo::from_id(id).map_err(failed)?;
+    let name = info.name_as_str().unwrap_or("?").to_owned();
+    let fd = info.fd().map_err(failed)?;
+    let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
+    let text = std::fs::read_to_string(&path).map_err(|error| Error::kernel(&path, error))?;
+    let bytes = text
+        .lines()
+        .find_map(|line| line.strip_prefix("memlock:"))
+        .and_then(|value| value.trim().parse().ok())
+        .ok_or_else(|| Error::kernel(&path, "no line `memlock`"))?;
+    Ok((name, bytes))
+}

@@ -1,0 +1,205 @@
+//! One frame through a program a great many times: `BPF_PROG_TEST_RUN` with
+//! a repeat count.
+//!
+//! The kernel does not restore the frame between runs, so a program of ours
+//! (the object `bench`) does, varies the flow and then calls the one that is
+//! measured. The same loop calls a program that does nothing: that floor is
+//! the cost of the loop.
+
+use std::time::Duration;
+
+use aya::maps::{Array, MapData, ProgramArray};
+use aya::programs::{TestRun, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use balancer_common::bench::{self, CHUNK_LEN, Cursor, Loop, MAX_CHUNKS};
+use nix::time::{ClockId, clock_gettime};
+
+use super::Subject;
+use crate::dataplane::trial::Action;
+use crate::dataplane::{Error, embedded, mapping::Mapped, object, runner};
+
+/// A frame, and how its flow varies from run to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stimulus {
+    /// The frame every run starts from.
+    pub frame: Vec<u8>,
+    /// Leading bytes to restore before each run: all that the program may
+    /// change. At most 128, and no more than the frame has.
+    pub restored: usize,
+    /// Distinct flows, a power of two; [`Stimulus::EVER_NEW`] repeats none.
+    pub flows: u64,
+    /// Where three bytes of an address vary with the flow; 0 is nowhere.
+    pub address_at: usize,
+    /// Where a port is whose low byte varies with the flow; 0 is nowhere.
+    pub port_at: usize,
+    /// Where two bytes hold the number of the flow's service.
+    pub service_at: usize,
+    /// Services the flows are spread over; 1 leaves those bytes alone.
+    pub services: u32,
+}
+
+impl Stimulus {
+    /// [`Stimulus::flows`]: all flows a counter of 32 bits gives.
+    pub const EVER_NEW: u64 = 1 << 32;
+
+    /// The same with that many flows.
+    pub fn with_flows(self, flows: u64) -> Self {
+        Self { flows, ..self }
+    }
+
+    fn parameters(&self) -> Result<Loop, Error> {
+        let chunks = self.restored.div_ceil(CHUNK_LEN);
+        if chunks > MAX_CHUNKS || chunks * CHUNK_LEN > self.frame.len() {
+            return Err(Error::Foreign(format!(
+                "restoring {} bytes of a frame of {}: at most {} can be, in steps of {CHUNK_LEN}",
+                self.restored,
+                self.frame.len(),
+                CHUNK_LEN * MAX_CHUNKS
+            )));
+        }
+        if !self.flows.is_power_of_two() || self.flows > Self::EVER_NEW {
+            return Err(Error::Foreign(format!(
+                "{} flows: the loop wants a power of two up to {}",
+                self.flows,
+                Self::EVER_NEW
+            )));
+        }
+        Ok(Loop {
+            frame_len: self.frame.len() as u32,
+            chunks: chunks as u32,
+            flow_mask: (self.flows - 1) as u32,
+            address_at: self.address_at as u32,
+            port_at: self.port_at as u32,
+            service_at: self.service_at as u32,
+            services: self.services,
+        })
+    }
+}
+
+/// What a loop calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chosen {
+    /// A program that does nothing.
+    Floor,
+    /// A program that moves the head by 20 bytes.
+    FloorMove,
+    /// What is measured.
+    Subject,
+}
+
+/// What a number of runs took, and how the last of them ended.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Run {
+    /// Of the last frame.
+    pub action: Action,
+    /// Bytes of the last frame as the program left it.
+    pub frame_len: usize,
+    /// Time of this thread on its CPU, for each run: what others did on the
+    /// machine meanwhile is not in it.
+    pub nanos: f64,
+    /// The kernel's own figure of elapsed time, for each run.
+    pub elapsed: Duration,
+}
+
+/// A loaded loop.
+pub struct HotLoop {
+    ebpf: Ebpf,
+    cursor: Mapped<Cursor>,
+    frame: Vec<u8>,
+    out: Vec<u8>,
+    // The kernel lets go of the programs in it when this is closed.
+    _programs: ProgramArray<MapData>,
+}
+
+impl HotLoop {
+    /// Loads a loop around a program.
+    pub fn load(subject: &mut Subject, stimulus: &Stimulus) -> Result<Self, Error> {
+        let parameters = stimulus.parameters()?;
+        let mut ebpf = EbpfLoader::new()
+            .override_global("LOOP", bytemuck::bytes_of(&parameters), true)
+            .load(embedded::BENCH.bytes()?)
+            .map_err(|error| Error::kernel("creating the loop's maps", error))?;
+        for name in ["step", "floor", "floor_move"] {
+            object::xdp(&mut ebpf, name)?
+                .load()
+                .map_err(|error| Error::kernel(format!("loading {name}"), error))?;
+        }
+        let mut programs: ProgramArray<MapData> = object::take(&mut ebpf, "PROGRAMS")?;
+        for (index, name) in [(bench::FLOOR, "floor"), (bench::FLOOR_MOVE, "floor_move")] {
+            let fd = object::xdp(&mut ebpf, name)?.fd();
+            let fd = fd.map_err(|error| Error::kernel(name, error))?;
+            enter(&mut programs, index, fd)?;
+        }
+        enter(&mut programs, bench::SUBJECT, subject.fd()?)?;
+        fill_template(&mut ebpf, &stimulus.frame)?;
+        Ok(Self {
+            cursor: object::map(&ebpf, "CURSOR", 1)?,
+            ebpf,
+            frame: stimulus.frame.clone(),
+            out: runner::buffer(),
+            _programs: programs,
+        })
+    }
+
+    /// Makes the packet of that number the next one.
+    pub fn seek(&mut self, number: u32) {
+        self.cursor.elements()[0].next = number;
+    }
+
+    /// Runs the next `count` frames of the stimulus.
+    pub fn run(&mut self, chosen: Chosen, count: u32) -> Result<Run, Error> {
+        self.cursor.elements()[0].target = match chosen {
+            Chosen::Floor => bench::FLOOR,
+            Chosen::FloorMove => bench::FLOOR_MOVE,
+            Chosen::Subject => bench::SUBJECT,
+        };
+        let program: &Xdp = object::xdp(&mut self.ebpf, "step")?;
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(&self.frame);
+        options.data_out = Some(&mut self.out);
+        options.repeat = count;
+        let began = thread_time()?;
+        let result = program
+            .test_run(options)
+            .map_err(|error| Error::kernel(format!("running {count} frames"), error))?;
+        let took = thread_time()? - began;
+        Ok(Run {
+            action: runner::action(result.return_value),
+            frame_len: result.data_size_out as usize,
+            nanos: took.as_secs_f64() * 1e9 / f64::from(count),
+            elapsed: result.duration,
+        })
+    }
+
+    /// The last frame as the program left it.
+    pub fn frame_of(&self, run: &Run) -> &[u8] {
+        &self.out[..run.frame_len.min(self.out.len())]
+    }
+}
+
+fn enter(
+    programs: &mut ProgramArray<MapData>,
+    index: u32,
+    fd: &aya::programs::ProgramFd,
+) -> Result<(), Error> {
+    programs
+        .set(index, fd, 0)
+        .map_err(|error| Error::kernel("entering a program into the loop", error))
+}
+
+/// The frame's first bytes, as far as the template reaches.
+fn fill_template(ebpf: &mut Ebpf, frame: &[u8]) -> Result<(), Error> {
+    let mut template = [0; CHUNK_LEN * MAX_CHUNKS];
+    let len = frame.len().min(template.len());
+    template[..len].copy_from_slice(&frame[..len]);
+    let mut map: Array<MapData, [u8; CHUNK_LEN * MAX_CHUNKS]> = object::take(ebpf, "TEMPLATE")?;
+    map.set(0, template, 0)
+        .map_err(|error| Error::kernel("writing the template", error))
+}
+
+/// Time this thread has spent on a CPU.
+fn thread_time() -> Result<Duration, Error> {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)
+        .map(Duration::from)
+        .map_err(|error| Error::kernel("reading the thread's clock", error))
+}

@@ -1,0 +1,152 @@
+//! The frames of the cases, and which of their bytes are the flow.
+//!
+//! The client's address and port vary without the checksums following: no
+//! program looks at what the wrapper would have to pay for.
+
+use std::net::SocketAddr;
+
+use balancer_user::dataplane::bench::Stimulus;
+
+use crate::frames::Packet;
+use crate::frames::packet::{ACK, SYN};
+use crate::model::build::UDP;
+use crate::model::forward::checksum;
+
+pub(super) const CLIENT_V4: &str = "10.0.0.0:33024";
+pub(super) const CLIENT_V6: &str = "[2001:db8:c::]:33024";
+pub(super) const SERVICE_V4: &str = "192.0.2.1:80";
+pub(super) const SERVICE_V6: &str = "[2001:db8::1]:80";
+
+/// Bytes of an Ethernet header.
+const ETHERNET: usize = 14;
+/// The shortest frame on a wire, without its checksum, in whole chunks.
+const SHORTEST: usize = 64;
+
+/// An address in a case's words.
+pub(super) fn at(address: &str) -> SocketAddr {
+    address.parse().expect("cases write addresses that parse")
+}
+
+/// A packet from a client, whose address and port are the flow.
+fn from_client(packet: &Packet) -> Stimulus {
+    let is_v4 = packet.source.is_ipv4();
+    let (address_at, port_at) = if is_v4 { (13, 20) } else { (21, 40) };
+    padded(Stimulus {
+        frame: packet.build(),
+        restored: 0,
+        flows: 1,
+        address_at: ETHERNET + address_at,
+        port_at: ETHERNET + port_at,
+        service_at: ETHERNET + if is_v4 { 18 } else { 38 },
+        services: 1,
+    })
+}
+
+/// As long as a wire wants it, all headers restored.
+fn padded(mut stimulus: Stimulus) -> Stimulus {
+    let len = stimulus.frame.len().next_multiple_of(16).max(SHORTEST);
+    stimulus.frame.resize(len, 0);
+    stimulus.restored = len.min(128);
+    stimulus
+}
+
+/// A segment of an open connection.
+pub(super) fn segment(client: &str, service: &str) -> Stimulus {
+    from_client(&Packet {
+        flags: ACK,
+        ..Packet::tcp(at(client), at(service))
+    })
+}
+
+/// The first packet of a connection.
+pub(super) fn syn(client: &str, service: &str) -> Stimulus {
+    from_client(&Packet {
+        flags: SYN,
+        ..Packet::tcp(at(client), at(service))
+    })
+}
+
+pub(super) fn datagram(client: &str, service: &str) -> Stimulus {
+    from_client(&Packet::udp(at(client), at(service)))
+}
+
+/// An echo request with eight bytes of data.
+pub(super) fn echo(client: &str, service: &str) -> Stimulus {
+    let (source, destination) = (at(client), at(service));
+    let is_v4 = source.is_ipv4();
+    let packet = Packet {
+        protocol: if is_v4 { 1 } else { 58 },
+        payload_len: 8,
+        ..Packet::udp(source, destination)
+    };
+    let mut frame = packet.build();
+    let icmp_at = ETHERNET + if is_v4 { 20 } else { 40 };
+    frame[icmp_at..icmp_at + 8].copy_from_slice(&[
+        if is_v4 { 8 } else { 128 },
+        0,
+        0,
+        0,
+        1,
+        2,
+        0,
+        1,
+    ]);
+    let sum = if is_v4 {
+        checksum(&frame[icmp_at..])
+    } else {
+        let len = (frame.len() - icmp_at) as u8;
+        let pseudo = [&frame[ETHERNET + 8..], &[0, 0, 0, len, 0, 0, 0, 58]].concat();
+        checksum(&pseudo)
+    };
+    frame[icmp_at + 2..icmp_at + 4].copy_from_slice(&sum.to_be_bytes());
+    padded(Stimulus {
+        frame,
+        restored: 0,
+        flows: 1,
+        // The checksum has to hold, so nothing varies.
+        address_at: 0,
+        port_at: 0,
+        service_at: 0,
+        services: 1,
+    })
+}
+
+/// Who has that address?
+pub(super) fn arp() -> Stimulus {
+    let mut frame = vec![0xff; 6];
+    frame.extend([2, 0xcc, 0, 0, 0, 1, 0x08, 0x06]);
+    frame.extend([0, 1, 0x08, 0, 6, 4, 0, 1, 2, 0xcc, 0, 0, 0, 1]);
+    frame.extend([203, 0, 113, 1, 0, 0, 0, 0, 0, 0, 192, 0, 2, 1]);
+    padded(Stimulus {
+        frame,
+        restored: 0,
+        flows: 1,
+        address_at: 0,
+        port_at: 0,
+        service_at: 0,
+        services: 1,
+    })
+}
+
+/// The packet inside another, as a balancer sends it to a backend. `outer` is
+/// a datagram's frame between balancer and backend.
+pub(super) fn tunnelled(outer: (&str, &str), inner: &Stimulus, inner_is_v4: bool) -> Stimulus {
+    let packet = &inner.frame[ETHERNET..];
+    let outer = Packet {
+        protocol: if inner_is_v4 { 4 } else { 41 },
+        // What is built is a UDP header, which the inner packet replaces.
+        payload_len: packet.len() - 8,
+        ..Packet::udp(at(outer.0), at(outer.1))
+    };
+    debug_assert!(outer.protocol != UDP);
+    let mut frame = outer.build();
+    let header_len = frame.len() - ETHERNET - packet.len();
+    frame[ETHERNET + header_len..].copy_from_slice(packet);
+    padded(Stimulus {
+        frame,
+        restored: 0,
+        address_at: inner.address_at + header_len,
+        port_at: inner.port_at + header_len,
+        ..inner.clone()
+    })
+}

@@ -1,0 +1,183 @@
+//! Nanoseconds a packet, by test run.
+//!
+//! Each case loads the real program with real tables and has a hot loop run
+//! it over the case's packets; see `balancer_user::dataplane::bench`. Before
+//! any timing, [`verify`] makes sure that what is timed is what the case is
+//! named for. A figure is net of the floor: the same loop, over the same
+//! packets, around a program that does nothing but return. Floor and case
+//! take turns, so that what else happens on the machine meets both.
+
+mod case;
+mod cases;
+mod frames;
+mod scene;
+mod verify;
+
+use anyhow::{Context, Result};
+use balancer_user::dataplane::bench::{Chosen, HotLoop, Stimulus, Subject};
+use serde::Serialize;
+
+use super::reference::Bound;
+use super::spread::Spread;
+use case::{Case, Under};
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Effort {
+    /// Turns of floor and case.
+    pub rounds: usize,
+    /// Packets of one turn.
+    pub packets: u32,
+}
+
+/// The figure of one case.
+#[derive(Debug, Clone, Serialize)]
+pub struct Figure {
+    /// The case.
+    pub case: String,
+    /// Nanoseconds a packet, net of the floor.
+    pub net_nanos: Spread,
+    /// The floor under this case.
+    pub floor_nanos: Spread,
+    /// Net figure of the reference, in nanoseconds.
+    pub reference_nanos: Option<f64>,
+    /// Multiple of the reference.
+    pub of_reference: Option<f64>,
+    /// Most nanoseconds the project allows itself.
+    pub limit_nanos: Option<f64>,
+}
+
+impl Figure {
+    /// Whether the limit holds, where there is one.
+    pub fn is_met(&self) -> Option<bool> {
+        self.limit_nanos.map(|limit| self.net_nanos.median <= limit)
+    }
+}
+
+/// What the loop itself costs.
+#[derive(Debug, Clone, Serialize)]
+pub struct Floors {
+    /// An empty program: subtracted from every case.
+    pub empty_nanos: Spread,
+    /// A program that moves the head by 20 bytes, net of the empty one: what
+    /// the helper costs a program that encapsulates. Subtracted from nothing.
+    pub move_nanos: Spread,
+}
+
+/// Names of the cases that `only` chooses: those that contain it.
+pub fn names(only: Option<&str>) -> Vec<String> {
+    let all = cases::all().into_iter().map(|case| case.name);
+    all.filter(|name| is_chosen(name, only)).collect()
+}
+
+fn is_chosen(name: &str, only: Option<&str>) -> bool {
+    only.is_none_or(|part| name.contains(part))
+}
+
+/// Measures the floors.
+pub fn floors(effort: Effort) -> Result<Floors> {
+    let case = cases::all().remove(0);
+    let (_subject, mut hot) = prepare(&case)?;
+    let mut empty = Vec::new();
+    let mut moves = Vec::new();
+    for _ in 0..effort.rounds {
+        let floor = hot.run(Chosen::Floor, effort.packets)?.nanos;
+        let moved = hot.run(Chosen::FloorMove, effort.packets)?.nanos;
+        empty.push(floor);
+        moves.push(moved - floor);
+    }
+    Ok(Floors {
+        empty_nanos: Spread::of(empty),
+        move_nanos: Spread::of(moves),
+    })
+}
+
+/// Measures the chosen cases in turn and hands each figure on as it is known.
+pub fn measure(
+    effort: Effort,
+    only: Option<&str>,
+    mut known: impl FnMut(&Figure),
+) -> Result<Vec<Figure>> {
+    let mut figures: Vec<Figure> = Vec::new();
+    for case in cases::all() {
+        if !is_chosen(&case.name, only) {
+            continue;
+        }
+        let mut figure =
+            measure_one(&case, effort).with_context(|| format!("case {}", case.name))?;
+        if let Some((other, factor)) = case.against
+            && let Some(other) = figures.iter().find(|figure| figure.case == other)
+        {
+            figure.limit_nanos = Some(other.net_nanos.median * factor);
+        }
+        known(&figure);
+        figures.push(figure);
+    }
+    Ok(figures)
+}
+
+fn measure_one(case: &Case, effort: Effort) -> Result<Figure> {
+    let (mut subject, mut hot) = prepare(case)?;
+    verify::check(case, &mut subject, &mut hot)?;
+    warm(&mut hot, case.stimulus.flows, effort)?;
+    let (mut nets, mut floors) = (Vec::new(), Vec::new());
+    for _ in 0..effort.rounds {
+        let floor = hot.run(Chosen::Floor, effort.packets)?.nanos;
+        let whole = hot.run(Chosen::Subject, effort.packets)?.nanos;
+        floors.push(floor);
+        nets.push(whole - floor);
+    }
+    let net_nanos = Spread::of(nets);
+    let Bound { reference, at_most } = case.bound.unwrap_or(Bound {
+        reference: f64::NAN,
+        at_most: None,
+    });
+    Ok(Figure {
+        case: case.name.clone(),
+        floor_nanos: Spread::of(floors),
+        reference_nanos: case.bound.map(|_| reference),
+        of_reference: case.bound.map(|_| net_nanos.median / reference),
+        limit_nanos: at_most.map(|share| share * reference),
+        net_nanos,
+    })
+}
+
+/// Loads the program and lets what comes before the case happen.
+fn prepare(case: &Case) -> Result<(Subject, HotLoop)> {
+    let mut subject = match &case.subject {
+        Under::Balancer(scene) => {
+            let first = case.before.as_ref().map_or(scene, |(before, _)| before);
+            Subject::balancer(&first.state())?
+        }
+        Under::Decap(sources) => Subject::decap(sources)?,
+    };
+    if let Some((_, stimulus)) = &case.before {
+        let mut hot = HotLoop::load(&mut subject, stimulus)?;
+        run_all(&mut hot, stimulus.flows)?;
+        if let Under::Balancer(scene) = &case.subject {
+            subject.change(&scene.state())?;
+        }
+    }
+    let hot = HotLoop::load(&mut subject, &case.stimulus)?;
+    Ok((subject, hot))
+}
+
+/// Every flow once, so that no round is the first to meet one.
+fn warm(hot: &mut HotLoop, flows: u64, effort: Effort) -> Result<()> {
+    if flows < Stimulus::EVER_NEW && u64::from(effort.packets) < flows {
+        run_all(hot, flows)?;
+    }
+    hot.run(Chosen::Subject, effort.packets)?;
+    Ok(())
+}
+
+fn run_all(hot: &mut HotLoop, flows: u64) -> Result<()> {
+    const AT_A_TIME: u64 = 1 << 20;
+    let mut left = flows;
+    while left > 0 {
+        let count = left.min(AT_A_TIME);
+        hot.run(Chosen::Subject, count as u32)?;
+        left -= count;
+    }
+    Ok(())
+}

@@ -1,0 +1,68 @@
+//! The tables on the terminal.
+
+use super::changes;
+use super::machine::Machine;
+use super::packets::{Figure, Floors};
+
+pub(super) fn machine(machine: &Machine) {
+    let clock = machine
+        .megahertz
+        .map(|clock| format!(", {clock:.0} MHz"))
+        .unwrap_or_default();
+    println!(
+        "{}, {} CPUs{clock}, Linux {} {}",
+        machine.cpu_model, machine.cpus, machine.kernel, machine.architecture
+    );
+}
+
+/// What is subtracted, and the heading of the cases.
+pub(super) fn floors(floors: &Floors) {
+    println!(
+        "\nThe loop itself takes {:.1} ns a packet (subtracted below); moving the head {:.1} ns \
+         (part of every case that encapsulates, not subtracted).\n",
+        floors.empty_nanos.median, floors.move_nanos.median
+    );
+    println!(
+        "{:<52} {:>7}  {:>13}  {:>9}  {:>7}",
+        "case", "net ns", "10 % - 90 %", "reference", "limit"
+    );
+}
+
+/// One line, as soon as it is known: a full run takes a while.
+pub(super) fn packet(figure: &Figure) {
+    let net = &figure.net_nanos;
+    let of_reference = figure
+        .of_reference
+        .map(|ratio| format!("{ratio:.2} x"))
+        .unwrap_or_default();
+    let limit = figure
+        .limit_nanos
+        .map(|limit| format!("{limit:.1}"))
+        .unwrap_or_default();
+    let mark = match figure.is_met() {
+        None => "",
+        Some(true) => "met",
+        Some(false) => "NOT MET",
+    };
+    let line = format!(
+        "{:<52} {:>7.1}  {:>5.1} - {:>5.1}  {of_reference:>9}  {limit:>7}  {mark}",
+        figure.case, net.median, net.p10, net.p90
+    );
+    println!("{}", line.trim_end());
+}
+
+pub(super) fn changes(figures: &[changes::Figure]) {
+    println!("\n{:<60} {:>10} {:>10}", "change", "median", "90 %");
+    for figure in figures {
+        println!(
+            "{:<60} {:>10} {:>10}",
+            figure.what,
+            millis(figure.median_micros),
+            millis(figure.p90_micros)
+        );
+    }
+}
+
+fn millis(micros: f64) -> String {
+    format!("{:.3} ms", micros / 1000.0)
+}

@@ -6,19 +6,17 @@
 
 mod hot_loop;
 
-use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use aya::maps::MapInfo;
 use aya::programs::{ProgramFd, Xdp};
 use balancer_common::features::Features;
-use balancer_common::layout::DecapCounters;
 
 pub use hot_loop::{Chosen, HotLoop, Run, Stimulus};
 
 use super::capacity::Capacity;
-use super::decap::DecapTrial;
+use super::decap::{Counts, DecapTrial, Unwrapping};
 use super::object::{KernelMemory, Object, Purpose};
 use super::tables::Tables;
 use super::{Counters, Error, State, features, plan};
@@ -87,10 +85,10 @@ impl Subject {
         })
     }
 
-    /// The backend's side, trusting these outer sources; none means all.
-    pub fn decap(sources: &[IpAddr]) -> Result<Self, Error> {
+    /// The backend's side.
+    pub fn decap(unwrapping: &Unwrapping) -> Result<Self, Error> {
         let began = Instant::now();
-        let program = Program::Decap(Box::new(DecapTrial::load(sources)?));
+        let program = Program::Decap(Box::new(DecapTrial::load(unwrapping)?));
         Ok(Self {
             program,
             load_time: began.elapsed(),
@@ -112,15 +110,15 @@ impl Subject {
     pub fn counters(&self, members: &[u32]) -> Result<Counters, Error> {
         match &self.program {
             Program::Balancer(balancer) => balancer.object.counters(members),
-            Program::Decap(_) => Ok(Counters::default()),
+            Program::Decap(_) => Err(Error::Foreign("decap has no members".to_owned())),
         }
     }
 
-    /// What the backend's side unwrapped.
-    pub fn unwrapped(&self) -> Result<DecapCounters, Error> {
+    /// What the backend's side unwrapped and refused.
+    pub fn unwrapped(&self) -> Result<Counts, Error> {
         match &self.program {
-            Program::Balancer(_) => Ok(DecapCounters::default()),
-            Program::Decap(decap) => decap.counters(),
+            Program::Balancer(_) => Err(Error::Foreign("the balancer unwraps nothing".to_owned())),
+            Program::Decap(decap) => decap.counts(),
         }
     }
 

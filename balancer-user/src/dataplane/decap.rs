@@ -120,6 +120,11 @@ impl DecapTrial {
     pub fn counts(&self) -> Result<Counts, Error> {
         self.loaded.counts()
     }
+
+    /// The program.
+    pub(super) fn program(&mut self) -> Result<&mut Xdp, Error> {
+        self.loaded.program()
+    }
 }
 
 impl Counts {
@@ -131,11 +136,6 @@ impl Counts {
             sum.bytes += count.bytes;
         }
         sum
-    }
-
-    /// The program.
-    pub(super) fn program(&mut self) -> Result<&mut Xdp, Error> {
-        self.loaded.program()
     }
 }
 

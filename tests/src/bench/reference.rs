@@ -22,6 +22,8 @@ pub(super) const SYN_FLOOD: f64 = 775.0;
 pub(super) const UDP: f64 = 132.0;
 /// TCP of an established flow, IPv6.
 pub(super) const TCP_V6: f64 = 102.0;
+/// TCP of an established flow, sent in GUE.
+pub(super) const GUE: f64 = 281.0;
 /// Echo request, answered.
 pub(super) const ECHO: f64 = 10.0;
 /// Packet of no service.

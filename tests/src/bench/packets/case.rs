@@ -4,8 +4,10 @@
 use std::net::IpAddr;
 use std::ops::Range;
 
+use balancer_common::decap::{Form, gue};
 use balancer_common::verdict::{Disposition, Reason};
 use balancer_user::dataplane::bench::Stimulus;
+use balancer_user::dataplane::decap::{Sources, Unwrapping};
 use balancer_user::dataplane::trial::Action;
 
 use super::scene::Scene;
@@ -28,21 +30,29 @@ pub(super) struct Case {
 /// The program under test.
 pub(super) enum Under {
     Balancer(Scene),
-    /// The backend's side, trusting these outer sources.
-    Decap(Vec<IpAddr>),
+    /// The backend's side.
+    Decap(Unwrapping),
 }
 
 /// What has to become of every packet of a case.
 #[derive(Debug, Clone)]
 pub(super) struct Expected {
     pub(super) action: Action,
-    /// Why; the backend's side gives no reasons.
-    pub(super) reason: Option<Reason>,
+    pub(super) why: Why,
     /// Bytes the frame grows by.
     pub(super) growth: i64,
     /// Counters of the members that may get packets: each gets some if there
     /// are flows enough.
     pub(super) members: Range<u32>,
+}
+
+/// Under which name every packet of a case is counted.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Why {
+    /// By the load balancer.
+    Reason(Reason),
+    /// By the backend's side.
+    Form(Form),
 }
 
 impl Case {
@@ -54,7 +64,7 @@ impl Case {
             before: None,
             expected: Expected {
                 action: Action::Tx,
-                reason: Some(Reason::Forwarded),
+                why: Why::Reason(Reason::Forwarded),
                 growth: 0,
                 members: 0..scene.counters(),
             },
@@ -64,17 +74,26 @@ impl Case {
         }
     }
 
-    /// A case of the backend's side.
-    pub(super) fn decap(name: &str, source: IpAddr, stimulus: Stimulus, growth: i64) -> Self {
+    /// A case of the backend's side, which trusts one outer source.
+    pub(super) fn decap(
+        name: impl Into<String>,
+        source: IpAddr,
+        stimulus: Stimulus,
+        form: Form,
+    ) -> Self {
+        let unwrapping = Unwrapping {
+            sources: Sources::In(vec![source.into()]),
+            gue_port: gue::PORT,
+        };
         Self {
             name: name.into(),
-            subject: Under::Decap(vec![source]),
+            subject: Under::Decap(unwrapping),
             stimulus,
             before: None,
             expected: Expected {
                 action: Action::Pass,
-                reason: None,
-                growth,
+                why: Why::Form(form),
+                growth: 0,
                 members: 0..0,
             },
             bound: None,
@@ -104,7 +123,7 @@ impl Case {
 
     /// Nobody gets the packets, for this reason.
     pub(super) fn ends(mut self, reason: Reason) -> Self {
-        self.expected.reason = Some(reason);
+        self.expected.why = Why::Reason(reason);
         self.expected.members = 0..0;
         self.expected.action = match reason.disposition() {
             Disposition::Pass => Action::Pass,

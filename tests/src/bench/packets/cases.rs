@@ -1,5 +1,6 @@
 //! The cases, one line each.
 
+use balancer_common::decap::Form;
 use balancer_common::verdict::Reason;
 use balancer_user::dataplane::bench::Stimulus;
 
@@ -9,12 +10,15 @@ use super::frames::{
 };
 use super::scene::Scene;
 use crate::bench::reference as c;
-use crate::model::build::{TCP, UDP, ipip_v4, ipip_v6, l2};
+use crate::model::build::{TCP, UDP, gue_v4, gue_v6, ipip_v4, ipip_v6, l2};
 
 /// Bytes an outer IPv4 header adds.
 const V4: i64 = 20;
 /// Bytes an outer IPv6 header adds.
 const V6: i64 = 40;
+
+/// Bytes a UDP header adds.
+const UDP_LEN: i64 = 8;
 
 /// More flows than fit the flow table.
 const FLOOD: u64 = 1 << 20;
@@ -118,6 +122,12 @@ fn modes() -> Vec<Case> {
         v4("tcp4 in IPv6", tcp4().to(ipip_v6)).grows(V6),
         v6("tcp6 in IPv4", tcp6().to(ipip_v4)).grows(V4),
         v6("tcp6 in IPv6", tcp6().to(ipip_v6)).grows(V6),
+        v4("tcp4 in GUE over IPv4", tcp4().to(gue_v4))
+            .grows(V4 + UDP_LEN)
+            .at_most(0.18, c::GUE),
+        v4("tcp4 in GUE over IPv6", tcp4().to(gue_v6)).grows(V6 + UDP_LEN),
+        v6("tcp6 in GUE over IPv4", tcp6().to(gue_v4)).grows(V4 + UDP_LEN),
+        v6("tcp6 in GUE over IPv6", tcp6().to(gue_v6)).grows(V6 + UDP_LEN),
     ]
 }
 
@@ -233,14 +243,21 @@ fn scale() -> Vec<Case> {
 }
 
 fn backend_side() -> Vec<Case> {
-    let case = |name, tunnel: (&str, &str), inner, is_v4, growth| {
-        let stimulus = tunnelled(tunnel, inner, is_v4);
-        Case::decap(name, at(tunnel.0).ip(), stimulus, growth).flows(1 << 16)
+    let case = |form: Form, tunnel: (&str, &str), inner: &Stimulus, outer_len: i64| {
+        let stimulus = tunnelled(tunnel, inner);
+        Case::decap(
+            format!("decap {}", form.name()),
+            at(tunnel.0).ip(),
+            stimulus,
+            form,
+        )
+        .flows(1 << 16)
+        .grows(-outer_len)
     };
     vec![
-        case("decap 4 in 4", TUNNEL_V4, &segment4(), true, -V4),
-        case("decap 6 in 4", TUNNEL_V4, &segment6(), false, -V4),
-        case("decap 4 in 6", TUNNEL_V6, &segment4(), true, -V6),
-        case("decap 6 in 6", TUNNEL_V6, &segment6(), false, -V6),
+        case(Form::Ipip4in4, TUNNEL_V4, &segment4(), V4),
+        case(Form::Ipip6in4, TUNNEL_V4, &segment6(), V4),
+        case(Form::Ipip4in6, TUNNEL_V6, &segment4(), V6),
+        case(Form::Ipip6in6, TUNNEL_V6, &segment6(), V6),
     ]
 }

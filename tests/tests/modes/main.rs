@@ -29,6 +29,10 @@ macro_rules! every_mode {
             ipip_ipv4_in_ipv6: Ipip V4 V6,
             ipip_ipv6_in_ipv4: Ipip V6 V4,
             ipip_ipv6_in_ipv6: Ipip V6 V6,
+            gue_ipv4_in_ipv4: Gue V4 V4,
+            gue_ipv4_in_ipv6: Gue V4 V6,
+            gue_ipv6_in_ipv4: Gue V6 V4,
+            gue_ipv6_in_ipv6: Gue V6 V6,
         }
     };
     (@rows $run:path, $($name:ident: $forward:ident $vip:ident $backends:ident,)+) => {

@@ -13,6 +13,7 @@ mod fixture;
 mod flip;
 mod flows;
 mod modes;
+mod nat;
 mod random;
 mod reasons;
 mod recorded;

@@ -108,7 +108,8 @@ impl Iperf3Run {
 fn throughput(end: &Value) -> Throughput {
     let number = |part: &str, field: &str| end[part][field].as_u64().unwrap_or_default();
     let rate = |part: &str| end[part]["bits_per_second"].as_f64();
-    // For UDP, iperf3 sums up in `sum`, where the bytes are those sent.
+    // `sum` is the sender's view, in which nothing was lost when nothing
+    // arrived: the receiver counts as lost what it knows to be missing.
     let udp = end["sum"]["packets"].is_u64();
     if !udp {
         return Throughput {
@@ -119,15 +120,55 @@ fn throughput(end: &Value) -> Throughput {
             ..Throughput::default()
         };
     }
-    let (packets, lost_packets) = (number("sum", "packets"), number("sum", "lost_packets"));
-    let sent_bytes = number("sum", "bytes");
-    let arrived = packets.saturating_sub(lost_packets);
+    let packets = number("sum_sent", "packets");
+    let expected = number("sum_received", "packets");
+    let arrived = expected.saturating_sub(number("sum_received", "lost_packets"));
+    let sent_bytes = number("sum_sent", "bytes");
     Throughput {
         sent_bytes,
         received_bytes: sent_bytes.checked_div(packets).unwrap_or_default() * arrived,
         packets,
-        lost_packets,
-        bits_per_second: rate("sum").unwrap_or_default(),
+        lost_packets: packets.saturating_sub(arrived),
+        bits_per_second: rate("sum_received").unwrap_or_default(),
         ..Throughput::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// As iperf3 3.12 has it.
+    fn end(received: u64, lost: u64) -> Value {
+        json!({
+            "sum": {"bytes": 1_000_000, "packets": 1000, "lost_packets": lost},
+            "sum_sent": {"bytes": 1_000_000, "packets": 1000, "lost_packets": 0},
+            "sum_received": {
+                "bytes": 0, "packets": received, "lost_packets": lost, "bits_per_second": 7.0,
+            },
+        })
+    }
+
+    #[test]
+    fn datagrams_that_nobody_saw_are_lost() {
+        for (received, lost, expected) in
+            [(1000, 0, 0), (1000, 20, 20), (990, 20, 30), (0, 0, 1000)]
+        {
+            let seen = throughput(&end(received, lost));
+            assert_eq!((seen.packets, seen.lost_packets), (1000, expected));
+            assert_eq!(seen.received_bytes, (1000 - expected) * 1000);
+        }
+    }
+
+    #[test]
+    fn both_ends_of_tcp_are_told_apart() {
+        let seen = throughput(&json!({
+            "sum_sent": {"bytes": 10, "retransmits": 2},
+            "sum_received": {"bytes": 9, "bits_per_second": 72.0},
+        }));
+        assert_eq!((seen.sent_bytes, seen.received_bytes), (10, 9));
+        assert_eq!((seen.retransmits, seen.lost_packets), (2, 0));
     }
 }

@@ -182,6 +182,13 @@ fn gone<'a>(
 
 /// The services of a fragment as it would stand in a file.
 fn parse_services(running: &Config, toml: &str) -> Result<Vec<Service>, String> {
+    // Keys before the first header would be read as the node's, and dropped.
+    if let Some(key) = top_keys(toml).into_iter().find(|key| key != "service") {
+        return Err(format!(
+            "`{key}` stands outside of a [[service]] table; a service can be added, nothing else \
+             can be set"
+        ));
+    }
     let mut base = running.clone();
     base.services.clear();
     let added = parse(&base, toml)?.services;
@@ -198,6 +205,17 @@ fn parse_services(running: &Config, toml: &str) -> Result<Vec<Service>, String> 
 
 /// The backend of a fragment as it would stand below `[[service.backend]]`.
 fn parse_backend(running: &Config, service: &Service, toml: &str) -> Result<Backend, String> {
+    // Tables of its own would be read as the service's, and dropped.
+    let tables = ["service", "node"];
+    if let Some(key) = top_keys(toml)
+        .into_iter()
+        .find(|key| tables.contains(&key.as_str()))
+    {
+        return Err(format!(
+            "service {}: the text must hold the keys of one backend, it has a table `{key}`",
+            service.name
+        ));
+    }
     let mut base = running.clone();
     base.services = vec![Service {
         backends: Vec::new(),
@@ -216,6 +234,13 @@ fn parse_backend(running: &Config, service: &Service, toml: &str) -> Result<Back
         (Some(backend), None) => Ok(backend),
         _ => Err("the text must describe one backend".to_owned()),
     }
+}
+
+/// The keys at the top of a text; none where it is no TOML, which reading it
+/// in its place says better.
+fn top_keys(toml: &str) -> Vec<String> {
+    let table = toml.parse::<toml::Table>().unwrap_or_default();
+    table.into_iter().map(|(key, _)| key).collect()
 }
 
 /// Reads `addition` at the end of `base`. Rules are not looked at yet.
@@ -373,6 +398,34 @@ address = "10.0.0.3"
         };
         let refusal = edit(&running(), &change, &TableMemo::default()).unwrap_err();
         assert!(refusal.contains("duplicate-backend"), "{refusal}");
+    }
+
+    #[test]
+    fn addition_that_sets_more_than_it_may_is_refused() {
+        let service = "[[service]]\nname = \"x\"\naddress = \"192.0.2.12\"\nport = 80\n\
+                       protocol = \"tcp\"\nforward = \"l2\"\n\
+                       [[service.backend]]\naddress = \"10.0.0.9\"\n";
+        let add = |toml: String| Change::ServiceAdd { toml };
+        assert!(edit(&running(), &add(service.to_owned()), &TableMemo::default()).is_ok());
+        let change = add(format!("answer_echo = false\n{service}"));
+        let refusal = edit(&running(), &change, &TableMemo::default()).unwrap_err();
+        assert!(
+            refusal.starts_with("`answer_echo` stands outside"),
+            "{refusal}"
+        );
+
+        let backend = "name = \"c\"\naddress = \"10.0.0.4\"\n";
+        let add = |toml: String| Change::BackendAdd {
+            service: "web".to_owned(),
+            toml,
+        };
+        assert!(edit(&running(), &add(backend.to_owned()), &TableMemo::default()).is_ok());
+        let without_backends = service.split("[[service.backend]]").next().unwrap();
+        for table in ["[service.health]\nkind = \"tcp\"\n", without_backends] {
+            let change = add(format!("{backend}{table}"));
+            let refusal = edit(&running(), &change, &TableMemo::default()).unwrap_err();
+            assert!(refusal.ends_with("it has a table `service`"), "{refusal}");
+        }
     }
 
     #[test]

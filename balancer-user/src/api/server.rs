@@ -3,14 +3,16 @@
 //! Handlers hold no state: each turns a request into a [`Command`] for the
 //! controller and waits for its answer.
 
+use std::fmt;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::serve::Listener;
 use axum::{Json, Router};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
@@ -67,14 +69,19 @@ pub async fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves until the future is dropped.
-pub async fn serve(listener: UnixListener, commands: Commands) -> io::Result<()> {
+/// Serves until the future is dropped. Generic, as tests and fuzzers bring
+/// connections that are in memory.
+pub async fn serve<L>(listener: L, commands: Commands) -> io::Result<()>
+where
+    L: Listener<Addr: fmt::Debug>,
+{
     let router = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/changes", post(change))
         .route("/v1/reload", post(reload))
         .route("/v1/config", get(config))
         .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_LEN))
         .with_state(commands);
     axum::serve(listener, router).await
@@ -116,6 +123,17 @@ async fn unknown() -> Response {
         title: "not found".to_owned(),
         status: StatusCode::NOT_FOUND.as_u16(),
         detail: "this version serves /v1/status, /v1/changes, /v1/reload and /v1/config".to_owned(),
+    }))
+}
+
+async fn wrong_method(method: Method) -> Response {
+    answer::<()>(Err(Problem {
+        title: "method not allowed".to_owned(),
+        status: StatusCode::METHOD_NOT_ALLOWED.as_u16(),
+        detail: format!(
+            "{method} is not served here; GET /v1/status and /v1/config, POST /v1/changes and \
+             /v1/reload"
+        ),
     }))
 }
 

@@ -155,7 +155,10 @@ impl BackendStatus {
 }
 
 /// A change, or the question what it would do.
+///
+/// Unknown keys are refused: a misspelt `dry_run` would make the change.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ChangeRequest {
     /// What is to change.
     pub change: Change,
@@ -257,4 +260,23 @@ pub struct Problem {
     pub status: u16,
     /// Object, value, limit and way out.
     pub detail: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn misspelt_key_is_refused_and_makes_no_change() {
+        let change = r#"{"op":"service_remove","service":"web"}"#;
+        let read = |text: String| serde_json::from_str::<ChangeRequest>(&text);
+        assert!(
+            read(format!(r#"{{"change":{change},"dry_run":true}}"#)).is_ok_and(|it| it.dry_run)
+        );
+        let error = read(format!(r#"{{"change":{change},"dryrun":true}}"#)).unwrap_err();
+        assert!(
+            error.to_string().contains("unknown field `dryrun`"),
+            "{error}"
+        );
+    }
 }

@@ -1,9 +1,8 @@
 //! How large the maps are made for a state.
 
-use balancer_common::features::Features;
 use balancer_common::layout::SLOTS_PER_BLOCK;
 
-use super::{State, features};
+use super::State;
 
 /// Entries of each map whose size depends on the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,8 +21,6 @@ pub struct Capacity {
     pub counters: u32,
     /// Entries of each of `FLOWS` and `PROBATION`.
     pub flows: u32,
-    /// Entries of the table of translations.
-    pub translations: u32,
 }
 
 const LEAST_BUCKETS: u32 = 64;
@@ -68,7 +65,6 @@ impl Capacity {
             members,
             counters: members * 2,
             flows: state.settings.flow_records,
-            translations: translations(state),
         }
     }
 
@@ -80,20 +76,6 @@ impl Capacity {
             ..fitted
         }
     }
-}
-
-/// A flow has one entry with `nat`, two with `fullnat`; a map that nobody
-/// needs is made as small as the kernel allows.
-fn translations(state: &State) -> u32 {
-    let features = features::needed(state);
-    let flows = state.settings.flow_records;
-    if features.contains(Features::FULLNAT) {
-        return flows * 2;
-    }
-    if features.contains(Features::NAT) {
-        return flows;
-    }
-    1
 }
 
 /// Each key may come with a mark of its address.

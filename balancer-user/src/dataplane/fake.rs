@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use balancer_common::layout::{
-    Member, NatSettings, Node, ServiceOptions, ServiceV4, ServiceV6, SlotBlock,
-};
+use balancer_common::layout::{Member, Node, ServiceOptions, ServiceV4, ServiceV6, SlotBlock};
 use bytemuck::Zeroable;
 
 use super::capacity::Capacity;
@@ -17,7 +15,6 @@ pub struct PlainMemory {
     services_v4: Vec<ServiceV4>,
     services_v6: Vec<ServiceV6>,
     options: Vec<ServiceOptions>,
-    nat_settings: [NatSettings; 2],
     slots: Vec<SlotBlock>,
     members: Vec<Member>,
     egress: Vec<u32>,
@@ -31,7 +28,6 @@ impl PlainMemory {
             services_v4: vec![ServiceV4::zeroed(); capacity.buckets_v4 as usize * 2],
             services_v6: vec![ServiceV6::zeroed(); capacity.buckets_v6 as usize * 2],
             options: vec![ServiceOptions::zeroed(); capacity.services as usize * 2],
-            nat_settings: [NatSettings::default(); 2],
             slots: vec![SlotBlock::zeroed(); capacity.blocks as usize],
             members: vec![Member::zeroed(); capacity.members as usize * 2],
             egress: Vec::new(),
@@ -54,10 +50,6 @@ impl Memory for PlainMemory {
 
     fn options(&mut self) -> &mut [ServiceOptions] {
         &mut self.options
-    }
-
-    fn nat_settings(&mut self) -> &mut [NatSettings] {
-        &mut self.nat_settings
     }
 
     fn slots(&mut self) -> &mut [SlotBlock] {

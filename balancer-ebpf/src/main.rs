@@ -14,7 +14,6 @@ mod features;
 mod flow;
 mod forward;
 mod maps;
-mod nat;
 mod pick;
 mod trace;
 mod vip;
@@ -66,20 +65,15 @@ fn stages(ctx: &XdpContext) -> Result<(u32, Reason), Reason> {
 }
 
 #[inline(always)]
-fn balance<A: nat::Translated>(
-    ctx: &XdpContext,
-    packet: Packet<A>,
-) -> Result<(u32, Reason), Reason> {
+fn balance<A: vip::Family>(ctx: &XdpContext, packet: Packet<A>) -> Result<(u32, Reason), Reason> {
     let node = maps::generation().ok_or(Reason::BadTable)?;
-    let Some(target) = vip::lookup(&node, &packet) else {
-        return nat::reply(ctx, &packet);
-    };
+    let target = vip::lookup(&node, &packet).ok_or(Reason::NoService)?;
     trace::service(target.service);
     let opening = parse::transport(ctx_frame(ctx), &packet)?;
     let picked = pick::member(&node, target, &packet, opening)?;
     trace::flow(&picked);
     flow::keep(target, &packet, &picked);
-    let action = forward::send(ctx, &node, target, &packet, &picked)?;
+    let action = forward::send(ctx, &packet, &picked)?;
     count::member(picked.member.counter, packet.ip_len, picked.is_new);
     Ok((action, Reason::Forwarded))
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::workspace::{Workspace, format_duration};
-use crate::{process, tidy};
+use crate::{fuzz, process, tidy};
 
 type Step = fn(&Workspace) -> Result<()>;
 
@@ -41,12 +41,17 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
 }
 
 fn fmt(workspace: &Workspace) -> Result<()> {
-    process::run(workspace.cargo("fmt").args(["--all", "--check"]))
+    process::run(workspace.cargo("fmt").args(["--all", "--check"]))?;
+    let mut fuzz = workspace.cargo("fmt");
+    process::run(fuzz.args(["--manifest-path", fuzz::MANIFEST, "--check"]))
 }
 
 fn clippy(workspace: &Workspace) -> Result<()> {
     let mut cargo = workspace.cargo_in_target("clippy");
-    process::run(cargo.args(["--workspace", "--all-targets", "--", "-D", "warnings"]))
+    process::run(cargo.args(["--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    let mut cargo = workspace.cargo_in_target("clippy");
+    cargo.args(["--manifest-path", fuzz::MANIFEST, "--all-targets"]);
+    process::run(cargo.args(["--", "-D", "warnings"]))
 }
 
 /// The binaries are left out: `balancer` and its library would share a page,

@@ -17,6 +17,7 @@ mod bench;
 mod build;
 mod check;
 mod demo;
+mod fuzz;
 mod process;
 mod run;
 mod setup;
@@ -61,6 +62,13 @@ enum Command {
     /// namespaces and load programs into this kernel, and clean up after
     /// themselves.
     Test(test::Args),
+    /// Fuzzes what reads bytes from outside: packets, the file, the API.
+    ///
+    /// Needs no root but for installing: cargo-fuzz goes under `target/tools`.
+    /// Keeps what it learnt in `target/fuzz/corpus`; the inputs it begins with
+    /// are in `fuzz/seeds`. Exits with 1 when an input breaks a target, and
+    /// says which and how to run it again.
+    Fuzz(fuzz::Args),
     /// Everything that must hold before a change goes in, but the tests.
     ///
     /// Format, clippy, documentation and tidy; needs neither root nor a BPF
@@ -94,6 +102,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Run(args) => run::run(&workspace, &args),
         Command::Demo(args) => demo::run(&workspace, &args),
         Command::Test(args) => test::run(&workspace, &args),
+        Command::Fuzz(args) => fuzz::run(&workspace, &args),
         Command::Check => check::run(&workspace),
         Command::Tidy => tidy::run(&workspace),
         Command::Bench(args) => bench::run(&workspace, &args),

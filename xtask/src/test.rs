@@ -1,9 +1,10 @@
-//! `test`: every test there is, in two parts, and what came of them.
+//! `test`: every test there is, in four parts, and what came of them.
 //!
 //! First the unit and property tests of the default members, which need
-//! nothing; then the suites of the `tests` crate, which make namespaces and
-//! load programs and therefore run one at a time. Both use the release
-//! profile, so that each crate is compiled once for binary and tests.
+//! nothing, and the seeds of the fuzz targets, each once; then the suites of
+//! the `tests` crate, which make namespaces and load programs and therefore
+//! run one at a time; then a moment of fuzzing. The first three use the
+//! release profile, so that each crate is compiled once for binary and tests.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::ops::AddAssign;
@@ -14,7 +15,10 @@ use anyhow::{Context, Result, bail};
 
 use crate::setup::{self, Scope};
 use crate::workspace::{Workspace, format_duration, require_root};
-use crate::{build, process};
+use crate::{build, fuzz, process};
+
+/// How long each fuzz target runs.
+const FUZZ_SECONDS: u32 = 10;
 
 /// Arguments of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -34,7 +38,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     )?;
     let mut times = Vec::new();
     if !args.no_setup {
-        times.push(timed("setup", || setup::ensure(workspace, Scope::Lab))?);
+        times.push(timed("setup", || setup::ensure(workspace, Scope::Test))?);
     }
     times.push(timed("build", || {
         build::run(workspace, &build::Args::default())
@@ -45,12 +49,42 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
             "unit and property",
             unit_tests(workspace, args.filter.as_deref()),
         ),
+        ("fuzz seeds", seed_tests(workspace, args.filter.as_deref())),
         ("lab, as root", lab_tests(workspace, args.filter.as_deref())),
     ] {
         println!("\n== {name}: `{}`", process::spell(&command));
         parts.push(run_part(name, &mut command, &mut io::stdout().lock())?);
     }
+    parts.extend(fuzz_a_moment(workspace, args.filter.as_deref())?);
     summarise(&times, &parts)
+}
+
+/// Fuzzes the targets whose name contains the filter; no part if there is none.
+fn fuzz_a_moment(workspace: &Workspace, filter: Option<&str>) -> Result<Option<Part>> {
+    let mut targets = fuzz::known_targets(workspace)?;
+    targets.retain(|target| filter.is_none_or(|filter| target.contains(filter)));
+    if targets.is_empty() {
+        return Ok(None);
+    }
+    println!("\n== fuzz: {FUZZ_SECONDS} s each of {}", targets.join(", "));
+    let started = Instant::now();
+    let failed = fuzz::fuzz_quickly(workspace, &targets, FUZZ_SECONDS)?;
+    Ok(Some(Part {
+        name: "fuzz",
+        took: started.elapsed(),
+        tally: Tally {
+            passed: (targets.len() - failed.len()) as u64,
+            failed: failed.len() as u64,
+        },
+        succeeded: failed.is_empty(),
+    }))
+}
+
+fn seed_tests(workspace: &Workspace, filter: Option<&str>) -> Command {
+    let mut cargo = workspace.cargo_in_target("test");
+    cargo.args(["--release", "--no-fail-fast"]);
+    cargo.args(["--manifest-path", fuzz::MANIFEST]).args(filter);
+    cargo
 }
 
 fn unit_tests(workspace: &Workspace, filter: Option<&str>) -> Command {

@@ -10,11 +10,11 @@ const IPV4: u8 = 4;
 const IPV6: u8 = 41;
 const UDP: u8 = 17;
 
-/// Whether the packet can leave for the member.
+/// The frame that leaves for the member.
 ///
 /// # Errors
-/// When it cannot: next hop first, then MTU.
-pub fn check(flow: &Flow, member: &Member) -> Result<(), Reason> {
+/// When it cannot: next hop first, then MTU, then kind.
+pub fn send(frame: &[u8], flow: &Flow, member: &Member, hash: u64) -> Result<Vec<u8>, Reason> {
     if member.flags & Member::RESOLVED == 0 {
         return Err(Reason::NoNextHop);
     }
@@ -28,14 +28,6 @@ pub fn check(flow: &Flow, member: &Member) -> Result<(), Reason> {
     if flow.ip_len + outer_len > usize::from(member.mtu) {
         return Err(Reason::ExceedsMtu);
     }
-    Ok(())
-}
-
-/// The frame that leaves for the member, but for translations.
-///
-/// # Errors
-/// When its kind is none.
-pub fn send(frame: &[u8], flow: &Flow, member: &Member, hash: u64) -> Result<Vec<u8>, Reason> {
     let mut out = ethernet(frame, member).to_vec();
     match member.kind {
         Member::L2 => out.extend(&frame[12..flow.ip_at]),
@@ -69,8 +61,7 @@ pub fn send(frame: &[u8], flow: &Flow, member: &Member, hash: u64) -> Result<Vec
     Ok(out)
 }
 
-/// Ethernet addresses of the frame that leaves for the member.
-pub fn ethernet(frame: &[u8], member: &Member) -> [u8; 12] {
+fn ethernet(frame: &[u8], member: &Member) -> [u8; 12] {
     let mut ethernet = member.ethernet;
     if member.flags & Member::SOURCE_FROM_FRAME != 0 {
         ethernet[6..].copy_from_slice(&frame[..6]);

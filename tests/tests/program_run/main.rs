@@ -13,7 +13,6 @@ mod fixture;
 mod flip;
 mod flows;
 mod modes;
-mod nat;
 mod random;
 mod reasons;
 mod recorded;

@@ -12,6 +12,7 @@ use std::{env, fs};
 
 use anyhow::{Context, Result, bail};
 
+use super::install::install;
 use super::rustc::LLVM_MAJOR;
 use super::{EbpfRustc, Outcome, Policy, Report};
 use crate::process::{self, find_program};
@@ -75,7 +76,7 @@ pub(super) fn ensure(
             report.note(&format!(
                 "installing {NAME} {VERSION} into target/tools, about a minute"
             ));
-            match install(workspace).and_then(|()| find(workspace, rustc)) {
+            match install(workspace, NAME, VERSION).and_then(|()| find(workspace, rustc)) {
                 Ok(linker) => Outcome::Installed(describe(workspace, &linker)),
                 Err(why) => Outcome::Missing(format!("{why:#}")),
             }
@@ -89,34 +90,6 @@ fn describe(workspace: &Workspace, linker: &Linker) -> String {
         "{}, links with LLVM {LLVM_MAJOR}",
         workspace.display(&linker.program)
     )
-}
-
-/// `--root` keeps it out of the user's own `~/.cargo/bin`.
-fn install(workspace: &Workspace) -> Result<()> {
-    let mut cargo = workspace.cargo("install");
-    // The user's settings for their own crates are none for a tool; a target
-    // directory of theirs would keep its build.
-    for name in [
-        "RUSTFLAGS",
-        "CARGO_ENCODED_RUSTFLAGS",
-        "CARGO_BUILD_TARGET",
-        "CARGO_TARGET_DIR",
-    ] {
-        cargo.env_remove(name);
-    }
-    cargo.args([
-        NAME,
-        "--version",
-        VERSION,
-        "--locked",
-        "--quiet",
-        "--force",
-        "--root",
-    ]);
-    cargo.arg(workspace.path("target/tools"));
-    process::capture(&mut cargo)
-        .context("it is on crates.io and needs a C compiler for linking")
-        .map(|_| ())
 }
 
 /// Makes the directory that holds this LLVM and no other.

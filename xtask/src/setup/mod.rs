@@ -5,6 +5,8 @@
 //! under `target/tools`, apt is told never to remove a package, and services
 //! that packages bring along stay off.
 
+use std::path::PathBuf;
+
 use anyhow::{Result, bail};
 use nix::unistd::Uid;
 
@@ -12,6 +14,8 @@ use crate::workspace::Workspace;
 
 mod apt;
 mod bpffs;
+mod fuzzer;
+mod install;
 mod linker;
 mod packages;
 mod rustc;
@@ -34,8 +38,10 @@ pub(crate) struct Args {
 /// How much has to be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Scope {
-    /// To run demo and tests.
+    /// To run the demo.
     Lab,
+    /// To run the tests, which fuzz for a moment.
+    Test,
     /// To compare with other balancers as well.
     Bench,
 }
@@ -61,13 +67,37 @@ struct Policy {
 
 /// Runs the command.
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
-    let scope = if args.bench { Scope::Bench } else { Scope::Lab };
+    let scope = if args.bench {
+        Scope::Bench
+    } else {
+        Scope::Test
+    };
     survey(workspace, scope, !args.dry_run)
 }
 
 /// Installs what is missing for `scope`; an error says what still is.
 pub(crate) fn ensure(workspace: &Workspace, scope: Scope) -> Result<()> {
     survey(workspace, scope, true)
+}
+
+/// Installs what fuzzing alone needs.
+pub(crate) fn ensure_fuzzer(workspace: &Workspace) -> Result<()> {
+    let policy = Policy {
+        install: true,
+        root: Uid::effective().is_root(),
+    };
+    let mut report = Report::default();
+    packages::ensure_only(&["cc", "c++"], policy, &mut report);
+    fuzzer::ensure(workspace, policy, &mut report);
+    report.finish()
+}
+
+/// cargo-fuzz, or what to do to get it.
+pub(crate) fn find_fuzzer(workspace: &Workspace) -> Result<PathBuf> {
+    match fuzzer::find(workspace) {
+        Ok(program) => Ok(program),
+        Err(why) => bail!("no cargo-fuzz that fits: {why:#}; run `cargo xtask setup`"),
+    }
 }
 
 /// The tools for the kernel program, or what to do to get them.
@@ -92,6 +122,9 @@ fn survey(workspace: &Workspace, scope: Scope, install: bool) -> Result<()> {
     let rustc = rustc::ensure(policy, &mut report);
     linker::ensure(workspace, rustc.as_ref(), policy, &mut report);
     packages::ensure(scope, policy, &mut report);
+    if scope >= Scope::Test {
+        fuzzer::ensure(workspace, policy, &mut report);
+    }
     bpffs::ensure(policy, &mut report);
     report.finish()
 }

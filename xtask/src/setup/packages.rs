@@ -57,6 +57,14 @@ const PROGRAMS: &[Program] = &[
     lab("dig", "bind9-dnsutils", "bind-utils", "bind"),
     lab("gtlsserver", "ngtcp2-server", "ngtcp2", "libngtcp2"),
     lab("gtlsclient", "ngtcp2-client", "ngtcp2", "libngtcp2"),
+    // libFuzzer is C++.
+    Program {
+        command: "c++",
+        scope: Scope::Test,
+        apt: "g++",
+        dnf: "gcc-c++",
+        pacman: "gcc",
+    },
     bench("nft", "nftables"),
     bench("haproxy", "haproxy"),
 ];
@@ -102,7 +110,17 @@ impl Manager {
 
 /// Finds or installs them, with a line for the report.
 pub(super) fn ensure(scope: Scope, policy: Policy, report: &mut Report) {
-    let wanted: Vec<&Program> = PROGRAMS.iter().filter(|it| it.scope <= scope).collect();
+    let wanted = PROGRAMS.iter().filter(|it| it.scope <= scope);
+    ensure_all(wanted.collect(), policy, report);
+}
+
+/// As [`ensure`], for the programs of these names.
+pub(super) fn ensure_only(commands: &[&str], policy: Policy, report: &mut Report) {
+    let wanted = PROGRAMS.iter().filter(|it| commands.contains(&it.command));
+    ensure_all(wanted.collect(), policy, report);
+}
+
+fn ensure_all(wanted: Vec<&Program>, policy: Policy, report: &mut Report) {
     let (found, missing): (Vec<&Program>, Vec<&Program>) = wanted
         .into_iter()
         .partition(|it| find_program(it.command).is_some());

@@ -10,6 +10,7 @@
 //!   SERVICES_V6[gen][bucket]
 //!   OPTIONS[gen][service]     what only some services ask for
 //!   SLOTS[block]              16 slots each; a table is a run of blocks
+//!   TOUCHED[block]            whether old flows of a block are still about
 //!   MEMBERS[gen][index]       where and how a backend gets its packets
 //!   COUNTERS[counter]         per CPU, stable across generations
 //! ```
@@ -27,11 +28,13 @@ pub use flow::{FlowKey, FlowRecord, FragmentKey, FragmentRecord, LimitKey, Sourc
 pub use slot::Slot;
 
 /// Bumped with every change of a structure here.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 /// Configurations that stand side by side; one is in force.
 pub const GENERATIONS: u32 = 2;
 /// Slots in one element of `SLOTS`: 64 bytes, a cache line.
 pub const SLOTS_PER_BLOCK: u32 = 16;
+/// Blocks whose marks stand in one element of `TOUCHED`.
+pub const MARKS_PER_ELEMENT: u32 = 64;
 /// Most members a service can have: a slot names a member in 12 bits.
 pub const MAX_MEMBERS: u16 = 4095;
 /// Keys of the flow hash: the words of the longest five-tuple.
@@ -191,6 +194,16 @@ pub struct SlotBlock {
     pub slots: [Slot; SLOTS_PER_BLOCK as usize],
 }
 
+/// One element of `TOUCHED`: a byte for each of as many blocks of `SLOTS`.
+/// The program sets it to 1 when a slot in change of the block sends a packet
+/// to somebody else than its current owner; the controller sets it to 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C, align(64))]
+pub struct Marks {
+    /// Of blocks `64 n` to `64 n + 63`.
+    pub blocks: [u8; MARKS_PER_ELEMENT as usize],
+}
+
 /// A backend as the packet path sees it: one cache line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -286,6 +299,7 @@ const _: () = {
     assert!(size_of::<ServiceV6>() == 48);
     assert!(size_of::<ServiceOptions>() == 48);
     assert!(size_of::<SlotBlock>() == 64);
+    assert!(size_of::<Marks>() == 64);
     assert!(size_of::<Member>() == 64);
     assert!(size_of::<TraceRecord>() == 24);
     assert!(core::mem::offset_of!(Member, ethernet) == 16);

@@ -7,8 +7,8 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, DevMap, LruHashMap, PerCpuArray};
 use balancer_common::layout::{
-    FlowKey, FlowRecord, GenerationHead, MAX_EGRESS_PORTS, Member, MemberCounters, Node,
-    ServiceOptions, ServiceV4, ServiceV6, SlotBlock, TraceRecord,
+    FlowKey, FlowRecord, GenerationHead, MARKS_PER_ELEMENT, MAX_EGRESS_PORTS, Marks, Member,
+    MemberCounters, Node, ServiceOptions, ServiceV4, ServiceV6, SlotBlock, TraceRecord,
 };
 use balancer_common::verdict::Reason;
 
@@ -30,6 +30,10 @@ static OPTIONS: Array<ServiceOptions> = Array::with_max_entries(2, MMAPABLE);
 /// Tables, in regions of blocks; written by the controller.
 #[map]
 static SLOTS: Array<SlotBlock> = Array::with_max_entries(1, MMAPABLE);
+/// A mark for each block of `SLOTS`; set by the program, cleared by the
+/// controller.
+#[map]
+static TOUCHED: Array<Marks> = Array::with_max_entries(1, MMAPABLE);
 /// Two generations of members; written by the controller.
 #[map]
 static MEMBERS: Array<Member> = Array::with_max_entries(2, MMAPABLE);
@@ -102,6 +106,26 @@ pub(crate) fn options(index: u32) -> Option<&'static ServiceOptions> {
 #[inline(always)]
 pub(crate) fn slots(block: u32) -> Option<&'static SlotBlock> {
     SLOTS.get(block)
+}
+
+/// Marks a block of which a slot in change sent a packet to an earlier owner.
+#[inline(always)]
+pub(crate) fn mark(block: u32) {
+    let Some(marks) = TOUCHED.get_ptr_mut(block / MARKS_PER_ELEMENT) else {
+        return;
+    };
+    // SAFETY: a byte of a live map value, the place in it below its length.
+    // Volatile, as other CPUs and the controller store to it: each store is
+    // whole, and whoever only sets it to 1 cannot undo another's.
+    unsafe {
+        let mark = (&raw mut (*marks).blocks)
+            .cast::<u8>()
+            .add((block % MARKS_PER_ELEMENT) as usize);
+        // All CPUs share the line: it stays clean while nothing changes.
+        if core::ptr::read_volatile(mark) == 0 {
+            core::ptr::write_volatile(mark, 1);
+        }
+    }
 }
 
 /// A flow's record.

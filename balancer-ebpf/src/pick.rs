@@ -56,7 +56,11 @@ pub(crate) fn member<A: Family>(
     let choice = if flow::has_all(target) {
         flow::recorded(owners, target, packet)
     } else if owners.is_unsettled() {
-        flow::in_change(owners, target, packet, opening)
+        let choice = flow::in_change(owners, target, packet, opening);
+        if choice.member != owners.current() {
+            maps::mark(block);
+        }
+        choice
     } else {
         Choice::of(owners.current())
     };

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use balancer_common::layout::Target;
-use book::{Book, Owner};
+use book::{Book, Drain, Owner};
 
 use crate::config::model::{Affinity, Backend, Config, Protocol, Seed, Service};
 use crate::dataplane::{ServiceId, ServiceKey, ServiceState, Settings, State};
@@ -140,7 +140,12 @@ impl Builder {
         let mut services = BTreeMap::new();
         for service in &config.services {
             let mut book = self.take_book(&service.name);
+            if book.is_another(service, config.node.table_size) {
+                self.last_service += 1;
+                book.begin_anew(self.last_service);
+            }
             self.seat(&mut book, service, &mut fresh_counters);
+            book.follow_drains(service, now);
             book.rebuild(service, config.node.table_size, world, now);
             services.insert(
                 book.id,
@@ -169,12 +174,31 @@ impl Builder {
         }
     }
 
-    /// When slots in change settle next.
+    /// When something is over next: a drain, or a wait for silence.
     pub fn next_settling(&self) -> Option<Instant> {
-        self.services
-            .values()
-            .filter_map(|book| book.settle_at)
-            .min()
+        let books = self.services.values();
+        books.filter_map(Book::next_end).min()
+    }
+
+    /// Services whose wait for silence is over: for each, the dataplane's
+    /// marks are wanted by [`Builder::end_round`].
+    pub fn rounds_over(&self, now: Instant) -> Vec<ServiceId> {
+        let is_over = |book: &&Book| book.round_ends().is_some_and(|end| end <= now);
+        let books = self.services.values().filter(is_over);
+        books.map(|book| book.id).collect()
+    }
+
+    /// Settles the slots of which nothing was heard; the next state has them.
+    /// `touched` are the marks of [`Dataplane::take_marks`]; blocks that are
+    /// not in it count as touched.
+    ///
+    /// [`Dataplane::take_marks`]: crate::dataplane::Dataplane::take_marks
+    pub fn end_round(&mut self, service: ServiceId, touched: &[bool], now: Instant) {
+        for book in self.services.values_mut() {
+            if book.id == service {
+                book.end_round(touched, now);
+            }
+        }
     }
 
     /// Name of the service with this number.
@@ -209,9 +233,10 @@ impl Builder {
             .map_or(0, |book| book.table.slot_count())
     }
 
-    /// When the slots of a service settle, if some are in change.
+    /// Until when at least a service keeps flows of earlier owners, if there
+    /// may be such.
     pub fn settles_at(&self, service: &str) -> Option<Instant> {
-        self.services.get(service)?.settle_at
+        self.services.get(service)?.last_end()
     }
 
     /// Counter indexes of all members.
@@ -259,12 +284,8 @@ impl Builder {
             .map(|backend| (backend.name.as_str(), backend.address))
             .collect();
         let mut free_seats = book.free_seats();
-        for seat in &mut book.seats {
-            let stays = |owner: &Owner| wanted.get(owner.name.as_str()) == Some(&owner.address);
-            if let Some(owner) = seat.take_if(|owner| !stays(owner)) {
-                self.free_counters.insert(owner.counter);
-            }
-        }
+        let stays = |owner: &Owner| wanted.get(owner.name.as_str()) == Some(&owner.address);
+        self.free_counters.extend(book.vacate(stays));
         let seated: BTreeSet<String> = book
             .seats
             .iter()
@@ -285,6 +306,7 @@ impl Builder {
                 address: backend.address,
                 counter,
                 slot_count: 0,
+                drain: Drain::No,
             };
             book.give_seat(owner, &mut free_seats);
         }

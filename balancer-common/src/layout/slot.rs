@@ -49,6 +49,13 @@ impl Slot {
         Self::of(self.current(), self.current(), self.era())
     }
 
+    /// The slot once its past owner is gone for good: flows without a record
+    /// are `current`'s.
+    pub const fn without_previous(self) -> Self {
+        let mark = self.0 & Self::UNSETTLED;
+        Self(self.settle().0 | mark)
+    }
+
     /// The slot with a new owner. The owner it had when it was last settled
     /// stays its `previous`.
     pub const fn change_to(self, current: u16) -> Self {
@@ -112,5 +119,9 @@ mod tests {
         let again = first.settle().change_to(5);
         assert_eq!(again, Slot::unsettled(5, 2).in_era(2));
         assert_eq!(again.settle().change_to(5), again.settle());
+        let gone = first.without_previous();
+        assert_eq!(gone, Slot::unsettled(2, 2).in_era(1));
+        assert_eq!(gone.change_to(3), Slot::unsettled(3, 2).in_era(1));
+        assert_eq!(again.settle().without_previous(), again.settle());
     }
 }

@@ -80,7 +80,7 @@ fn service_text(service: &ServiceStatus, color: bool) -> String {
     };
     let settling = match service.settling_seconds {
         Some(left) => format!(
-            ", flows of the last change are kept for {} more",
+            ", flows of earlier owners are kept for {} more at least",
             units::ago(left)
         ),
         None => String::new(),

@@ -15,6 +15,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::hops::{self, Found, Solicit};
 use super::rates::Rates;
+use super::settling;
 use super::store::{Running, Store};
 use crate::api::server::Command;
 use crate::change::TableMemo;
@@ -223,7 +224,10 @@ impl Controller {
     }
 
     fn on_settled(&mut self) {
-        let _ = self.reconcile("flows of earlier owners ran out of time", Instant::now());
+        let _ = self.reconcile(
+            "flows of earlier owners are silent or out of time",
+            Instant::now(),
+        );
     }
 
     fn on_tick(&mut self) {
@@ -259,6 +263,7 @@ impl Controller {
     /// Builds the desired state and applies what differs from the kernel's.
     pub(super) fn reconcile(&mut self, cause: &str, began: Instant) -> Result<(), Error> {
         let now = Instant::now();
+        settling::end_rounds(&mut self.builder, &mut *self.dataplane, now);
         let built = self
             .builder
             .build(&self.config, &self.seed, &self.world, now);

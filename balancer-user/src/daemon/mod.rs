@@ -10,6 +10,7 @@ mod controller;
 pub mod hops;
 mod rates;
 mod report;
+mod settling;
 mod store;
 
 use std::collections::BTreeMap;

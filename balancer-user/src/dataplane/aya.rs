@@ -11,7 +11,7 @@ use super::attach::{self, Attached};
 use super::capacity::Capacity;
 use super::object::{KernelMemory, Object, Purpose};
 use super::tables::Tables;
-use super::{Counters, Dataplane, Error, Plan, State, features, plan};
+use super::{Counters, Dataplane, Error, Plan, ServiceId, State, features, plan};
 use crate::config::model::XdpMode;
 
 /// Where the program is attached.
@@ -115,8 +115,14 @@ impl Dataplane for KernelDataplane {
         self.tables.settle()
     }
 
+    fn take_marks(&mut self, service: ServiceId) -> Result<Vec<bool>, Error> {
+        self.tables.take_marks(service)
+    }
+
     fn replace(&mut self, capacity: Capacity, state: &State) -> Result<(), Error> {
-        let (object, tables) = load(capacity, state)?;
+        let (object, mut tables) = load(capacity, state)?;
+        // What the old copy saw of old flows is lost with it.
+        tables.mark_all();
         let old_object = std::mem::replace(&mut self.object, object);
         let old_tables = std::mem::replace(&mut self.tables, tables);
         if let Err(error) = self.attach_all() {

@@ -13,6 +13,13 @@ pub struct Region {
     pub count: u32,
 }
 
+impl Region {
+    /// Its blocks.
+    pub fn blocks(self) -> std::ops::Range<usize> {
+        self.first as usize..(self.first + self.count) as usize
+    }
+}
+
 /// The free blocks of a map.
 #[derive(Debug, Clone)]
 pub struct Blocks {

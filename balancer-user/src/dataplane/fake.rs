@@ -1,13 +1,14 @@
 //! A dataplane in plain memory: the controller's tests run on it.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU8;
 
 use balancer_common::layout::{Member, Node, ServiceOptions, ServiceV4, ServiceV6, SlotBlock};
 use bytemuck::Zeroable;
 
 use super::capacity::Capacity;
 use super::tables::{Memory, Tables};
-use super::{Counters, Dataplane, Error, Plan, State, plan};
+use super::{Counters, Dataplane, Error, Plan, ServiceId, State, plan};
 
 /// The maps as vectors.
 pub struct PlainMemory {
@@ -16,6 +17,7 @@ pub struct PlainMemory {
     services_v6: Vec<ServiceV6>,
     options: Vec<ServiceOptions>,
     slots: Vec<SlotBlock>,
+    marks: Vec<AtomicU8>,
     members: Vec<Member>,
     egress: Vec<u32>,
 }
@@ -29,6 +31,7 @@ impl PlainMemory {
             services_v6: vec![ServiceV6::zeroed(); capacity.buckets_v6 as usize * 2],
             options: vec![ServiceOptions::zeroed(); capacity.services as usize * 2],
             slots: vec![SlotBlock::zeroed(); capacity.blocks as usize],
+            marks: (0..capacity.blocks).map(|_| AtomicU8::new(0)).collect(),
             members: vec![Member::zeroed(); capacity.members as usize * 2],
             egress: Vec::new(),
         }
@@ -54,6 +57,10 @@ impl Memory for PlainMemory {
 
     fn slots(&mut self) -> &mut [SlotBlock] {
         &mut self.slots
+    }
+
+    fn marks(&mut self) -> &[AtomicU8] {
+        &self.marks
     }
 
     fn members(&mut self) -> &mut [Member] {
@@ -109,9 +116,14 @@ impl Dataplane for FakeDataplane {
         self.tables.settle()
     }
 
+    fn take_marks(&mut self, service: ServiceId) -> Result<Vec<bool>, Error> {
+        self.tables.take_marks(service)
+    }
+
     fn replace(&mut self, capacity: Capacity, state: &State) -> Result<(), Error> {
         let mut tables = Tables::new(PlainMemory::new(capacity));
         tables.apply(&plan(state, &State::empty()))?;
+        tables.mark_all();
         self.tables = tables;
         Ok(())
     }

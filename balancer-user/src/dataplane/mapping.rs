@@ -7,7 +7,7 @@
 
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use bytemuck::Pod;
 use memmap2::{MmapMut, MmapOptions};
@@ -42,6 +42,14 @@ impl<T: Pod> Mapped<T> {
     pub(super) fn elements(&mut self) -> &mut [T] {
         let bytes = self.len * size_of::<T>();
         bytemuck::cast_slice_mut(&mut self.map[..bytes])
+    }
+
+    /// The bytes, for an array that the kernel's side writes as well.
+    pub(super) fn atomics(&mut self) -> &[AtomicU8] {
+        let bytes = &mut self.map[..self.len * size_of::<T>()];
+        // SAFETY: an `AtomicU8` has the layout of a `u8`, and the bytes are
+        // borrowed from us for as long as the result is.
+        unsafe { std::slice::from_raw_parts(bytes.as_mut_ptr().cast::<AtomicU8>(), bytes.len()) }
     }
 
     /// Stores a 32-bit word at a byte offset, after everything written

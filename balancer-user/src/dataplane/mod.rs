@@ -301,6 +301,11 @@ pub trait Dataplane: Send {
     /// so that the next one need not. To be called when nobody waits.
     fn settle(&mut self) -> Result<(), Error>;
 
+    /// For each block of a service's table (16 slots), whether a slot in change
+    /// sent a packet to somebody else than its current owner since this was
+    /// last asked.
+    fn take_marks(&mut self, service: ServiceId) -> Result<Vec<bool>, Error>;
+
     /// Replaces everything by a copy of this capacity that holds `state`,
     /// without a packet in between seeing neither.
     fn replace(&mut self, capacity: Capacity, state: &State) -> Result<(), Error>;

@@ -1,13 +1,15 @@
 //! The load balancer's object, loaded with the sizes of a configuration.
 
 use std::os::fd::AsFd;
+use std::sync::atomic::AtomicU8;
 
 use aya::maps::{MapData, PerCpuArray, PerCpuValues};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
 use balancer_common::features::Features;
 use balancer_common::layout::{
-    Member, MemberCounters, Node, ServiceOptions, ServiceV4, ServiceV6, SlotBlock, TraceRecord,
+    MARKS_PER_ELEMENT, Marks, Member, MemberCounters, Node, ServiceOptions, ServiceV4, ServiceV6,
+    SlotBlock, TraceRecord,
 };
 use balancer_common::verdict::Reason;
 
@@ -42,6 +44,7 @@ impl Object {
             .map_max_entries("SERVICES_V6", capacity.buckets_v6 * 2)
             .map_max_entries("OPTIONS", capacity.services * 2)
             .map_max_entries("SLOTS", capacity.blocks)
+            .map_max_entries("TOUCHED", capacity.blocks.div_ceil(MARKS_PER_ELEMENT))
             .map_max_entries("MEMBERS", capacity.members * 2)
             .map_max_entries("COUNTERS", capacity.counters)
             .map_max_entries("FLOWS", capacity.flows)
@@ -81,6 +84,11 @@ impl Object {
             services_v6: map(&self.ebpf, "SERVICES_V6", capacity.buckets_v6 as usize * 2)?,
             options: map(&self.ebpf, "OPTIONS", capacity.services as usize * 2)?,
             slots: map(&self.ebpf, "SLOTS", capacity.blocks as usize)?,
+            touched: map(
+                &self.ebpf,
+                "TOUCHED",
+                capacity.blocks.div_ceil(MARKS_PER_ELEMENT) as usize,
+            )?,
             members: map(&self.ebpf, "MEMBERS", capacity.members as usize * 2)?,
             egress: take_dev_map(&mut self.ebpf)?,
             ports: Vec::new(),
@@ -200,6 +208,7 @@ pub struct KernelMemory {
     services_v6: Mapped<ServiceV6>,
     options: Mapped<ServiceOptions>,
     slots: Mapped<SlotBlock>,
+    touched: Mapped<Marks>,
     members: Mapped<Member>,
     egress: aya::maps::DevMap<MapData>,
     /// Interface at each index of the device map.
@@ -225,6 +234,10 @@ impl Memory for KernelMemory {
 
     fn slots(&mut self) -> &mut [SlotBlock] {
         self.slots.elements()
+    }
+
+    fn marks(&mut self) -> &[AtomicU8] {
+        self.touched.atomics()
     }
 
     fn members(&mut self) -> &mut [Member] {

@@ -75,6 +75,13 @@ impl<'a> Runner<'a> {
         Ok(action)
     }
 
+    /// As [`Runner::run`], into a buffer that has room for the frame as it
+    /// leaves: filled from the front, and nothing else is done to it.
+    pub fn run_into(&self, frame: &[u8], out: &mut [u8]) -> Result<Action, Error> {
+        let (action, _) = run(self.program, frame, out)?;
+        Ok(action)
+    }
+
     /// As [`Runner::run`], for a frame that came with `metadata_len` bytes of
     /// metadata (a multiple of four): they lie before the frame and so leave
     /// less room for headers.

@@ -14,6 +14,7 @@ mod read;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use balancer_common::layout::{
     GenerationHead, LAYOUT_VERSION, Member, Node, SLOTS_PER_BLOCK, ServiceOptions, ServiceV4,
@@ -39,6 +40,8 @@ pub trait Memory: Send {
     fn options(&mut self) -> &mut [ServiceOptions];
     /// All of `SLOTS`.
     fn slots(&mut self) -> &mut [SlotBlock];
+    /// A mark for each block of `SLOTS`; the packet path sets them meanwhile.
+    fn marks(&mut self) -> &[AtomicU8];
     /// Both generations of `MEMBERS`.
     fn members(&mut self) -> &mut [Member];
     /// Makes a generation the one in force; everything written before is
@@ -57,8 +60,8 @@ pub struct Tables<M> {
     regions: BTreeMap<ServiceId, Region>,
     /// What is in force, with slots.
     state: State,
-    /// Regions that packets may still read.
-    retired: Vec<Region>,
+    /// Regions that packets may still read, and whose tables they were.
+    retired: Vec<(ServiceId, Region)>,
     unsettled: bool,
 }
 
@@ -107,7 +110,8 @@ impl<M: Memory> Tables<M> {
         self.memory.flip(generation);
         self.unsettled = true;
         for id in plan.remove.iter().chain(plan.upsert.keys()) {
-            self.retired.extend(self.regions.remove(id));
+            let region = self.regions.remove(id);
+            self.retired.extend(region.map(|region| (*id, region)));
         }
         self.regions.append(&mut regions);
         self.state = next;
@@ -119,11 +123,49 @@ impl<M: Memory> Tables<M> {
         if self.unsettled {
             self.memory.wait_for_readers()?;
             self.unsettled = false;
-            for region in self.retired.drain(..) {
+            for (id, region) in std::mem::take(&mut self.retired) {
+                self.move_marks(id, region);
                 self.blocks.give(region);
             }
         }
         Ok(())
+    }
+
+    /// For each block of a service's table, whether it was marked since this
+    /// was last asked. A table that moves takes its marks along.
+    pub fn take_marks(&mut self, id: ServiceId) -> Result<Vec<bool>, Error> {
+        self.settle()?;
+        let region = self.regions.get(&id).copied();
+        let blocks = region.into_iter().flat_map(Region::blocks);
+        let marks = self.memory.marks();
+        Ok(blocks
+            .map(|block| marks[block].swap(0, Ordering::Relaxed) != 0)
+            .collect())
+    }
+
+    /// Marks every block in force, for want of knowledge.
+    pub fn mark_all(&mut self) {
+        let marks = self.memory.marks();
+        for block in self.regions.values().copied().flat_map(Region::blocks) {
+            marks[block].store(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Leaves a retired region without marks; those of a table of the same
+    /// length go to the one that took its place. Nobody reads the old region
+    /// any more.
+    fn move_marks(&mut self, id: ServiceId, old: Region) {
+        let new = self.regions.get(&id).copied();
+        let new = new.filter(|new| new.count == old.count);
+        let marks = self.memory.marks();
+        for (at, block) in old.blocks().enumerate() {
+            let is_marked = marks[block].swap(0, Ordering::Relaxed) != 0;
+            if let Some(new) = new
+                && is_marked
+            {
+                marks[new.first as usize + at].store(1, Ordering::Relaxed);
+            }
+        }
     }
 
     /// What a plan would bring into force.

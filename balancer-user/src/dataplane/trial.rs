@@ -114,6 +114,12 @@ impl Trial {
         self.tables.settle()
     }
 
+    /// Which blocks of a service's table were marked since this was last
+    /// asked, as the running balancer asks.
+    pub fn take_marks(&mut self, service: ServiceId) -> Result<Vec<bool>, Error> {
+        self.tables.take_marks(service)
+    }
+
     /// Two halves for two threads: one runs frames while the other changes
     /// the state.
     pub fn split(&mut self) -> Result<(Runner<'_>, Changer<'_>), Error> {

@@ -1,30 +1,57 @@
 //! What is kept of a service from one state to the next: who sits where, and
 //! the slots in change.
+//!
+//! A slot that changes hands stays unsettled until the flows of its earlier
+//! owners have been silent for the service's `drain_timeout`. Silence is
+//! looked for in rounds of that length: at the end of one, what was in change
+//! all the time and sent nothing to an earlier owner settles. See
+//! `docs/flow-affinity.md`.
 
-use std::collections::HashMap;
+mod identity;
+
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use balancer_common::layout::{MAX_MEMBERS, Member, Slot};
+use balancer_common::layout::{MAX_MEMBERS, Member, SLOTS_PER_BLOCK, Slot};
+
+use identity::Identity;
 
 use super::{BackendState, World, backend_state, fails_open, probed};
-use crate::config::model::{Backend, Config, Service};
+use crate::config::model::{Backend, Config, Protocol, Service};
 use crate::dataplane::{ServiceId, Table};
 use crate::health;
 use crate::{maglev, member};
+
+/// No round is shorter, so that a tiny `drain_timeout` keeps nobody busy.
+const LEAST_ROUND: Duration = Duration::from_millis(100);
 
 /// What is kept of a service.
 #[derive(Debug)]
 pub(super) struct Book {
     pub(super) id: ServiceId,
+    /// What flow records rest on.
+    identity: Option<Identity>,
     pub(super) seats: Vec<Option<Owner>>,
     /// How often each index has been given away.
     incarnations: Vec<u16>,
+    /// Indexes given up since the slots were last gone through: some may
+    /// still name them.
+    vacated: BTreeSet<u16>,
     /// What the table was built from.
     built_from: (Vec<(String, u16, u16)>, u32),
     pub(super) table: Table,
-    pub(super) settle_at: Option<Instant>,
+    round: Option<Round>,
+}
+
+/// A wait for silence.
+#[derive(Debug)]
+struct Round {
+    ends: Instant,
+    length: Duration,
+    /// Blocks of which a slot came into change after the round began.
+    fresh: Vec<bool>,
 }
 
 #[derive(Debug)]
@@ -33,6 +60,18 @@ pub(super) struct Owner {
     pub(super) address: IpAddr,
     pub(super) counter: u32,
     pub(super) slot_count: u32,
+    pub(super) drain: Drain,
+}
+
+/// How far a backend is with an operator's wish to take it out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Drain {
+    /// There is no such wish.
+    No,
+    /// Keeps its flows until then.
+    Until(Instant),
+    /// Its time is over: no flow is its own any more.
+    Over,
 }
 
 impl Book {
@@ -40,17 +79,47 @@ impl Book {
     pub(super) fn new(id: ServiceId) -> Self {
         Self {
             id,
+            identity: None,
             seats: Vec::new(),
             incarnations: Vec::new(),
+            vacated: BTreeSet::new(),
             built_from: (Vec::new(), 0),
             table: Table::new(Arc::from(Vec::new())),
-            settle_at: None,
+            round: None,
         }
     }
 
-    /// Seats an owner at one of the `free` indexes, or a new one. While
-    /// slots are in change, an index that somebody had may still stand in
-    /// them as `previous`, so no index is given away again until they settle.
+    /// Whether the service is no longer the one that its records are of; it
+    /// then has to [`Book::begin_anew`].
+    pub(super) fn is_another(&mut self, service: &Service, table_size: u32) -> bool {
+        let identity = Identity::of(service, table_size);
+        self.identity
+            .replace(identity)
+            .is_some_and(|before| before != identity)
+    }
+
+    /// Under another number no record of the old one counts.
+    pub(super) fn begin_anew(&mut self, id: ServiceId) {
+        self.id = id;
+        self.vacated.clear();
+        self.built_from = (Vec::new(), 0);
+        self.table = Table::new(Arc::from(Vec::new()));
+        self.round = None;
+    }
+
+    /// Takes an owner's seat; gives back its counter.
+    pub(super) fn vacate(&mut self, stays: impl Fn(&Owner) -> bool) -> Vec<u32> {
+        let mut counters = Vec::new();
+        for (seat, index) in self.seats.iter_mut().zip(0..) {
+            if let Some(owner) = seat.take_if(|owner| !stays(owner)) {
+                counters.push(owner.counter);
+                self.vacated.insert(index);
+            }
+        }
+        counters
+    }
+
+    /// Seats an owner at one of the `free` indexes, or a new one.
     pub(super) fn give_seat(&mut self, owner: Owner, free: &mut Vec<usize>) {
         let index = free.pop().unwrap_or_else(|| {
             self.seats.push(None);
@@ -63,16 +132,14 @@ impl Book {
         self.seats[index] = Some(owner);
     }
 
-    pub(super) fn free_seats(&mut self) -> Vec<usize> {
-        // Churn without end must not run out of indexes: rather than that,
-        // the flows of the longest gone are given up early.
-        if self.seats.len() >= usize::from(MAX_MEMBERS) {
-            self.settle();
-        }
-        if self.settle_at.is_some() {
-            return Vec::new();
-        }
-        let free = |at: &usize| self.seats[*at].is_none();
+    /// Indexes that nobody has and no slot names, the lowest last.
+    pub(super) fn free_seats(&self) -> Vec<usize> {
+        // One that was given up just now is taken only where there is no
+        // other: the slots still name it until they are gone through.
+        let is_full = self.seats.len() >= usize::from(MAX_MEMBERS);
+        let free = |at: &usize| {
+            self.seats[*at].is_none() && (is_full || !self.vacated.contains(&(*at as u16)))
+        };
         (0..self.seats.len()).rev().filter(free).collect()
     }
 
@@ -84,10 +151,62 @@ impl Book {
             .collect()
     }
 
+    /// Notes who is being drained, and since when.
+    pub(super) fn follow_drains(&mut self, service: &Service, now: Instant) {
+        for owner in self.seats.iter_mut().flatten() {
+            let is_wanted = service
+                .backend(&owner.name)
+                .is_some_and(|backend| backend.drain);
+            owner.drain = match owner.drain {
+                _ if !is_wanted => Drain::No,
+                Drain::No if service.drain_timeout.is_zero() => Drain::Over,
+                Drain::No => Drain::Until(now + service.drain_timeout),
+                Drain::Until(end) if end <= now => Drain::Over,
+                as_before => as_before,
+            };
+        }
+    }
+
     pub(super) fn rebuild(&mut self, service: &Service, size: u32, world: &World, now: Instant) {
+        let entries = self.entries(service, world);
+        let is_same = self.built_from.0 == entries && self.built_from.1 == size;
+        if is_same && self.vacated.is_empty() {
+            return;
+        }
+        let owners = if is_same && !entries.is_empty() {
+            let slots = self.table.slots().unwrap_or_default();
+            slots.iter().map(|slot| slot.current()).collect()
+        } else {
+            maglev::build(&maglev_entries(&entries), size)
+        };
+        self.count_slots(&owners);
+        self.built_from = (entries, size);
+        // While nobody is wanted the slots stay as they are: flows of those
+        // who still live go on, and what has a dead owner is dropped.
+        if owners.is_empty() {
+            return;
+        }
+        let slots = self.change_slots(&owners);
+        self.vacated.clear();
+        while self.seats.last().is_some_and(Option::is_none) {
+            self.seats.pop();
+        }
+        // UDP has no old flows that could be told, and without a time to
+        // drain nobody waits for any.
+        if service.protocol == Protocol::Udp || service.drain_timeout.is_zero() {
+            self.round = None;
+            self.table = Table::new(slots.iter().map(|slot| slot.settle()).collect());
+            return;
+        }
+        self.note_round(&slots, service.drain_timeout.max(LEAST_ROUND), now);
+        self.table = Table::new(slots.into());
+    }
+
+    /// Who gets new flows: name, index and weight.
+    fn entries(&self, service: &Service, world: &World) -> Vec<(String, u16, u16)> {
         let open = fails_open(service, world);
         let indexes = self.indexes();
-        let entries: Vec<(String, u16, u16)> = service
+        service
             .backends
             .iter()
             .filter(|backend| match backend_state(service, backend, world) {
@@ -99,38 +218,7 @@ impl Book {
                 let index = *indexes.get(backend.name.as_str())?;
                 Some((backend.name.clone(), index, backend.weight))
             })
-            .collect();
-        if self.settle_at.is_some_and(|at| at <= now) {
-            self.settle();
-        }
-        if self.built_from.0 == entries && self.built_from.1 == size {
-            return;
-        }
-        let owners = maglev::build(&maglev_entries(&entries), size);
-        let slots = self.change_slots(&owners);
-        if slots.iter().any(|slot| slot.is_unsettled()) {
-            self.settle_at = Some(now + service.drain_timeout);
-        }
-        self.count_slots(&owners);
-        self.built_from = (entries, size);
-        self.table = Table::new(slots.into());
-    }
-
-    /// The past owners' time is over; seats at the end that nobody has are
-    /// given up with it.
-    fn settle(&mut self) {
-        let slots: Vec<Slot> = self
-            .table
-            .slots()
-            .unwrap_or_default()
-            .iter()
-            .map(|slot| slot.settle())
-            .collect();
-        self.table = Table::new(slots.into());
-        self.settle_at = None;
-        while self.seats.last().is_some_and(Option::is_none) {
-            self.seats.pop();
-        }
+            .collect()
     }
 
     /// Every slot that gets another owner keeps the one it had when it was
@@ -143,8 +231,91 @@ impl Book {
         before
             .iter()
             .zip(owners)
-            .map(|(slot, owner)| slot.change_to(*owner))
+            .map(|(slot, owner)| self.change_slot(*slot, *owner))
             .collect()
+    }
+
+    /// Who has gone for good owes nothing: its flows are `current`'s. No
+    /// other flow is in a slot that was settled at it.
+    fn change_slot(&self, slot: Slot, owner: u16) -> Slot {
+        let changed = slot.change_to(owner);
+        if !changed.is_unsettled() || !self.vacated.contains(&changed.previous()) {
+            changed
+        } else if slot.is_unsettled() {
+            changed.without_previous()
+        } else {
+            changed.settle()
+        }
+    }
+
+    /// Begins a round where slots came into change, or notes that they did
+    /// in the middle of one.
+    fn note_round(&mut self, slots: &[Slot], length: Duration, now: Instant) {
+        if !slots.iter().any(|slot| slot.is_unsettled()) {
+            self.round = None;
+            return;
+        }
+        let before = self.table.slots().unwrap_or_default();
+        let Some(round) = &mut self.round else {
+            self.round = Some(Round::begin(slots.len(), length, now));
+            return;
+        };
+        round.length = length;
+        for (at, (slot, before)) in slots.iter().zip(before).enumerate() {
+            if slot != before && slot.is_unsettled() {
+                round.fresh[at / SLOTS_PER_BLOCK as usize] = true;
+            }
+        }
+    }
+
+    /// When the present round is over, or the first drain.
+    pub(super) fn next_end(&self) -> Option<Instant> {
+        self.drain_ends().chain(self.round_ends()).min()
+    }
+
+    /// When the present round is over and all drains.
+    pub(super) fn last_end(&self) -> Option<Instant> {
+        self.drain_ends().chain(self.round_ends()).max()
+    }
+
+    fn drain_ends(&self) -> impl Iterator<Item = Instant> {
+        self.seats
+            .iter()
+            .flatten()
+            .filter_map(|owner| match owner.drain {
+                Drain::Until(end) => Some(end),
+                Drain::No | Drain::Over => None,
+            })
+    }
+
+    /// When the present round is over.
+    pub(super) fn round_ends(&self) -> Option<Instant> {
+        self.round.as_ref().map(|round| round.ends)
+    }
+
+    /// Ends the round: `touched` are the blocks of which a slot in change
+    /// sent something to an earlier owner since the round before; one that is
+    /// not in it counts as touched.
+    pub(super) fn end_round(&mut self, touched: &[bool], now: Instant) {
+        let Some(round) = self.round.take() else {
+            return;
+        };
+        let is_quiet = |at: usize| {
+            let block = at / SLOTS_PER_BLOCK as usize;
+            touched.get(block) == Some(&false) && round.fresh.get(block) == Some(&false)
+        };
+        let before = self.table.slots().unwrap_or_default();
+        let slots: Vec<Slot> = before
+            .iter()
+            .enumerate()
+            .map(|(at, slot)| if is_quiet(at) { slot.settle() } else { *slot })
+            .collect();
+        if slots.iter().any(|slot| slot.is_unsettled()) {
+            self.round = Some(Round::begin(slots.len(), round.length, now));
+        }
+        if slots != before {
+            self.table = Table::new(slots.into());
+        }
     }
 
     fn count_slots(&mut self, owners: &[u16]) {
@@ -176,7 +347,8 @@ impl Book {
                 let Some((owner, backend)) = found else {
                     return member::nobody(*incarnation);
                 };
-                let alive = open || probed(service, backend, world) == health::State::Up;
+                let proven = open || probed(service, backend, world) == health::State::Up;
+                let alive = proven && owner.drain != Drain::Over;
                 let hop = world.hops.get(&backend.address);
                 member::build(
                     &config.node,
@@ -189,6 +361,16 @@ impl Book {
                 )
             })
             .collect()
+    }
+}
+
+impl Round {
+    fn begin(slot_count: usize, length: Duration, now: Instant) -> Self {
+        Self {
+            ends: now + length,
+            length,
+            fresh: vec![false; slot_count.div_ceil(SLOTS_PER_BLOCK as usize)],
+        }
     }
 }
 

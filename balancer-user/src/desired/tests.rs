@@ -34,11 +34,17 @@ name = "c"
 address = "10.0.0.3"
 "#;
 
+/// Of the file's tables.
+const BLOCKS: usize = 16;
+const MINUTE: Duration = Duration::from_secs(60);
+
 struct Bench {
     config: Config,
     world: World,
     builder: Builder,
     now: Instant,
+    /// Blocks that the packet path has marked; all others are quiet.
+    touched: BTreeSet<usize>,
 }
 
 impl Bench {
@@ -49,6 +55,7 @@ impl Bench {
             world: World::default(),
             builder: Builder::default(),
             now: Instant::now(),
+            touched: BTreeSet::new(),
         };
         for name in ["a", "b", "c"] {
             bench.set(name, health::State::Up);
@@ -66,10 +73,22 @@ impl Bench {
 
     fn build(&mut self) -> ServiceState {
         let seed = Seed([7; 16]);
+        for service in self.builder.rounds_over(self.now) {
+            let marks: Vec<bool> = (0..BLOCKS).map(|at| self.touched.contains(&at)).collect();
+            self.builder.end_round(service, &marks, self.now);
+        }
         let built = self
             .builder
             .build(&self.config, &seed, &self.world, self.now);
         built.state.services.into_values().next().unwrap()
+    }
+
+    fn web(&mut self) -> &mut Service {
+        self.config.service_mut("web").unwrap()
+    }
+
+    fn backend(&mut self, name: &str) -> &mut Backend {
+        self.web().backend_mut(name).unwrap()
     }
 
     fn index(&self, backend: &str) -> u16 {
@@ -92,17 +111,11 @@ fn unproven_backend_gets_no_slot() {
 }
 
 #[test]
-fn drained_backend_keeps_its_flows_until_the_change_settles() {
+fn drained_backend_keeps_its_flows_until_its_time_is_over() {
     let mut bench = Bench::new();
     let before = bench.build();
     let a = bench.index("a");
-    bench
-        .config
-        .service_mut("web")
-        .unwrap()
-        .backend_mut("a")
-        .unwrap()
-        .drain = true;
+    bench.backend("a").drain = true;
     let during = bench.build();
     assert!(during.members[usize::from(a)].is_alive());
     for (old, new) in slots(&before).iter().zip(slots(&during)) {
@@ -112,10 +125,178 @@ fn drained_backend_keeps_its_flows_until_the_change_settles() {
             assert_eq!(new.previous(), a);
         }
     }
-    bench.now += Duration::from_secs(60);
+    // Its flows are not silent at all, and end nevertheless.
+    bench.touched = (0..BLOCKS).collect();
+    bench.now += MINUTE - Duration::from_secs(1);
+    assert!(bench.build().members[usize::from(a)].is_alive());
+    bench.now += Duration::from_secs(1);
+    assert_eq!(bench.builder.next_settling(), Some(bench.now));
+    assert!(!bench.build().members[usize::from(a)].is_alive());
+    bench.touched.clear();
+    bench.now += MINUTE;
     let after = bench.build();
     assert!(slots(&after).iter().all(|slot| !slot.is_unsettled()));
     assert_eq!(bench.builder.next_settling(), None);
+    // Wanted again, it lives again.
+    bench.backend("a").drain = false;
+    assert!(bench.build().members[usize::from(a)].is_alive());
+}
+
+#[test]
+fn slots_settle_when_their_old_flows_are_silent_and_no_sooner() {
+    let mut bench = Bench::new();
+    bench.build();
+    bench.backend("a").weight = 0;
+    let during = bench.build();
+    let in_block = |service: &ServiceState, block: usize| {
+        let slots = slots(service).chunks(16).nth(block).unwrap().iter();
+        slots.filter(|slot| slot.is_unsettled()).count()
+    };
+    assert!(in_block(&during, 3) > 0 && in_block(&during, 4) > 0);
+    bench.touched = BTreeSet::from([3]);
+    for _ in 0..3 {
+        bench.now += MINUTE;
+        let after = bench.build();
+        assert_eq!(in_block(&after, 3), in_block(&during, 3));
+        assert_eq!(in_block(&after, 4), 0);
+        let a = usize::from(bench.index("a"));
+        assert!(after.members[a].is_alive());
+        assert_eq!(bench.builder.next_settling(), Some(bench.now + MINUTE));
+    }
+    bench.touched.clear();
+    bench.now += MINUTE;
+    let after = bench.build();
+    assert!(slots(&after).iter().all(|slot| !slot.is_unsettled()));
+    assert_eq!(bench.builder.next_settling(), None);
+}
+
+#[test]
+fn slots_that_change_during_a_round_wait_for_a_whole_one() {
+    let mut bench = Bench::new();
+    bench.build();
+    bench.backend("a").weight = 0;
+    bench.build();
+    bench.now += MINUTE / 2;
+    bench.backend("b").weight = 0;
+    let changed = bench.build();
+    let [b, c] = ["b", "c"].map(|name| bench.index(name));
+    bench.now += MINUTE / 2;
+    let after = bench.build();
+    for (before, slot) in slots(&changed).iter().zip(slots(&after)) {
+        let is_late = before.previous() == b && before.current() == c;
+        assert!(!is_late || slot.is_unsettled(), "{before:?} {slot:?}");
+    }
+    bench.now += MINUTE;
+    assert!(
+        slots(&bench.build())
+            .iter()
+            .all(|slot| !slot.is_unsettled())
+    );
+}
+
+#[test]
+fn unknown_marks_count_as_touched() {
+    let mut bench = Bench::new();
+    bench.build();
+    bench.backend("a").weight = 0;
+    let during = bench.build();
+    bench.now += MINUTE;
+    bench.builder.end_round(1, &[], bench.now);
+    let seed = Seed([7; 16]);
+    let built = bench
+        .builder
+        .build(&bench.config, &seed, &bench.world, bench.now);
+    assert_eq!(built.state.services[&1], during);
+}
+
+#[test]
+fn service_without_a_time_to_drain_and_udp_have_no_slot_in_change() {
+    for edit in [
+        (|service| service.drain_timeout = Duration::ZERO) as fn(&mut Service),
+        |service| service.protocol = Protocol::Udp,
+    ] {
+        let mut bench = Bench::new();
+        edit(bench.web());
+        bench.build();
+        bench.backend("a").drain = true;
+        let after = bench.build();
+        let a = bench.index("a");
+        let settled = |slot: &Slot| !slot.is_unsettled() && slot.current() != a;
+        assert!(slots(&after).iter().all(settled));
+        assert!(
+            bench
+                .builder
+                .rounds_over(bench.now + 10 * MINUTE)
+                .is_empty()
+        );
+    }
+}
+
+#[test]
+fn removed_backend_leaves_no_trace_in_the_slots() {
+    let mut bench = Bench::new();
+    let before = bench.build();
+    let a = bench.index("a");
+    bench.backend("b").weight = 0;
+    let during = bench.build();
+    bench.web().backends.retain(|backend| backend.name != "a");
+    let after = bench.build();
+    for ((first, second), third) in slots(&before).iter().zip(slots(&during)).zip(slots(&after)) {
+        assert_ne!(third.current(), a);
+        assert_ne!(third.previous(), a);
+        // What nobody else ever had is settled; the others wait on.
+        assert_eq!(third.is_unsettled(), second.is_unsettled(), "{first:?}");
+    }
+}
+
+#[test]
+fn slots_stay_while_nobody_is_wanted() {
+    let mut bench = Bench::new();
+    bench.web().fail_open_below = None;
+    let before = bench.build();
+    bench.backend("a").drain = true;
+    bench.build();
+    for name in ["b", "c"] {
+        bench.set(name, health::State::Down);
+    }
+    let during = bench.build();
+    let a = bench.index("a");
+    for (old, slot) in slots(&before).iter().zip(slots(&during)) {
+        let member = |index: u16| during.members[usize::from(index)];
+        assert!(!member(slot.current()).is_alive());
+        if old.current() == a {
+            assert!(member(slot.previous()).is_alive());
+        }
+    }
+    assert_eq!(
+        bench.builder.seats("web")[0].as_ref().unwrap().slot_count,
+        0
+    );
+}
+
+#[test]
+fn records_of_another_table_or_address_do_not_count() {
+    let mut bench = Bench::new();
+    let mut number = |edit: fn(&mut Config)| {
+        edit(&mut bench.config);
+        bench.build();
+        bench.builder.services["web"].id
+    };
+    assert_eq!(number(|_| ()), 1);
+    assert_eq!(number(|config| config.node.table_size = 257), 2);
+    let service = |config: &mut Config| config.services[0].address = [192, 0, 2, 11].into();
+    assert_eq!(number(service), 3);
+    let service = |config: &mut Config| config.services[0].affinity = Affinity::Source;
+    assert_eq!(number(service), 4);
+    let service = |config: &mut Config| {
+        config.services[0].protocol = Protocol::Udp;
+        config.services[0].affinity = Affinity::Flow {
+            idle_timeout: MINUTE,
+        };
+    };
+    assert_eq!(number(service), 5);
+    // Where every flow has a record, none rests on a slot.
+    assert_eq!(number(|config| config.node.table_size = 251), 5);
 }
 
 #[test]
@@ -161,21 +342,16 @@ fn another_server_under_the_same_name_is_another_incarnation() {
     let service = bench.config.service_mut("web").unwrap();
     service.backend_mut("a").unwrap().address = [10, 0, 0, 9].into();
     let after = bench.build();
-    assert_ne!(
-        usize::from(bench.index("a")),
-        a,
-        "old flows are not the new server's"
-    );
+    let next = usize::from(bench.index("a"));
+    assert_ne!(next, a, "slots named it until now");
     assert!(!after.members[a].is_alive());
-    bench.now += Duration::from_secs(60);
-    bench.build();
     let service = bench.config.service_mut("web").unwrap();
     service.backend_mut("b").unwrap().address = [10, 0, 0, 8].into();
     let later = bench.build();
     assert_eq!(
         usize::from(bench.index("b")),
         a,
-        "settled: the index is free again"
+        "no slot names it any more"
     );
     assert_ne!(before.members[a].incarnation, later.members[a].incarnation);
 }
@@ -193,7 +369,7 @@ fn no_backend_up_leaves_no_table() {
 proptest! {
     #[test]
     fn no_slot_ever_names_an_empty_seat(
-        steps in prop::collection::vec((0usize..3, 0u8..6), 1..30)
+        steps in prop::collection::vec((0usize..3, 0u8..7), 1..30)
     ) {
         let mut bench = Bench::new();
         let all = bench.config.services[0].backends.clone();
@@ -206,6 +382,7 @@ proptest! {
                 2 => service.backends.retain(|backend| backend.name != name),
                 3 if service.backend(&name).is_none() => service.backends.push(all[backend].clone()),
                 4 => bench.now += Duration::from_secs(100),
+                5 => bench.touched = (backend * 5..backend * 5 + 5).collect(),
                 _ => {
                     if let Some(backend) = service.backend_mut(&name) {
                         backend.drain = !backend.drain;
@@ -213,10 +390,12 @@ proptest! {
                 }
             }
             let service = bench.build();
-            for slot in slots(&service) {
+            let is_wanted = bench.builder.seats("web").iter().flatten().any(|seat| seat.slot_count > 0);
+            for slot in slots(&service).iter().filter(|_| is_wanted) {
                 let member = service.members[usize::from(slot.current())];
                 prop_assert!(member.is_alive());
-                prop_assert!(usize::from(slot.previous()) < service.members.len());
+                let previous = service.members[usize::from(slot.previous())];
+                prop_assert_ne!(previous.kind, Member::NONE);
             }
         }
     }

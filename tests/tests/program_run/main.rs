@@ -7,14 +7,17 @@
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 mod affinity;
+mod cluster;
 mod decap;
 mod echo;
 mod fixture;
 mod flip;
 mod flows;
+mod lives;
 mod modes;
 mod random;
 mod reasons;
 mod recorded;
 mod scenario;
+mod settling;
 mod source;

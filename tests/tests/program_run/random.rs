@@ -10,7 +10,7 @@ use balancer_user::dataplane::trial::{MIN_FRAME, Trial};
 use crate::scenario::everything;
 
 /// Frames of the large run; the environment may ask for more.
-const FRAMES: u64 = 1_000_000;
+pub(crate) const FRAMES: u64 = 1_000_000;
 /// Frames between two changes of the state.
 const FRAMES_A_VERSION: u64 = 50_000;
 /// The flow table holds 131,072 records and then evicts, which the model

@@ -178,7 +178,7 @@ fn screen_of_a_busy_balancer() {
     let expected = "\
 service web degraded: web-3 down since 12s: connection refused
 
-service web: degraded, 192.0.2.10:443/tcp, ipip, seen are 1.2k new flows, flows of the last change are kept for 4m10s more
+service web: degraded, 192.0.2.10:443/tcp, ipip, seen are 1.2k new flows, flows of earlier owners are kept for 4m10s more at least
   backend  address    weight  state  since  expected    seen  flows  packets   bytes  flows/s  packets/s  bit/s
   web-1    10.0.0.11     100  up     1h01m    50.0 %  49.8 %   1.2k      57k  3.4 MB       12        340   1.2M
   web-3    10.0.0.11     100  down     12s     0.0 %       -   1.2k      57k  3.4 MB       12        340   1.2M

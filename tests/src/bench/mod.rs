@@ -1,18 +1,23 @@
 //! `cargo xtask bench`: what a packet costs, and what a change costs.
 //!
-//! `packets` runs the kernel program in a hot loop, `changes` the way of a
-//! change from command to kernel. Figures are compared with each other and
+//! `packets` runs the kernel program in a hot loop, `footprint` looks at what
+//! it takes of the kernel, `changes` the way of a change from command to
+//! kernel. Figures are compared with each other and
 //! with those of the reference, never with a fixed time: other machines are
 //! other times.
 
 mod changes;
+mod footprint;
 mod machine;
 pub mod packets;
 mod reference;
 mod report;
 mod spread;
+mod svg;
 
-use anyhow::Result;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
 use clap::Parser;
 use serde::Serialize;
 
@@ -29,7 +34,11 @@ pub struct Options {
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
-    /// Measure only cases and parts whose name contains this.
+    /// Draw the cases beside the reference into this SVG file.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Measure only cases whose name contains this, or only one part:
+    /// "footprint" or "changes".
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
     /// Turns of floor and case; medians and deciles are over these.
@@ -49,6 +58,7 @@ struct Report {
     machine: Machine,
     floors: Option<packets::Floors>,
     packets: Vec<packets::Figure>,
+    footprint: Vec<footprint::Amount>,
     changes: Vec<changes::Figure>,
 }
 
@@ -64,6 +74,7 @@ pub fn run(options: &Options) -> Result<()> {
         machine: Machine::look()?,
         floors: None,
         packets: Vec::new(),
+        footprint: Vec::new(),
         changes: Vec::new(),
     };
     let show = !options.json;
@@ -88,11 +99,22 @@ pub fn run(options: &Options) -> Result<()> {
         report.floors = Some(floors);
         report.packets = figures;
     }
-    if only.is_none_or(|only| "changes".contains(only)) {
+    let is_wanted = |part: &str| only.is_none_or(|only| part == only);
+    if is_wanted("footprint") {
+        report.footprint = footprint::measure(rounds)?;
+        if show {
+            report::footprint(&report.footprint);
+        }
+    }
+    if is_wanted("changes") {
         report.changes = changes::measure(rounds)?;
         if show {
             report::changes(&report.changes);
         }
+    }
+    if let Some(file) = &options.svg {
+        let picture = svg::draw(&report.machine, &report.packets);
+        std::fs::write(file, picture).with_context(|| file.display().to_string())?;
     }
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report)?);

@@ -29,11 +29,31 @@ pub(super) const ECHO: f64 = 10.0;
 /// Packet of no service.
 pub(super) const NO_SERVICE: f64 = 49.0;
 
+/// Memory of all its maps, in megabytes, with its defaults.
+pub(super) const MAP_MEGABYTES: f64 = 1370.0;
+/// Instructions of it that the kernel verifies.
+pub(super) const VERIFIED_INSTRUCTIONS: f64 = 107_965.0;
+
 /// A figure of the reference and the most of it that a case may take.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Bound {
-    /// Nanoseconds.
+    /// In the unit of the case.
     pub(super) reference: f64,
     /// Share of it that the project holds itself to; `None` is no promise.
     pub(super) at_most: Option<f64>,
+}
+
+impl Bound {
+    /// No more than this share of it.
+    pub(super) fn new(reference: f64, at_most: f64) -> Self {
+        Self {
+            reference,
+            at_most: Some(at_most),
+        }
+    }
+
+    /// The most that the project allows itself.
+    pub(super) fn limit(self) -> Option<f64> {
+        self.at_most.map(|share| share * self.reference)
+    }
 }

@@ -1,6 +1,7 @@
 //! The tables on the terminal.
 
 use super::changes;
+use super::footprint::Amount;
 use super::machine::Machine;
 use super::packets::{Figure, Floors};
 
@@ -39,16 +40,45 @@ pub(super) fn packet(figure: &Figure) {
         .limit_nanos
         .map(|limit| format!("{limit:.1}"))
         .unwrap_or_default();
-    let mark = match figure.is_met() {
-        None => "",
-        Some(true) => "met",
-        Some(false) => "NOT MET",
-    };
+    let mark = mark(figure.is_met());
     let line = format!(
         "{:<52} {:>7.1}  {:>5.1} - {:>5.1}  {of_reference:>9}  {limit:>7}  {mark}",
         figure.case, net.median, net.p10, net.p90
     );
     println!("{}", line.trim_end());
+}
+
+fn mark(is_met: Option<bool>) -> &'static str {
+    match is_met {
+        None => "",
+        Some(true) => "met",
+        Some(false) => "NOT MET",
+    }
+}
+
+pub(super) fn footprint(amounts: &[Amount]) {
+    println!(
+        "\n{:<64} {:>11}  {:>9}  {:>9}",
+        "the loaded program", "", "reference", "limit"
+    );
+    for amount in amounts {
+        let number = |value: f64| match amount.unit {
+            "" => format!("{value:.0}"),
+            unit => format!("{value:.1} {unit}"),
+        };
+        let of_reference = amount
+            .reference
+            .map(|reference| format!("{:.3} x", amount.amount / reference))
+            .unwrap_or_default();
+        let line = format!(
+            "{:<64} {:>11}  {of_reference:>9}  {:>9}  {}",
+            amount.what,
+            number(amount.amount),
+            amount.limit.map(number).unwrap_or_default(),
+            mark(amount.is_met())
+        );
+        println!("{}", line.trim_end());
+    }
 }
 
 pub(super) fn changes(figures: &[changes::Figure]) {

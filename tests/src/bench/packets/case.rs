@@ -146,10 +146,7 @@ impl Case {
     }
 
     pub(super) fn at_most(mut self, at_most: f64, reference: f64) -> Self {
-        self.bound = Some(Bound {
-            reference,
-            at_most: Some(at_most),
-        });
+        self.bound = Some(Bound::new(reference, at_most));
         self
     }
 

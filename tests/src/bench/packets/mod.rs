@@ -14,12 +14,15 @@ mod scene;
 mod verify;
 
 use anyhow::{Context, Result};
+use balancer_user::dataplane::State;
 use balancer_user::dataplane::bench::{Chosen, HotLoop, Stimulus, Subject};
 use serde::Serialize;
 
 use super::reference::Bound;
 use super::spread::Spread;
+use crate::model::build::TCP;
 use case::{Case, Under};
+use scene::Scene;
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
@@ -128,18 +131,21 @@ fn measure_one(case: &Case, effort: Effort) -> Result<Figure> {
         nets.push(whole - floor);
     }
     let net_nanos = Spread::of(nets);
-    let Bound { reference, at_most } = case.bound.unwrap_or(Bound {
-        reference: f64::NAN,
-        at_most: None,
-    });
     Ok(Figure {
         case: case.name.clone(),
         floor_nanos: Spread::of(floors),
-        reference_nanos: case.bound.map(|_| reference),
-        of_reference: case.bound.map(|_| net_nanos.median / reference),
-        limit_nanos: at_most.map(|share| share * reference),
+        reference_nanos: case.bound.map(|bound| bound.reference),
+        of_reference: case.bound.map(|bound| net_nanos.median / bound.reference),
+        limit_nanos: case.bound.and_then(Bound::limit),
         net_nanos,
     })
+}
+
+/// What the kernel holds for so many TCP services behind IPv4 tunnels.
+pub(super) fn many_services(services: u32, backends: u16) -> State {
+    Scene::new([192, 0, 0, 0], 80, TCP)
+        .many(services, backends)
+        .state()
 }
 
 /// Loads the program and lets what comes before the case happen.

@@ -12,6 +12,7 @@
 //!   SLOTS[block]              16 slots each; a table is a run of blocks
 //!   TOUCHED[block]            whether old flows of a block are still about
 //!   MEMBERS[gen][index]       where and how a backend gets its packets
+//!   NAT_SETTINGS[gen]         what rules translations
 //!   COUNTERS[counter]         per CPU, stable across generations
 //! ```
 
@@ -19,12 +20,14 @@ use bytemuck::{Pod, Zeroable};
 
 mod counters;
 mod flow;
+mod nat;
 mod slot;
 
 pub use counters::{
     HANDSHAKE_BUCKETS, HANDSHAKE_SLOTS, Handshake, HandshakeCounters, MemberCounters,
 };
 pub use flow::{FlowKey, FlowRecord, FragmentKey, FragmentRecord, LimitKey, SourceKey};
+pub use nat::{MAX_NAT_SOURCES, NatKey, NatRecord, NatSettings};
 pub use slot::Slot;
 
 /// Bumped with every change of a structure here.

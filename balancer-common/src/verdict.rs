@@ -12,7 +12,7 @@ pub enum Disposition {
     Pass,
     /// Gone, and counted.
     Drop,
-    /// On its way to a backend.
+    /// On its way to a backend, or from one to its client.
     Forward,
     /// Turned into its own answer, on its way back.
     Answer,
@@ -71,7 +71,7 @@ reasons! {
     BadTcpHeader = 9, "bad_tcp_header", Drop;
     /// The UDP length is under 8 or goes past the packet.
     BadUdpLength = 10, "bad_udp_length", Drop;
-    /// TTL or hop limit 0: it should not have arrived (RFC 1122, 3.2.1.7).
+    /// TTL or hop limit 0: it should not have arrived (RFC 1122, 3.2.1.7). Or 1, where addresses are rewritten and it would leave with 0.
     TtlExpired = 11, "ttl_expired", Drop;
     /// The service has no backend that may get traffic.
     NoBackend = 12, "no_backend", Drop;
@@ -85,6 +85,10 @@ reasons! {
     BadTable = 16, "bad_table", Drop;
     /// An echo request to a service's address, answered here.
     EchoAnswered = 17, "echo_answered", Answer;
+    /// A backend's packet, rewritten and sent to its client.
+    ReplyForwarded = 18, "reply_forwarded", Forward;
+    /// A live flow of another service has the same client, port, backend and port.
+    NatConflict = 19, "nat_conflict", Drop;
 }
 
 impl Reason {

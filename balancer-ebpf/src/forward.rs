@@ -5,7 +5,7 @@ use aya_ebpf::helpers::generated::bpf_xdp_adjust_head;
 use aya_ebpf::programs::XdpContext;
 use balancer_common::encap::{self, UDP_LEN};
 use balancer_common::features::Features;
-use balancer_common::layout::Member;
+use balancer_common::layout::{Member, Target};
 use balancer_common::parse::{
     ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame, IPV4_LEN, IPV6_LEN, PROTOCOL_UDP, Packet,
     VLAN_LEN,
@@ -13,7 +13,8 @@ use balancer_common::parse::{
 use balancer_common::verdict::Reason;
 
 use crate::features;
-use crate::maps;
+use crate::maps::{self, Generation};
+use crate::nat::{self, Translated};
 use crate::packet::XdpFrame;
 use crate::pick::Picked;
 use crate::vip::Family;
@@ -22,8 +23,10 @@ use crate::vip::Family;
 const TAGS_AT: usize = 12;
 
 #[inline(always)]
-pub(crate) fn send<A: Family>(
+pub(crate) fn send<A: Translated>(
     ctx: &XdpContext,
+    node: &Generation,
+    target: &Target,
     packet: &Packet<A>,
     picked: &Picked,
 ) -> Result<u32, Reason> {
@@ -48,6 +51,10 @@ pub(crate) fn send<A: Family>(
         }
         Member::GUE_V6 if features::any(Features::GUE_V6) => {
             gue_v6(ctx, packet, picked, ethernet)?;
+        }
+        Member::NAT if features::any(Features::NAT) => {
+            nat::to_backend(ctx, node, target, packet, picked)?;
+            write_addresses(ctx, ethernet)?;
         }
         _ => return Err(Reason::BadTable),
     }

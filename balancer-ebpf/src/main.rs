@@ -14,6 +14,7 @@ mod features;
 mod flow;
 mod forward;
 mod maps;
+mod nat;
 mod pick;
 mod trace;
 mod vip;
@@ -65,15 +66,20 @@ fn stages(ctx: &XdpContext) -> Result<(u32, Reason), Reason> {
 }
 
 #[inline(always)]
-fn balance<A: vip::Family>(ctx: &XdpContext, packet: Packet<A>) -> Result<(u32, Reason), Reason> {
+fn balance<A: nat::Translated>(
+    ctx: &XdpContext,
+    packet: Packet<A>,
+) -> Result<(u32, Reason), Reason> {
     let node = maps::generation().ok_or(Reason::BadTable)?;
-    let target = vip::lookup(&node, &packet).ok_or(Reason::NoService)?;
+    let Some(target) = vip::lookup(&node, &packet) else {
+        return nat::reply(ctx, &packet);
+    };
     trace::service(target.service);
     let opening = parse::transport(ctx_frame(ctx), &packet)?;
     let picked = pick::member(&node, target, &packet, opening)?;
     trace::flow(&picked);
     flow::keep(target, &packet, &picked);
-    let action = forward::send(ctx, &packet, &picked)?;
+    let action = forward::send(ctx, &node, target, &packet, &picked)?;
     count::member(picked.member.counter, packet.ip_len, picked.is_new);
     Ok((action, Reason::Forwarded))
 }

@@ -8,9 +8,12 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, DevMap, LruHashMap, PerCpuArray};
 use balancer_common::layout::{
     FlowKey, FlowRecord, GenerationHead, MARKS_PER_ELEMENT, MAX_EGRESS_PORTS, Marks, Member,
-    MemberCounters, Node, ServiceOptions, ServiceV4, ServiceV6, SlotBlock, TraceRecord,
+    MemberCounters, NatKey, NatRecord, NatSettings, Node, ServiceOptions, ServiceV4, ServiceV6,
+    SlotBlock, TraceRecord,
 };
 use balancer_common::verdict::Reason;
+
+use crate::nat::{Record, Scratch};
 
 /// `BPF_F_MMAPABLE` of `linux/bpf.h`.
 const MMAPABLE: u32 = 1 << 10;
@@ -47,6 +50,15 @@ static FLOWS: LruHashMap<FlowKey, FlowRecord> = LruHashMap::with_max_entries(1, 
 /// program. A flood fills this table, and not `FLOWS`.
 #[map]
 static PROBATION: LruHashMap<FlowKey, FlowRecord> = LruHashMap::with_max_entries(1, 0);
+/// What flows are rewritten to that are; written by the program.
+#[map]
+static NAT: LruHashMap<NatKey, NatRecord> = LruHashMap::with_max_entries(1, 0);
+/// One entry a generation; written by the controller.
+#[map]
+static NAT_SETTINGS: Array<NatSettings> = Array::with_max_entries(2, MMAPABLE);
+/// One entry, for the program alone.
+#[map]
+static NAT_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 /// One entry a member; written by the program.
 #[map]
 static COUNTERS: PerCpuArray<MemberCounters> = PerCpuArray::with_max_entries(1, 0);
@@ -165,6 +177,29 @@ pub(crate) fn touch_flow(key: &FlowKey, seen_ns: u64) {
         // longer than its idle time.
         unsafe { core::ptr::write_volatile(&raw mut (*record).seen_ns, seen_ns) };
     }
+}
+
+/// The record for packets of this key.
+#[inline(always)]
+pub(crate) fn translation(key: &NatKey) -> Option<Record> {
+    NAT.get_ptr_mut(key).map(Record::new)
+}
+
+/// Writes a record. A full table evicts the least recently used; where the
+/// insert fails, the next packet tries again.
+#[inline(always)]
+pub(crate) fn translate(key: &NatKey, record: &NatRecord) {
+    let _ = NAT.insert(key, record, 0);
+}
+
+#[inline(always)]
+pub(crate) fn nat_settings(node: &Generation) -> Option<&'static NatSettings> {
+    NAT_SETTINGS.get(node.index)
+}
+
+#[inline(always)]
+pub(crate) fn nat_scratch() -> Option<*mut Scratch> {
+    NAT_SCRATCH.get_ptr_mut(0)
 }
 
 /// Sends the frame out of the interface in `port`, or gives its XDP action

@@ -9,9 +9,9 @@ mod book;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use balancer_common::layout::Target;
+use balancer_common::layout::{NatSettings, Target};
 use book::{Book, Drain, Owner};
 
 use crate::config::model::{Affinity, Backend, Config, Protocol, Seed, Service};
@@ -166,6 +166,7 @@ impl Builder {
                 settings: Settings {
                     answer_echo: config.node.answer_echo,
                     flow_records: config.node.flow_table_size,
+                    nat: nat_settings(config),
                     ..Settings::default()
                 },
                 services,
@@ -310,6 +311,21 @@ impl Builder {
             };
             book.give_seat(owner, &mut free_seats);
         }
+    }
+}
+
+/// What rules translations; nothing where no service translates, so that a
+/// change of these settings is none for the others.
+fn nat_settings(config: &Config) -> NatSettings {
+    let is_used = |service: &Service| service.forward.is_translation();
+    if !config.services.iter().any(is_used) {
+        return NatSettings::default();
+    }
+    let nanoseconds = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+    NatSettings {
+        idle_ns: nanoseconds(config.node.nat_idle_timeout),
+        closed_ns: nanoseconds(config.node.nat_closed_timeout),
+        ..NatSettings::default()
     }
 }
 

@@ -72,10 +72,32 @@ pub fn build(
         Some(source) => member.ethernet[6..].copy_from_slice(&source.0),
         None => member.flags |= Member::SOURCE_FROM_FRAME,
     }
-    if service.forward == Forward::L2 || set_outer(&mut member, node, service, backend, hop) {
+    let is_complete = match service.forward {
+        Forward::L2 => true,
+        Forward::Nat | Forward::Fullnat => set_translation(&mut member, service, backend),
+        Forward::Ipip | Forward::Gue => set_outer(&mut member, node, service, backend, hop),
+    };
+    if is_complete {
         member.flags |= Member::RESOLVED;
     }
     member
+}
+
+/// Sets what the destination becomes; `false` if the packet's family has no
+/// such address.
+fn set_translation(member: &mut Member, service: &Service, backend: &Backend) -> bool {
+    member.port = backend.port.unwrap_or(0).to_be_bytes();
+    match (service.address, backend.address) {
+        (IpAddr::V4(_), IpAddr::V4(address)) => {
+            member.outer_destination[..4].copy_from_slice(&address.octets());
+            true
+        }
+        (IpAddr::V6(_), IpAddr::V6(address)) => {
+            member.outer_destination = address.octets();
+            true
+        }
+        _ => false,
+    }
 }
 
 fn kind(service: &Service, backend: &Backend) -> u8 {
@@ -85,8 +107,9 @@ fn kind(service: &Service, backend: &Backend) -> u8 {
         (Forward::Ipip, IpAddr::V6(_)) => Member::IPIP_V6,
         (Forward::Gue, IpAddr::V4(_)) => Member::GUE_V4,
         (Forward::Gue, IpAddr::V6(_)) => Member::GUE_V6,
+        (Forward::Nat, _) => Member::NAT,
         // Only a kind that is not `NONE` has counters and a name in drops.
-        (Forward::Nat | Forward::Fullnat, _) => Member::L2,
+        (Forward::Fullnat, _) => Member::L2,
     }
 }
 
@@ -94,8 +117,8 @@ fn kind(service: &Service, backend: &Backend) -> u8 {
 /// unresolved, so that their packets are dropped by that name.
 pub fn is_carried(forward: Forward) -> bool {
     match forward {
-        Forward::L2 | Forward::Ipip | Forward::Gue => true,
-        Forward::Nat | Forward::Fullnat => false,
+        Forward::L2 | Forward::Ipip | Forward::Gue | Forward::Nat => true,
+        Forward::Fullnat => false,
     }
 }
 

@@ -233,14 +233,6 @@ fn check_fixed(old: &Config, new: &Config) -> Result<(), Problem> {
         ),
         ("fullnat_ports", old.fullnat_ports == new.fullnat_ports),
         (
-            "nat_idle_timeout",
-            old.nat_idle_timeout == new.nat_idle_timeout,
-        ),
-        (
-            "nat_closed_timeout",
-            old.nat_closed_timeout == new.nat_closed_timeout,
-        ),
-        (
             "handshake_sample",
             old.handshake_sample == new.handshake_sample,
         ),

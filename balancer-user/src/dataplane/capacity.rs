@@ -1,8 +1,9 @@
 //! How large the maps are made for a state.
 
+use balancer_common::features::Features;
 use balancer_common::layout::SLOTS_PER_BLOCK;
 
-use super::State;
+use super::{State, features};
 
 /// Entries of each map whose size depends on the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub struct Capacity {
     pub counters: u32,
     /// Entries of each of `FLOWS` and `PROBATION`.
     pub flows: u32,
+    /// Entries of the table of translations.
+    pub translations: u32,
 }
 
 const LEAST_BUCKETS: u32 = 64;
@@ -65,6 +68,7 @@ impl Capacity {
             members,
             counters: members * 2,
             flows: state.settings.flow_records,
+            translations: translations(state),
         }
     }
 
@@ -76,6 +80,20 @@ impl Capacity {
             ..fitted
         }
     }
+}
+
+/// A flow has one entry with `nat`, two with `fullnat`; a map that nobody
+/// needs is made as small as the kernel allows.
+fn translations(state: &State) -> u32 {
+    let features = features::needed(state);
+    let flows = state.settings.flow_records;
+    if features.contains(Features::FULLNAT) {
+        return flows * 2;
+    }
+    if features.contains(Features::NAT) {
+        return flows;
+    }
+    1
 }
 
 /// Each key may come with a mark of its address.

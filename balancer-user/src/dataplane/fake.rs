@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU8;
 
-use balancer_common::layout::{Member, Node, ServiceOptions, ServiceV4, ServiceV6, SlotBlock};
+use balancer_common::layout::{
+    Member, NatSettings, Node, ServiceOptions, ServiceV4, ServiceV6, SlotBlock,
+};
 use bytemuck::Zeroable;
 
 use super::capacity::Capacity;
@@ -16,6 +18,7 @@ pub struct PlainMemory {
     services_v4: Vec<ServiceV4>,
     services_v6: Vec<ServiceV6>,
     options: Vec<ServiceOptions>,
+    nat_settings: [NatSettings; 2],
     slots: Vec<SlotBlock>,
     marks: Vec<AtomicU8>,
     members: Vec<Member>,
@@ -30,6 +33,7 @@ impl PlainMemory {
             services_v4: vec![ServiceV4::zeroed(); capacity.buckets_v4 as usize * 2],
             services_v6: vec![ServiceV6::zeroed(); capacity.buckets_v6 as usize * 2],
             options: vec![ServiceOptions::zeroed(); capacity.services as usize * 2],
+            nat_settings: [NatSettings::default(); 2],
             slots: vec![SlotBlock::zeroed(); capacity.blocks as usize],
             marks: (0..capacity.blocks).map(|_| AtomicU8::new(0)).collect(),
             members: vec![Member::zeroed(); capacity.members as usize * 2],
@@ -53,6 +57,10 @@ impl Memory for PlainMemory {
 
     fn options(&mut self) -> &mut [ServiceOptions] {
         &mut self.options
+    }
+
+    fn nat_settings(&mut self) -> &mut [NatSettings] {
+        &mut self.nat_settings
     }
 
     fn slots(&mut self) -> &mut [SlotBlock] {

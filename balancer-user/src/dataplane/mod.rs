@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use balancer_common::layout::{FLOW_KEYS, Member, MemberCounters, ServiceOptions, Slot};
+use balancer_common::layout::{
+    FLOW_KEYS, Member, MemberCounters, NatSettings, ServiceOptions, Slot,
+};
 use balancer_common::verdict::Reason;
 
 pub mod attach;
@@ -66,6 +68,8 @@ pub struct Settings {
     /// Entries of each of the two flow tables; a copy keeps those it was
     /// loaded with.
     pub flow_records: u32,
+    /// What rules translations; all zero where no service needs any.
+    pub nat: NatSettings,
 }
 
 impl Default for Settings {
@@ -75,6 +79,7 @@ impl Default for Settings {
             answer_echo: false,
             handshake_sample: 0,
             flow_records: 1 << 17,
+            nat: NatSettings::default(),
         }
     }
 }

@@ -8,8 +8,8 @@ use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
 use balancer_common::features::Features;
 use balancer_common::layout::{
-    MARKS_PER_ELEMENT, Marks, Member, MemberCounters, Node, ServiceOptions, ServiceV4, ServiceV6,
-    SlotBlock, TraceRecord,
+    MARKS_PER_ELEMENT, Marks, Member, MemberCounters, NatSettings, Node, ServiceOptions,
+    ServiceV4, ServiceV6, SlotBlock, TraceRecord,
 };
 use balancer_common::verdict::Reason;
 
@@ -49,6 +49,7 @@ impl Object {
             .map_max_entries("COUNTERS", capacity.counters)
             .map_max_entries("FLOWS", capacity.flows)
             .map_max_entries("PROBATION", capacity.flows)
+            .map_max_entries("NAT", capacity.translations)
             .override_global("TRACING", &tracing, true)
             .override_global("FEATURES", &features.0, true);
         let mut ebpf = loader
@@ -83,6 +84,7 @@ impl Object {
             services_v4: map(&self.ebpf, "SERVICES_V4", capacity.buckets_v4 as usize * 2)?,
             services_v6: map(&self.ebpf, "SERVICES_V6", capacity.buckets_v6 as usize * 2)?,
             options: map(&self.ebpf, "OPTIONS", capacity.services as usize * 2)?,
+            nat_settings: map(&self.ebpf, "NAT_SETTINGS", 2)?,
             slots: map(&self.ebpf, "SLOTS", capacity.blocks as usize)?,
             touched: map(
                 &self.ebpf,
@@ -207,6 +209,7 @@ pub struct KernelMemory {
     services_v4: Mapped<ServiceV4>,
     services_v6: Mapped<ServiceV6>,
     options: Mapped<ServiceOptions>,
+    nat_settings: Mapped<NatSettings>,
     slots: Mapped<SlotBlock>,
     touched: Mapped<Marks>,
     members: Mapped<Member>,
@@ -230,6 +233,10 @@ impl Memory for KernelMemory {
 
     fn options(&mut self) -> &mut [ServiceOptions] {
         self.options.elements()
+    }
+
+    fn nat_settings(&mut self) -> &mut [NatSettings] {
+        self.nat_settings.elements()
     }
 
     fn slots(&mut self) -> &mut [SlotBlock] {

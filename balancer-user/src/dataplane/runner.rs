@@ -27,6 +27,20 @@ pub(super) fn run(program: &Xdp, frame: &[u8], out: &mut [u8]) -> Result<(Action
     run_with(program, frame, None, out)
 }
 
+/// As [`run`], for a frame that comes in on that interface of the caller's
+/// network namespace; without one it is the loopback's.
+pub(super) fn run_from(
+    program: &Xdp,
+    interface: u32,
+    frame: &[u8],
+    out: &mut [u8],
+) -> Result<(Action, usize), Error> {
+    let mut context = [0; 24];
+    context[4..8].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
+    context[12..16].copy_from_slice(&interface.to_ne_bytes());
+    run_with(program, frame, Some(&context), out)
+}
+
 fn run_with(
     program: &Xdp,
     data: &[u8],

@@ -17,8 +17,8 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use balancer_common::layout::{
-    GenerationHead, LAYOUT_VERSION, Member, Node, SLOTS_PER_BLOCK, ServiceOptions, ServiceV4,
-    ServiceV6, Slot, SlotBlock, Target,
+    GenerationHead, LAYOUT_VERSION, Member, NatSettings, Node, SLOTS_PER_BLOCK, ServiceOptions,
+    ServiceV4, ServiceV6, Slot, SlotBlock, Target,
 };
 use balancer_common::parse::{PROTOCOL_TCP, PROTOCOL_UDP};
 use bytemuck::Zeroable;
@@ -38,6 +38,8 @@ pub trait Memory: Send {
     fn services_v6(&mut self) -> &mut [ServiceV6];
     /// Both generations of `OPTIONS`.
     fn options(&mut self) -> &mut [ServiceOptions];
+    /// Both generations of `NAT_SETTINGS`.
+    fn nat_settings(&mut self) -> &mut [NatSettings];
     /// All of `SLOTS`.
     fn slots(&mut self) -> &mut [SlotBlock];
     /// A mark for each block of `SLOTS`; the packet path sets them meanwhile.
@@ -360,6 +362,7 @@ impl<M: Memory> Tables<M> {
             .any(|(key, _)| key.port == 0 && matches!(key.protocol, PROTOCOL_TCP | PROTOCOL_UDP));
         let mask_v4 = (self.memory.services_v4().len() / 2 - 1) as u32;
         let mask_v6 = (self.memory.services_v6().len() / 2 - 1) as u32;
+        self.memory.nat_settings()[generation as usize] = next.settings.nat;
         self.memory.node().generations[generation as usize] = GenerationHead {
             lookup_seed: layout.seed,
             flow_keys: next.flow_keys,

@@ -154,6 +154,18 @@ impl Trial {
     pub fn run(&mut self, frame: &[u8]) -> Result<Outcome, Error> {
         let program = self.object.program()?;
         let (action, len) = runner::run(program, frame, &mut self.buffer)?;
+        self.outcome(action, len)
+    }
+
+    /// As [`Trial::run`], for a frame that comes in on an interface of the
+    /// caller's network namespace, by its number.
+    pub fn run_from(&mut self, interface: u32, frame: &[u8]) -> Result<Outcome, Error> {
+        let program = self.object.program()?;
+        let (action, len) = runner::run_from(program, interface, frame, &mut self.buffer)?;
+        self.outcome(action, len)
+    }
+
+    fn outcome(&mut self, action: Action, len: usize) -> Result<Outcome, Error> {
         if let Some(logger) = &mut self.logger {
             logger.flush();
         }

@@ -7,8 +7,9 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use balancer_common::layout::Member;
 use balancer_user::dataplane::trial::MIN_FRAME;
-use balancer_user::dataplane::{ServiceKey, State};
+use balancer_user::dataplane::{ServiceKey, ServiceState, State};
 
 use super::mutate::mutate;
 use super::packet::{ACK, FIN, MORE_FRAGMENTS, NOISE, Packet, RST, SYN};
@@ -27,6 +28,9 @@ const CLIENT_PORTS: usize = 48;
 pub struct Generator {
     rng: Rng,
     keys: Vec<ServiceKey>,
+    /// Where replies come from that have to be rewritten: backend, port (0 is
+    /// any) and protocol.
+    backends: Vec<ServiceKey>,
     mtus: Vec<usize>,
 }
 
@@ -50,6 +54,7 @@ impl Generator {
         Self {
             rng: Rng::new(seed),
             keys,
+            backends: services().flat_map(backends).collect(),
             mtus,
         }
     }
@@ -73,12 +78,20 @@ impl Generator {
         frame
     }
 
-    /// A packet for a service, or near it, with nothing wrong.
+    /// A packet for a service, or near it, or for a client of one, with
+    /// nothing wrong.
     fn packet(&mut self) -> Packet {
-        let key = self.rng.pick(&self.keys);
+        let is_reply = !self.backends.is_empty() && self.rng.chance(10);
+        let keys = if is_reply { &self.backends } else { &self.keys };
+        let key = self.rng.pick(keys);
         let (address, port) = self.near(key);
-        let destination = SocketAddr::new(address, port);
-        let source = self.client(address.is_ipv4());
+        let server = SocketAddr::new(address, port);
+        let client = self.client(address.is_ipv4());
+        let (source, destination) = if is_reply {
+            (server, client)
+        } else {
+            (client, server)
+        };
         let is_tcp = (key.protocol == 6) ^ self.rng.chance(3);
         let mut packet = if is_tcp {
             Packet::tcp(source, destination)
@@ -103,6 +116,7 @@ impl Generator {
         if address.is_ipv4() && self.rng.chance(15) {
             packet.options = vec![1; 4 * (1 + self.rng.below(10))];
         }
+        packet.transport_checksum = self.rng.pick(&[0, 1, 0x1234, 0xfffe, 0xffff]);
         packet.payload_len = self.payload_len(&packet);
         if self.rng.chance(20) {
             packet.padding_len = 1 + self.rng.below(20);
@@ -238,6 +252,32 @@ impl Generator {
         }
         frame
     }
+}
+
+/// What a service's backends are to the balancer that rewrites for them.
+fn backends(service: &ServiceState) -> Vec<ServiceKey> {
+    let translates = |member: &&Member| member.kind == Member::NAT;
+    let members = service.members.iter().filter(translates);
+    let address = |member: &Member| {
+        if service.keys[0].address.is_ipv4() {
+            let octets: [u8; 4] = *member.outer_destination.first_chunk().expect("of sixteen");
+            IpAddr::from(octets)
+        } else {
+            IpAddr::from(member.outer_destination)
+        }
+    };
+    members
+        .flat_map(|member| {
+            service.keys.iter().map(move |key| ServiceKey {
+                address: address(member),
+                port: match u16::from_be_bytes(member.port) {
+                    0 => key.port,
+                    port => port,
+                },
+                protocol: key.protocol,
+            })
+        })
+        .collect()
 }
 
 /// The address with its last bit turned.

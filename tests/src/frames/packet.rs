@@ -2,8 +2,9 @@
 //!
 //! A [`Packet`] starts as a valid one; a test then sets what it is about.
 //! Lengths and the IPv4 header checksum follow from the rest, unless a field
-//! overrides them. The transport checksum is left zero: the balancer neither
-//! looks at it nor changes what it covers.
+//! overrides them. The transport checksum is zero unless a test says otherwise
+//! or asks for the right one: most of the balancer neither looks at it nor
+//! changes what it covers.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -49,6 +50,8 @@ pub struct Packet {
     pub extension: Option<u8>,
     /// TCP: flags.
     pub flags: u8,
+    /// TCP and UDP: the checksum, right or wrong.
+    pub transport_checksum: u16,
     /// Bytes after the transport header.
     pub payload_len: usize,
     /// Bytes after the packet.
@@ -80,6 +83,7 @@ impl Packet {
             options: Vec::new(),
             extension: None,
             flags: SYN,
+            transport_checksum: 0,
             payload_len: 0,
             padding_len: 0,
             version: None,
@@ -95,6 +99,37 @@ impl Packet {
         Self {
             protocol: UDP,
             ..Self::tcp(source, destination)
+        }
+    }
+
+    /// The packet with the transport checksum that it should have.
+    #[must_use]
+    pub fn with_checksum(self) -> Self {
+        let packet = Self {
+            transport_checksum: 0,
+            ..self
+        };
+        let frame = packet.build();
+        let segment_at = frame.len() - packet.padding_len - packet.transport_len();
+        let segment = &frame[segment_at..frame.len() - packet.padding_len];
+        // The pseudo-header: both addresses, the length and the protocol, in
+        // an order that its sum does not depend on (RFC 9293, 3.1; RFC 8200, 8.1).
+        let mut words = vec![0, packet.protocol];
+        words.extend((segment.len() as u16).to_be_bytes());
+        for end in [packet.source, packet.destination] {
+            match end.ip() {
+                IpAddr::V4(address) => words.extend(address.octets()),
+                IpAddr::V6(address) => words.extend(address.octets()),
+            }
+        }
+        words.extend(segment);
+        let transport_checksum = match checksum(&words) {
+            0 if packet.protocol != TCP => 0xffff,
+            checksum => checksum,
+        };
+        Self {
+            transport_checksum,
+            ..packet
         }
     }
 
@@ -165,11 +200,13 @@ impl Packet {
         if self.protocol == TCP {
             frame.extend([1, 2, 3, 4, 5, 6, 7, 8]);
             frame.extend([self.data_offset.unwrap_or(5) << 4, self.flags]);
-            frame.extend([0xff, 0xff, 0, 0, 0, 0]);
+            frame.extend([0xff, 0xff]);
+            frame.extend(self.transport_checksum.to_be_bytes());
+            frame.extend([0, 0]);
         } else {
             let len = self.udp_len.unwrap_or(self.transport_len() as u16);
             frame.extend(len.to_be_bytes());
-            frame.extend([0, 0]);
+            frame.extend(self.transport_checksum.to_be_bytes());
         }
     }
 }

@@ -93,6 +93,27 @@ pub fn gue_v6(number: u16) -> Member {
     member
 }
 
+/// Member `number` behind a rewritten IPv4 destination, ready; it listens on
+/// `port`, or for 0 on the port that was dialled.
+pub fn nat_v4(number: u16, port: u16) -> Member {
+    Member {
+        kind: Member::NAT,
+        port: port.to_be_bytes(),
+        outer_source: [0; 16],
+        ..ipip_v4(number)
+    }
+}
+
+/// As [`nat_v4`], for IPv6.
+pub fn nat_v6(number: u16, port: u16) -> Member {
+    Member {
+        kind: Member::NAT,
+        port: port.to_be_bytes(),
+        outer_source: [0; 16],
+        ..ipip_v6(number)
+    }
+}
+
 /// Writes what the kernel program reads of an outer IPv4 header but cannot
 /// afford to add up: the sum of its constant words.
 fn with_outer_sum(mut member: Member, inner: u8) -> Member {

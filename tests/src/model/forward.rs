@@ -10,11 +10,11 @@ const IPV4: u8 = 4;
 const IPV6: u8 = 41;
 const UDP: u8 = 17;
 
-/// The frame that leaves for the member.
+/// Whether the packet can leave for the member.
 ///
 /// # Errors
-/// When it cannot: next hop first, then MTU, then kind.
-pub fn send(frame: &[u8], flow: &Flow, member: &Member, hash: u64) -> Result<Vec<u8>, Reason> {
+/// When it cannot: next hop first, then MTU.
+pub fn check(flow: &Flow, member: &Member) -> Result<(), Reason> {
     if member.flags & Member::RESOLVED == 0 {
         return Err(Reason::NoNextHop);
     }
@@ -28,6 +28,14 @@ pub fn send(frame: &[u8], flow: &Flow, member: &Member, hash: u64) -> Result<Vec
     if flow.ip_len + outer_len > usize::from(member.mtu) {
         return Err(Reason::ExceedsMtu);
     }
+    Ok(())
+}
+
+/// The frame that leaves for the member, but for translations.
+///
+/// # Errors
+/// When its kind is none.
+pub fn send(frame: &[u8], flow: &Flow, member: &Member, hash: u64) -> Result<Vec<u8>, Reason> {
     let mut out = ethernet(frame, member).to_vec();
     match member.kind {
         Member::L2 => out.extend(&frame[12..flow.ip_at]),
@@ -61,7 +69,8 @@ pub fn send(frame: &[u8], flow: &Flow, member: &Member, hash: u64) -> Result<Vec
     Ok(out)
 }
 
-fn ethernet(frame: &[u8], member: &Member) -> [u8; 12] {
+/// Ethernet addresses of the frame that leaves for the member.
+pub fn ethernet(frame: &[u8], member: &Member) -> [u8; 12] {
     let mut ethernet = member.ethernet;
     if member.flags & Member::SOURCE_FROM_FRAME != 0 {
         ethernet[6..].copy_from_slice(&frame[..6]);

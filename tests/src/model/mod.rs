@@ -28,6 +28,7 @@ pub mod decap;
 pub mod echo;
 pub mod forward;
 pub mod hash;
+pub mod nat;
 pub mod parse;
 
 /// Interface that test runs pretend a frame came in on: the loopback.
@@ -39,6 +40,7 @@ pub struct Model {
     state: State,
     services: HashMap<ServiceKey, ServiceId>,
     records: Records,
+    translations: nat::Table,
     members: BTreeMap<u32, MemberCounters>,
     reasons: [u64; Reason::COUNT],
 }
@@ -53,6 +55,7 @@ impl Model {
             state: state.clone(),
             services: index(state),
             records: Records::default(),
+            translations: nat::Table::default(),
             members: BTreeMap::new(),
             reasons: [0; Reason::COUNT],
         }
@@ -67,9 +70,9 @@ impl Model {
         self.services = index(state);
     }
 
-    /// How many flows have a record, in the larger table.
+    /// How many flows have a record, or a translation, in the largest table.
     pub fn record_count(&self) -> usize {
-        self.records.count()
+        self.records.count().max(self.translations.len())
     }
 
     /// What the counters should say: every member that got a packet, and all
@@ -116,7 +119,9 @@ impl Model {
             Err(Reason::NotTcpUdp) => return self.judge_echo(frame, outcome),
             flow => flow?,
         };
-        let id = self.service_of(&flow).ok_or(Reason::NoService)?;
+        let Some(id) = self.service_of(&flow) else {
+            return self.judge_reply(frame, &flow, outcome);
+        };
         outcome.service = Some(id);
         let opening = parse::transport(frame, &flow)?;
         let service = &self.state.services[&id];
@@ -147,7 +152,15 @@ impl Model {
         outcome.member = Some(owner.member);
         outcome.slot = Some(at as u32);
         outcome.hash = Some(hash);
-        outcome.frame = forward::send(frame, &flow, member, hash)?;
+        forward::check(&flow, member)?;
+        outcome.frame = match member.kind {
+            Member::NAT => {
+                let ethernet = forward::ethernet(frame, member);
+                self.translations
+                    .request(frame, &flow, id, member, ethernet)?
+            }
+            _ => forward::send(frame, &flow, member, hash)?,
+        };
         outcome.action = match member.egress {
             0 | INGRESS => Action::Tx,
             _ => Action::Redirect,
@@ -156,6 +169,17 @@ impl Model {
         counters.packets += 1;
         counters.bytes += flow.ip_len as u64;
         counters.flows += u64::from(opening == Opening::Syn || owner.is_first);
+        Ok(())
+    }
+
+    /// A packet to no service's address: a backend's, or nobody's.
+    fn judge_reply(&self, frame: &[u8], flow: &Flow, outcome: &mut Outcome) -> Result<(), Reason> {
+        let service = self.translations.service_of(flow);
+        outcome.service = Some(service.ok_or(Reason::NoService)?);
+        parse::transport(frame, flow)?;
+        outcome.frame = self.translations.reply(frame, flow)?;
+        outcome.action = Action::Tx;
+        outcome.reason = Reason::ReplyForwarded;
         Ok(())
     }
 

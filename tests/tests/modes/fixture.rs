@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use balancer_tests::balancer::{Balancer, Decap};
 use balancer_tests::lab::capture::Capture;
 use balancer_tests::lab::server::{Nginx, NginxConfig};
-use balancer_tests::lab::{Lab, LabConfig, Node};
+use balancer_tests::lab::{Lab, LabConfig, Node, Replies};
 
 /// Asks a web server; backends without an answer get no traffic.
 const HTTP_PROBE: &str = "kind = \"http\"\npath = \"/healthz\"\nport = 80\n\
@@ -35,13 +35,7 @@ pub(crate) enum Forward {
     L2,
     Ipip,
     Gue,
-}
-
-impl Forward {
-    /// Whether backends undo an encapsulation, and are behind a router.
-    fn is_tunnel(self) -> bool {
-        matches!(self, Self::Ipip | Self::Gue)
-    }
+    Nat,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,14 +75,21 @@ impl fmt::Display for Mode {
 
 impl Mode {
     /// A network as the mode needs it: backends on the balancer's segment, or
-    /// behind a router.
+    /// behind a router; what translates has backends that know of no service
+    /// address, and whose way to the clients is through the balancer.
     pub(crate) fn lab(self, config: LabConfig) -> Result<Network> {
-        let (lab, decaps) = if self.forward.is_tunnel() {
-            let lab = Lab::routed(config)?;
-            let decaps = decaps(&lab)?;
-            (lab, decaps)
-        } else {
-            (Lab::l2(config)?, Vec::new())
+        let lab = match self.forward {
+            Forward::L2 => Lab::l2(config)?,
+            Forward::Ipip | Forward::Gue => Lab::routed(config)?,
+            Forward::Nat => Lab::routed(LabConfig {
+                replies: Replies::ViaBalancer,
+                vips_on_backends: false,
+                ..config
+            })?,
+        };
+        let decaps = match self.forward {
+            Forward::Ipip | Forward::Gue => decaps(&lab)?,
+            Forward::L2 | Forward::Nat => Vec::new(),
         };
         Ok(Network {
             mode: self,
@@ -120,6 +121,14 @@ impl Network {
         match self.mode.vip {
             Family::V4 => self.lab.vip_v4().into(),
             Family::V6 => self.lab.vip_v6().into(),
+        }
+    }
+
+    /// Where a server on that backend gets the packets of clients.
+    pub(crate) fn served(&self, backend: &Node) -> IpAddr {
+        match self.mode.forward {
+            Forward::L2 | Forward::Ipip | Forward::Gue => self.vip(),
+            Forward::Nat => self.mode.backends.of(backend),
         }
     }
 
@@ -168,7 +177,16 @@ impl Network {
     pub(crate) fn balancer(&self, services: &[Service]) -> Result<Balancer<'_>> {
         let text: Vec<String> = services.iter().map(Service::toml).collect();
         let balancer = self.lab.balancer().namespace();
-        Balancer::start(balancer, &["eth0"], &text.join("\n"))
+        Balancer::start(balancer, self.interfaces(), &text.join("\n"))
+    }
+
+    /// Where packets come in that the balancer has to see: of clients, and of
+    /// backends if it translates.
+    fn interfaces(&self) -> &'static [&'static str] {
+        match self.mode.forward {
+            Forward::L2 | Forward::Ipip | Forward::Gue => &["eth0"],
+            Forward::Nat => &["eth0", "eth1"],
+        }
     }
 
     /// Web servers on all backends.

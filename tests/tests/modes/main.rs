@@ -33,6 +33,8 @@ macro_rules! every_mode {
             gue_ipv4_in_ipv6: Gue V4 V6,
             gue_ipv6_in_ipv4: Gue V6 V4,
             gue_ipv6_in_ipv6: Gue V6 V6,
+            nat_ipv4: Nat V4 V4,
+            nat_ipv6: Nat V6 V6,
         }
     };
     (@rows $run:path, $($name:ident: $forward:ident $vip:ident $backends:ident,)+) => {

@@ -15,6 +15,7 @@ mod flip;
 mod flows;
 mod lives;
 mod modes;
+mod nat;
 mod random;
 mod reasons;
 mod recorded;

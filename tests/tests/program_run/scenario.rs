@@ -3,7 +3,7 @@
 use balancer_common::layout::{Member, ServiceOptions, Slot, Target};
 use balancer_tests::frames::Rng;
 use balancer_tests::model::build::{
-    READY, TCP, UDP, flow_keys, gue_v4, gue_v6, ipip_v4, ipip_v6, key, l2, service,
+    READY, TCP, UDP, flow_keys, gue_v4, gue_v6, ipip_v4, ipip_v6, key, l2, nat_v4, nat_v6, service,
 };
 use balancer_user::dataplane::{ServiceKey, ServiceState, State};
 use bytemuck::Zeroable;
@@ -22,7 +22,12 @@ pub(crate) fn everything(version: u64, egress: u32) -> State {
     // Every other change keeps the keys, so that records are asked after it.
     state.flow_keys = flow_keys(version / 2);
     state.settings.answer_echo = version % 3 != 2;
-    for (number, (keys, members, slot_count)) in (1..).zip(services(egress)) {
+    // Longer than a test runs: to the model, time stands still.
+    state.settings.nat.idle_ns = HOUR_NS;
+    state.settings.nat.closed_ns = HOUR_NS;
+    for (number, (keys, members, slot_count)) in
+        (1..).zip([services(egress), translated(egress)].concat())
+    {
         let members = unsteady(&mut rng, members);
         let slots = owners(&mut rng, members.len(), slot_count);
         let service = with_affinity(number, service(keys, members, slots));
@@ -131,6 +136,49 @@ fn with_affinity(number: u32, service: ServiceState) -> ServiceState {
         },
         _ => service,
     }
+}
+
+/// Services whose packets are rewritten there and back.
+fn translated(egress: u32) -> Vec<Parts> {
+    let narrow = |member: Member| Member {
+        mtu: NARROW,
+        ..member
+    };
+    let elsewhere = |member: Member| Member { egress, ..member };
+    let same_way = |member: Member| Member {
+        egress: 1,
+        ..member
+    };
+    let lost = |member: Member| Member {
+        flags: READY & !Member::RESOLVED,
+        ..member
+    };
+    let v4 = |number, port, protocol| vec![key(&format!("192.0.2.{number}"), port, protocol)];
+    let v6 = |number, port, protocol| vec![key(&format!("2001:db8::{number}"), port, protocol)];
+    vec![
+        (
+            v4(8, 80, TCP),
+            vec![nat_v4(150, 0), elsewhere(nat_v4(151, 0)), nat_v4(152, 8080)],
+            13,
+        ),
+        // Backends of the one before, as another service's.
+        (v4(9, 8080, TCP), vec![nat_v4(150, 80), nat_v4(152, 0)], 13),
+        (v4(8, 53, UDP), vec![nat_v4(153, 0), nat_v4(154, 5353)], 13),
+        (
+            v6(8, 0, TCP),
+            vec![
+                nat_v6(155, 0),
+                same_way(nat_v6(156, 0)),
+                narrow(nat_v6(157, 443)),
+            ],
+            13,
+        ),
+        (
+            v6(8, 53, UDP),
+            vec![nat_v6(158, 0), lost(nat_v6(159, 5353))],
+            13,
+        ),
+    ]
 }
 
 /// New incarnations and a few dead members.

@@ -63,6 +63,7 @@ impl<M: Memory> Tables<M> {
                 handshake_sample: head.handshake_sample,
                 // The size of a map is not in it: what was asked for.
                 flow_records: self.state.settings.flow_records,
+                nat: self.memory.nat_settings()[generation],
             },
             services,
         }

@@ -33,6 +33,10 @@ pub struct Status {
     pub last_apply: Option<Apply>,
     /// Where the program is attached.
     pub interfaces: Vec<InterfaceStatus>,
+    /// What the loaded program can do, by name: at least what the services
+    /// use. The rest is not in it.
+    #[serde(default)]
+    pub features: Vec<String>,
     /// The services, in the file's order.
     pub services: Vec<ServiceStatus>,
     /// Packets by reason, all that are not zero.

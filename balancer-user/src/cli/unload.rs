@@ -17,7 +17,7 @@ use crate::dataplane::attach;
 /// After a crash, or a stop with `node.keep_forwarding`, the program stays on
 /// its interfaces and forwards by its last tables. This takes it off: from
 /// that moment packets for the services pass up the host's stack and their
-/// flows break. State files stay.
+/// flows break; flow records and counters go. State files stay.
 ///
 /// Refuses while a balancer is running: stop it first.
 #[derive(Debug, clap::Args)]
@@ -52,6 +52,10 @@ pub(super) fn run(args: &Args, client: &Client) -> anyhow::Result<Exit> {
         if attach::detach(dir, interface)? {
             removed.push_str(&format!("{interface}: detached\n"));
         }
+    }
+    // Without a link nobody uses the maps any more.
+    if attach::pinned(dir)?.is_empty() && attach::remove_maps(dir)? {
+        removed.push_str("maps: removed\n");
     }
     drop(lock);
     if removed.is_empty() {

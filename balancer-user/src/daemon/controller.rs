@@ -21,7 +21,6 @@ use crate::api::server::Command;
 use crate::change::TableMemo;
 use crate::config::model::{Config, Seed};
 use crate::config::render;
-use crate::dataplane::capacity::Capacity;
 use crate::dataplane::{Dataplane, Error, Plan, State, plan};
 use crate::desired::{Builder, World};
 use crate::health::Failure;
@@ -276,14 +275,7 @@ impl Controller {
         }
         let result = tokio::task::block_in_place(|| {
             self.dataplane.reset_counters(&built.fresh_counters)?;
-            match self.dataplane.apply(&plan) {
-                Err(cause @ (Error::Full { .. } | Error::Lacks(_))) => {
-                    tracing::info!(%cause, "loading another copy");
-                    let capacity = Capacity::grown_for(&built.state);
-                    self.dataplane.replace(capacity, &built.state)
-                }
-                other => other,
-            }
+            self.dataplane.bring(&plan, &built.state)
         });
         let duration = began.elapsed();
         self.last_apply = Some(LastApply {

@@ -60,6 +60,12 @@ impl Controller {
                 duration_micros: apply.duration.as_micros() as u64,
                 succeeded: apply.succeeded,
             }),
+            features: self
+                .dataplane
+                .features()
+                .names()
+                .map(ToOwned::to_owned)
+                .collect(),
             interfaces: self
                 .modes
                 .iter()

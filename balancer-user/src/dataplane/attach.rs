@@ -6,6 +6,7 @@
 //! update, no packet sees an interface without a program. A program that
 //! was attached by somebody else is never replaced.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use aya::programs::{ProgramError, Xdp, XdpMode};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::{Error, unlink};
+use super::{Error, set, unlink};
 use crate::config::model;
 
 /// How a program got onto its interface.
@@ -117,6 +118,26 @@ pub fn pinned(pin_dir: &Path) -> Result<Vec<String>, Error> {
         .collect();
     interfaces.sort();
     Ok(interfaces)
+}
+
+/// Numbers of the programs in the links that are pinned under `pin_dir`.
+pub(super) fn programs(pin_dir: &Path) -> Result<BTreeSet<u32>, Error> {
+    let program = |interface: &String| {
+        let pin = pin_path(pin_dir, interface);
+        let doing = || format!("asking for the program in {}", pin.display());
+        let pinned = PinnedLink::from_pin(&pin).map_err(|error| Error::kernel(doing(), error))?;
+        let info = FdLink::from(pinned)
+            .info()
+            .map_err(|error| Error::kernel(doing(), error))?;
+        Ok(info.program_id())
+    };
+    pinned(pin_dir)?.iter().map(program).collect()
+}
+
+/// Removes all maps that are pinned under `pin_dir`; whether there were any.
+/// With them go flow records and counters.
+pub fn remove_maps(pin_dir: &Path) -> Result<bool, Error> {
+    set::remove_others(pin_dir, None)
 }
 
 /// Makes `pin_dir`, and mounts a bpffs at `/sys/fs/bpf` where there is none.

@@ -1,15 +1,16 @@
 //! The dataplane in the kernel.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use balancer_common::features::Features;
-use balancer_common::layout::MemberCounters;
-use balancer_common::verdict::Reason;
+use balancer_common::layout::LAYOUT_VERSION;
 
 use super::attach::{self, Attached};
 use super::capacity::Capacity;
-use super::object::{KernelMemory, Object, Purpose};
+use super::maps::{self, Sizes};
+use super::memory::KernelMemory;
+use super::object::{Object, Purpose};
+use super::set::{self, Left, MapSet};
 use super::tables::Tables;
 use super::{Counters, Dataplane, Error, Plan, ServiceId, State, features, plan};
 use crate::config::model::XdpMode;
@@ -21,39 +22,112 @@ pub struct Placement {
     pub interfaces: Vec<String>,
     /// How.
     pub mode: XdpMode,
-    /// Where links are pinned.
+    /// Where links and maps are pinned.
     pub pin_dir: PathBuf,
 }
 
 /// The program in force and its tables.
 pub struct KernelDataplane {
-    object: Object,
+    loaded: Loaded,
     tables: Tables<KernelMemory>,
-    features: Features,
     placement: Placement,
-    /// What copies before this one had counted.
-    base: Counters,
+}
+
+/// What an earlier controller left in force, for this one to go on with.
+pub struct Adopted {
+    set: MapSet,
+    sizes: Sizes,
+    tables: Tables<KernelMemory>,
+}
+
+impl Adopted {
+    /// Looks under `pin_dir`; none where nothing is attached, or only what
+    /// another layout version left, which is said. Nothing is changed.
+    pub fn find(pin_dir: &Path) -> Result<Option<Self>, Error> {
+        let mut set = match set::left(pin_dir)? {
+            Left::Set(set) => set,
+            Left::Nothing => return Ok(None),
+            Left::OtherVersion(version) => {
+                tracing::warn!(
+                    version,
+                    this_version = LAYOUT_VERSION,
+                    "what is attached has tables of another layout version: it will be replaced, \
+                     and flow records and counters begin anew"
+                );
+                return Ok(None);
+            }
+        };
+        let sizes = set.sizes()?;
+        let memory = KernelMemory::open(&mut set)?;
+        let tables = Tables::adopt(memory, sizes["FLOWS"])?;
+        Ok(Some(Self { set, sizes, tables }))
+    }
+
+    /// What is in force, with slots.
+    pub fn state(&self) -> &State {
+        self.tables.state()
+    }
+}
+
+/// A copy of the program and the set in which its maps are pinned.
+struct Loaded {
+    object: Object,
+    set: MapSet,
+    sizes: Sizes,
+    features: Features,
 }
 
 impl KernelDataplane {
     /// Loads the program with this state and attaches it; one that an
     /// earlier controller left under the same `pin_dir` is replaced while it
-    /// forwards. On failure nothing new stays attached.
+    /// forwards, and its maps are not read. On failure nothing new stays
+    /// attached or pinned.
     pub fn start(
         placement: Placement,
         state: &State,
     ) -> Result<(Self, Vec<(String, Attached)>), Error> {
         attach::prepare_pin_dir(&placement.pin_dir)?;
-        let (object, tables) = load(Capacity::for_state(state), state)?;
+        let sizes = maps::sizes(&Capacity::for_state(state));
+        let set = MapSet::create(&placement.pin_dir)?;
+        let (loaded, tables) = undoing(&set, || {
+            let mut loaded = Loaded::new(set.clone(), sizes, features::needed(state))?;
+            let tables = fill(&mut loaded, state)?;
+            Ok((loaded, tables))
+        })?;
         let mut dataplane = Self {
-            object,
+            loaded,
             tables,
-            features: features::needed(state),
             placement,
-            base: Counters::default(),
         };
-        let attached = dataplane.attach_all()?;
+        let attached = undoing(&set, || dataplane.attach_all())?;
         dataplane.detach_others()?;
+        set::remove_others(&dataplane.placement.pin_dir, Some(&set))?;
+        Ok((dataplane, attached))
+    }
+
+    /// Goes on with what an earlier controller left, and brings `state` into
+    /// force: a program of this build takes its program's place, over the
+    /// same tables, records and counters.
+    pub fn take_over(
+        placement: Placement,
+        adopted: Adopted,
+        state: &State,
+    ) -> Result<(Self, Vec<(String, Attached)>), Error> {
+        let Adopted { set, sizes, tables } = adopted;
+        let features = features::needed(tables.state()).with(features::needed(state));
+        let capacity = Capacity::for_state(state);
+        let loaded = Loaded::after(&set, &sizes, &capacity, features, false)?;
+        let plan = plan(state, tables.state());
+        let mut dataplane = Self {
+            loaded,
+            tables,
+            placement,
+        };
+        let new = dataplane.loaded.set.clone();
+        let attached = undoing(&new, || dataplane.attach_all())?;
+        dataplane.detach_others()?;
+        set::remove_others(&dataplane.placement.pin_dir, Some(&new))?;
+        dataplane.bring(&plan, state)?;
         Ok((dataplane, attached))
     }
 
@@ -66,6 +140,7 @@ impl KernelDataplane {
         let mut done: Vec<(String, Attached)> = Vec::new();
         for interface in interfaces {
             let attached = self
+                .loaded
                 .object
                 .program()
                 .and_then(|program| attach::attach(program, interface, *mode, pin_dir));
@@ -99,6 +174,26 @@ impl KernelDataplane {
         }
         Ok(())
     }
+
+    /// Puts another copy in the place of the one there is, in the same links;
+    /// where that fails, the old one is back.
+    fn swap(&mut self, next: Loaded, tables: Option<Tables<KernelMemory>>) -> Result<(), Error> {
+        let old = std::mem::replace(&mut self.loaded, next);
+        let old_tables = tables.map(|tables| std::mem::replace(&mut self.tables, tables));
+        if let Err(error) = self.attach_all() {
+            let next = std::mem::replace(&mut self.loaded, old);
+            if let Some(tables) = old_tables {
+                self.tables = tables;
+            }
+            self.attach_all()?;
+            next.set.remove()?;
+            return Err(error);
+        }
+        old.set.remove()?;
+        // Packets under way count in the old maps: they are asked again only
+        // after that.
+        super::mapping::wait_for_readers()
+    }
 }
 
 impl Dataplane for KernelDataplane {
@@ -107,7 +202,7 @@ impl Dataplane for KernelDataplane {
     }
 
     fn apply(&mut self, plan: &Plan) -> Result<(), Error> {
-        features::check(self.features, &self.tables.after(plan)?)?;
+        features::check(self.loaded.features, &self.tables.after(plan)?)?;
         self.tables.apply(plan)
     }
 
@@ -120,59 +215,40 @@ impl Dataplane for KernelDataplane {
     }
 
     fn replace(&mut self, capacity: Capacity, state: &State) -> Result<(), Error> {
-        let (object, mut tables) = load(capacity, state)?;
-        // What the old copy saw of old flows is lost with it.
+        let features = features::needed(state);
+        let mut next = self.loaded.successor(&capacity, features, true)?;
+        let set = next.set.clone();
+        let mut tables = undoing(&set, || fill(&mut next, state))?;
+        // What the old tables' marks say of old flows is lost with them.
         tables.mark_all();
-        let old_object = std::mem::replace(&mut self.object, object);
-        let old_tables = std::mem::replace(&mut self.tables, tables);
-        if let Err(error) = self.attach_all() {
-            self.object = old_object;
-            self.tables = old_tables;
-            self.attach_all()?;
-            return Err(error);
-        }
-        self.features = features::needed(state);
-        super::mapping::wait_for_readers()?;
-        let used: BTreeSet<u32> = state
-            .services
-            .values()
-            .flat_map(|service| &service.members)
-            .map(|member| member.counter)
-            .chain(self.base.members.keys().copied())
-            .filter(|index| *index < old_object.counter_count())
-            .collect();
-        let used: Vec<u32> = used.into_iter().collect();
-        let counted = old_object.counters(&used)?;
-        self.base = add(std::mem::take(&mut self.base), counted);
-        Ok(())
+        self.swap(next, Some(tables))
+    }
+
+    fn extend(&mut self, state: &State) -> Result<(), Error> {
+        let features = features::needed(self.tables.state()).with(features::needed(state));
+        let capacity = Capacity::for_state(state);
+        let next = self.loaded.successor(&capacity, features, false)?;
+        self.swap(next, None)
+    }
+
+    fn features(&self) -> Features {
+        self.loaded.features
     }
 
     fn counters(&mut self, members: &[u32]) -> Result<Counters, Error> {
-        let counted = self.object.counters(members)?;
-        let base = Counters {
-            members: members
-                .iter()
-                .filter_map(|index| Some((*index, *self.base.members.get(index)?)))
-                .collect(),
-            reasons: self.base.reasons.clone(),
-        };
-        Ok(add(base, counted))
+        self.loaded.object.counters(members)
     }
 
     fn reset_counters(&mut self, members: &[u32]) -> Result<(), Error> {
         for index in members {
-            self.base.members.remove(index);
-            if *index < self.object.counter_count() {
-                self.object
-                    .set_counters(*index, MemberCounters::default())?;
-            }
+            self.loaded.object.clear_counters(*index)?;
         }
         Ok(())
     }
 
     fn attach(&mut self, interface: &str) -> Result<(), Error> {
         let Placement { mode, pin_dir, .. } = &self.placement;
-        attach::attach(self.object.program()?, interface, *mode, pin_dir)?;
+        attach::attach(self.loaded.object.program()?, interface, *mode, pin_dir)?;
         Ok(())
     }
 
@@ -180,32 +256,66 @@ impl Dataplane for KernelDataplane {
         for interface in &self.placement.interfaces {
             attach::detach(&self.placement.pin_dir, interface)?;
         }
+        set::remove_others(&self.placement.pin_dir, None)?;
         Ok(())
     }
 }
 
-fn load(capacity: Capacity, state: &State) -> Result<(Object, Tables<KernelMemory>), Error> {
-    let mut object = Object::load(capacity, features::needed(state), Purpose::Forward)?;
-    let mut tables = Tables::new(object.map_memory(capacity)?);
-    tables.apply(&plan(state, &State::empty()))?;
-    Ok((object, tables))
+impl Loaded {
+    /// A copy over the maps that are pinned in the set, and fresh ones for
+    /// the others.
+    fn new(set: MapSet, sizes: Sizes, features: Features) -> Result<Self, Error> {
+        Ok(Self {
+            object: Object::load(&sizes, features, Purpose::Forward, Some(&set))?,
+            set,
+            sizes,
+            features,
+        })
+    }
+
+    /// The copy that takes this one's place.
+    fn successor(
+        &self,
+        wanted: &Capacity,
+        features: Features,
+        fresh_tables: bool,
+    ) -> Result<Self, Error> {
+        Self::after(&self.set, &self.sizes, wanted, features, fresh_tables)
+    }
+
+    /// The copy that takes the place of one with this set, and goes on with
+    /// what of its maps stays.
+    fn after(
+        old: &MapSet,
+        sizes: &Sizes,
+        wanted: &Capacity,
+        features: Features,
+        fresh_tables: bool,
+    ) -> Result<Self, Error> {
+        let (sizes, kept) = maps::succession(sizes, wanted, fresh_tables);
+        let set = old.next()?;
+        undoing(&set, || {
+            old.hand_on(&set, &kept)?;
+            let mut next = Self::new(set.clone(), sizes, features)?;
+            next.object.succeed(old)?;
+            Ok(next)
+        })
+    }
 }
 
-fn add(mut base: Counters, more: Counters) -> Counters {
-    for (index, counters) in more.members {
-        let sum = base.members.entry(index).or_default();
-        sum.packets += counters.packets;
-        sum.bytes += counters.bytes;
-        sum.flows += counters.flows;
-        sum.resets += counters.resets;
+fn fill(loaded: &mut Loaded, state: &State) -> Result<Tables<KernelMemory>, Error> {
+    let mut tables = Tables::new(loaded.object.map_memory()?);
+    tables.apply(&plan(state, &State::empty()))?;
+    Ok(tables)
+}
+
+/// Removes a new set where what was to be done with it fails.
+fn undoing<T>(set: &MapSet, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    let result = work();
+    if result.is_err()
+        && let Err(error) = set.remove()
+    {
+        tracing::error!(%error, "pins are left; the next start removes them");
     }
-    let mut reasons: BTreeMap<u8, u64> = BTreeMap::new();
-    for (reason, count) in base.reasons.into_iter().chain(more.reasons) {
-        *reasons.entry(reason as u8).or_default() += count;
-    }
-    base.reasons = Reason::ALL
-        .iter()
-        .map(|reason| (*reason, reasons.get(&(*reason as u8)).copied().unwrap_or(0)))
-        .collect();
-    base
+    result
 }

@@ -17,7 +17,9 @@ pub use hot_loop::{Chosen, HotLoop, Run, Stimulus};
 
 use super::capacity::Capacity;
 use super::decap::{Counts, DecapTrial, Unwrapping};
-use super::object::{KernelMemory, Object, Purpose};
+use super::maps;
+use super::memory::KernelMemory;
+use super::object::{Object, Purpose};
 use super::tables::Tables;
 use super::{Counters, Error, State, features, plan};
 
@@ -68,11 +70,11 @@ impl Subject {
 
     /// As [`Subject::balancer`], able to do what is given.
     pub fn balancer_with(state: &State, features: Features) -> Result<Self, Error> {
-        let capacity = Capacity::for_state(state);
+        let sizes = maps::sizes(&Capacity::for_state(state));
         let began = Instant::now();
-        let mut object = Object::load(capacity, features, Purpose::Forward)?;
+        let mut object = Object::load(&sizes, features, Purpose::Forward, None)?;
         let load_time = began.elapsed();
-        let mut tables = Tables::new(object.map_memory(capacity)?);
+        let mut tables = Tables::new(object.map_memory()?);
         tables.apply(&plan(state, &State::empty()))?;
         let balancer = Balancer {
             object,

@@ -57,6 +57,33 @@ impl Blocks {
         Some(Region { first, count })
     }
 
+    /// Takes exactly this run; `false`, and nothing is taken, if not all of
+    /// it is free.
+    pub fn reserve(&mut self, region: Region) -> bool {
+        let Region { first, count } = region;
+        if count == 0 {
+            return true;
+        }
+        let run = self.free.range(..=first).next_back();
+        let Some((begin, len)) = run.map(|(begin, len)| (*begin, *len)) else {
+            return false;
+        };
+        let (Some(end), run_end) = (first.checked_add(count), begin + len) else {
+            return false;
+        };
+        if end > run_end {
+            return false;
+        }
+        self.free.remove(&begin);
+        if begin < first {
+            self.free.insert(begin, first - begin);
+        }
+        if end < run_end {
+            self.free.insert(end, run_end - end);
+        }
+        true
+    }
+
     /// Gives a run back and merges it with its neighbours.
     pub fn give(&mut self, region: Region) {
         if region.count == 0 {
@@ -106,6 +133,12 @@ mod tests {
                     blocks.give(taken.swap_remove(count as usize % taken.len()));
                 }
             }
+            let mut again = Blocks::new(200);
+            for region in &taken {
+                prop_assert!(again.reserve(*region));
+                prop_assert!(!again.reserve(*region));
+            }
+            prop_assert_eq!(&again.free, &blocks.free);
             for region in taken {
                 blocks.give(region);
             }

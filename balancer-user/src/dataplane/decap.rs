@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use super::attach::{self, Attached};
 use super::trial::Action;
-use super::{Error, embedded, object, runner};
+use super::{Error, embedded, maps, object, runner};
 use crate::config::model::XdpMode;
 
 /// Which tunnel packets are unwrapped.
@@ -154,8 +154,8 @@ impl Loaded {
             .override_global("GUE_PORT", &unwrapping.gue_port, true)
             .load(embedded::DECAP.bytes()?)
             .map_err(|error| Error::kernel("creating the maps", error))?;
-        let forms = object::take(&mut ebpf, "FORMS")?;
-        let refusals = object::take(&mut ebpf, "REFUSALS")?;
+        let forms = maps::typed(&mut ebpf, "FORMS")?;
+        let refusals = maps::typed(&mut ebpf, "REFUSALS")?;
         object::xdp(&mut ebpf, "decap")?
             .load()
             .map_err(|error| Error::kernel("loading the kernel program", error))?;
@@ -199,8 +199,8 @@ impl Loaded {
 }
 
 fn enter_sources(ebpf: &mut aya::Ebpf, networks: &[IpNet]) -> Result<(), Error> {
-    let mut v4: LpmTrie<MapData, [u8; 4], u8> = object::take(ebpf, "SOURCES_V4")?;
-    let mut v6: LpmTrie<MapData, [u8; 16], u8> = object::take(ebpf, "SOURCES_V6")?;
+    let mut v4: LpmTrie<MapData, [u8; 4], u8> = maps::typed(ebpf, "SOURCES_V4")?;
+    let mut v6: LpmTrie<MapData, [u8; 16], u8> = maps::typed(ebpf, "SOURCES_V6")?;
     for network in networks {
         let len = u32::from(network.prefix_len());
         match network.addr() {

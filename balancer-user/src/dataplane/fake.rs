@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU8;
 
+use balancer_common::features::Features;
 use balancer_common::layout::{
     Member, NatSettings, Node, ServiceOptions, ServiceV4, ServiceV6, SlotBlock,
 };
@@ -134,6 +135,14 @@ impl Dataplane for FakeDataplane {
         tables.mark_all();
         self.tables = tables;
         Ok(())
+    }
+
+    fn extend(&mut self, _state: &State) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn features(&self) -> Features {
+        Features::ALL
     }
 
     fn counters(&mut self, members: &[u32]) -> Result<Counters, Error> {

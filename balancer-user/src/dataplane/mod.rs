@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use balancer_common::features::Features;
 use balancer_common::layout::{
     FLOW_KEYS, Member, MemberCounters, NatSettings, ServiceOptions, Slot,
 };
@@ -19,14 +20,18 @@ pub mod aya;
 pub mod bench;
 pub mod blocks;
 pub mod capacity;
+mod counts;
 pub mod decap;
 mod embedded;
 pub mod fake;
 pub mod features;
 pub mod lookup;
 mod mapping;
+mod maps;
+mod memory;
 pub mod object;
 pub mod runner;
+mod set;
 pub mod tables;
 pub mod trial;
 mod unlink;
@@ -311,9 +316,33 @@ pub trait Dataplane: Send {
     /// last asked.
     fn take_marks(&mut self, service: ServiceId) -> Result<Vec<bool>, Error>;
 
-    /// Replaces everything by a copy of this capacity that holds `state`,
-    /// without a packet in between seeing neither.
+    /// Replaces the tables by others of at least this capacity that hold
+    /// `state`, without a packet in between seeing neither. Flow records and
+    /// counters stay.
     fn replace(&mut self, capacity: Capacity, state: &State) -> Result<(), Error>;
+
+    /// Puts a program that can do also what `state` needs in the place of the
+    /// one there is; it forwards by the same tables, records and counters.
+    fn extend(&mut self, state: &State) -> Result<(), Error>;
+
+    /// What the program in force can do.
+    fn features(&self) -> Features;
+
+    /// Brings `state` into force by a plan, with another program or larger
+    /// tables where it takes them.
+    fn bring(&mut self, plan: &Plan, state: &State) -> Result<(), Error> {
+        let mut result = self.apply(plan);
+        if let Err(cause @ Error::Lacks(_)) = &result {
+            tracing::info!(%cause, "loading another program");
+            self.extend(state)?;
+            result = self.apply(plan);
+        }
+        if let Err(cause @ Error::Full { .. }) = &result {
+            tracing::info!(%cause, "growing the maps");
+            return self.replace(Capacity::grown_for(state), state);
+        }
+        result
+    }
 
     /// Reads the counters with these indexes and all reasons.
     fn counters(&mut self, members: &[u32]) -> Result<Counters, Error>;

@@ -1,21 +1,16 @@
-//! The load balancer's object, loaded with the sizes of a configuration.
+//! The load balancer's object, loaded with fresh maps or over those of a set.
 
-use std::os::fd::AsFd;
-use std::sync::atomic::AtomicU8;
-
-use aya::maps::{MapData, PerCpuArray, PerCpuValues};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
 use balancer_common::features::Features;
-use balancer_common::layout::{
-    MARKS_PER_ELEMENT, Marks, Member, MemberCounters, NatSettings, Node, ServiceOptions,
-    ServiceV4, ServiceV6, SlotBlock, TraceRecord,
-};
+use balancer_common::layout::{MemberCounters, TraceRecord};
 use balancer_common::verdict::Reason;
 
-use super::capacity::Capacity;
-use super::mapping::{Mapped, wait_for_readers};
-use super::tables::Memory;
+use super::counts::Counts;
+use super::mapping::Mapped;
+use super::maps::{Sizes, Source};
+use super::memory::{self, KernelMemory};
+use super::set::MapSet;
 use super::{Counters, Error, embedded};
 
 /// What a copy is loaded for.
@@ -30,39 +25,62 @@ pub enum Purpose {
 /// A loaded copy of the load balancer.
 pub struct Object {
     ebpf: Ebpf,
-    members: PerCpuArray<MapData, [u64; 4]>,
-    reasons: PerCpuArray<MapData, u64>,
+    counts: AllCounts,
+}
+
+/// Every map that counts.
+struct AllCounts {
+    members: Counts<[u64; 4]>,
+    reasons: Counts<u64>,
+}
+
+impl AllCounts {
+    fn open(source: &mut impl Source, set: Option<&MapSet>) -> Result<Self, Error> {
+        Ok(Self {
+            members: Counts::open(source, set, "COUNTERS")?,
+            reasons: Counts::open(source, set, "REASONS")?,
+        })
+    }
+
+    fn succeed(&mut self, older: &Self) -> Result<(), Error> {
+        self.members.succeed(&older.members)?;
+        self.reasons.succeed(&older.reasons)
+    }
 }
 
 impl Object {
-    /// Loads and verifies a copy, with fresh maps.
-    pub fn load(capacity: Capacity, features: Features, purpose: Purpose) -> Result<Self, Error> {
+    /// Loads and verifies a copy. Without a set it has fresh maps of these
+    /// sizes to itself; with one it uses those that are pinned there, which
+    /// have these sizes, and pins there what it makes.
+    pub(super) fn load(
+        sizes: &Sizes,
+        features: Features,
+        purpose: Purpose,
+        set: Option<&MapSet>,
+    ) -> Result<Self, Error> {
         let tracing = u8::from(purpose == Purpose::Trace);
         let mut loader = EbpfLoader::new();
+        for (name, entries) in sizes {
+            loader.map_max_entries(name, *entries);
+            if let Some(set) = set {
+                loader.map_pin_path(name, set.pin(name));
+            }
+        }
         loader
-            .map_max_entries("SERVICES_V4", capacity.buckets_v4 * 2)
-            .map_max_entries("SERVICES_V6", capacity.buckets_v6 * 2)
-            .map_max_entries("OPTIONS", capacity.services * 2)
-            .map_max_entries("SLOTS", capacity.blocks)
-            .map_max_entries("TOUCHED", capacity.blocks.div_ceil(MARKS_PER_ELEMENT))
-            .map_max_entries("MEMBERS", capacity.members * 2)
-            .map_max_entries("COUNTERS", capacity.counters)
-            .map_max_entries("FLOWS", capacity.flows)
-            .map_max_entries("PROBATION", capacity.flows)
-            .map_max_entries("NAT", capacity.translations)
             .override_global("TRACING", &tracing, true)
             .override_global("FEATURES", &features.0, true);
         let mut ebpf = loader
             .load(embedded::BALANCER.bytes()?)
             .map_err(|error| load_error("creating the maps", &error))?;
-        xdp(&mut ebpf, "balancer")?
+        let program = xdp(&mut ebpf, "balancer")?;
+        program
             .load()
             .map_err(|error| load_error("loading the kernel program", &error))?;
-        let members = take(&mut ebpf, "COUNTERS")?;
-        let reasons = take(&mut ebpf, "REASONS")?;
+        if let Some(set) = set {
+            set.pin_program(program)?;
+        }
         Ok(Self {
-            members,
-            reasons,
+            counts: AllCounts::open(&mut ebpf, set)?,
             ebpf,
         })
     }
@@ -77,46 +95,28 @@ impl Object {
         &mut self.ebpf
     }
 
-    /// Maps the tables.
-    pub(super) fn map_memory(&mut self, capacity: Capacity) -> Result<KernelMemory, Error> {
-        Ok(KernelMemory {
-            node: map(&self.ebpf, "NODE", 1)?,
-            services_v4: map(&self.ebpf, "SERVICES_V4", capacity.buckets_v4 as usize * 2)?,
-            services_v6: map(&self.ebpf, "SERVICES_V6", capacity.buckets_v6 as usize * 2)?,
-            options: map(&self.ebpf, "OPTIONS", capacity.services as usize * 2)?,
-            nat_settings: map(&self.ebpf, "NAT_SETTINGS", 2)?,
-            slots: map(&self.ebpf, "SLOTS", capacity.blocks as usize)?,
-            touched: map(
-                &self.ebpf,
-                "TOUCHED",
-                capacity.blocks.div_ceil(MARKS_PER_ELEMENT) as usize,
-            )?,
-            members: map(&self.ebpf, "MEMBERS", capacity.members as usize * 2)?,
-            egress: take_dev_map(&mut self.ebpf)?,
-            ports: Vec::new(),
-        })
+    /// Maps the tables; once.
+    pub(super) fn map_memory(&mut self) -> Result<KernelMemory, Error> {
+        KernelMemory::open(&mut self.ebpf)
     }
 
-    /// Maps what a copy loaded for [`Purpose::Trace`] writes.
-    pub(super) fn map_trace(&self) -> Result<Mapped<TraceRecord>, Error> {
-        map(&self.ebpf, "TRACE", 1)
+    /// Maps what a copy loaded for [`Purpose::Trace`] writes; once.
+    pub(super) fn map_trace(&mut self) -> Result<Mapped<TraceRecord>, Error> {
+        memory::map(&mut self.ebpf, "TRACE")
     }
 
-    /// Entries of `COUNTERS`.
-    pub(super) fn counter_count(&self) -> u32 {
-        self.members.len()
+    /// Goes on with what was counted in an older set; before it is attached.
+    pub(super) fn succeed(&mut self, older: &MapSet) -> Result<(), Error> {
+        let older = AllCounts::open(&mut older.clone(), Some(older))?;
+        self.counts.succeed(&older)
     }
 
     /// Sums over all CPUs of these members' counters and all reasons.
     pub fn counters(&self, members: &[u32]) -> Result<Counters, Error> {
         let mut counters = Counters::default();
         for index in members {
-            let values = self
-                .members
-                .get(index, 0)
-                .map_err(|error| Error::kernel(format!("reading counter {index}"), error))?;
             let mut sum = MemberCounters::default();
-            for [packets, bytes, flows, resets] in values.iter() {
+            for [packets, bytes, flows, resets] in self.counts.members.values(*index)? {
                 sum.packets += packets;
                 sum.bytes += bytes;
                 sum.flows += flows;
@@ -125,31 +125,15 @@ impl Object {
             counters.members.insert(*index, sum);
         }
         for reason in Reason::ALL {
-            let values = self
-                .reasons
-                .get(&(*reason as u32), 0)
-                .map_err(|error| Error::kernel("reading the reasons", error))?;
+            let values = self.counts.reasons.values(*reason as u32)?;
             counters.reasons.push((*reason, values.iter().sum()));
         }
         Ok(counters)
     }
 
-    /// Writes a member's counters on one CPU and zero on the others.
-    pub fn set_counters(&mut self, index: u32, counters: MemberCounters) -> Result<(), Error> {
-        let cpus =
-            aya::util::nr_cpus().map_err(|(_, error)| Error::kernel("counting CPUs", error))?;
-        let mut values = vec![[0; 4]; cpus];
-        values[0] = [
-            counters.packets,
-            counters.bytes,
-            counters.flows,
-            counters.resets,
-        ];
-        let values = PerCpuValues::try_from(values)
-            .map_err(|error| Error::kernel(format!("writing counter {index}"), error))?;
-        self.members
-            .set(index, values, 0)
-            .map_err(|error| Error::kernel(format!("writing counter {index}"), error))
+    /// Sets a member's counters to zero.
+    pub(super) fn clear_counters(&mut self, index: u32) -> Result<(), Error> {
+        self.counts.members.clear(index)
     }
 }
 
@@ -171,111 +155,4 @@ pub(super) fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, Err
         .ok_or_else(|| Error::Foreign(format!("the kernel object has no program {name}")))?
         .try_into()
         .map_err(|error| Error::kernel(format!("program {name}"), error))
-}
-
-/// A map of the object by name, in the type the caller wants it.
-pub(super) fn take<M>(ebpf: &mut Ebpf, name: &str) -> Result<M, Error>
-where
-    M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
-{
-    ebpf.take_map(name)
-        .ok_or_else(|| Error::Foreign(format!("the kernel object has no map {name}")))?
-        .try_into()
-        .map_err(|error| Error::kernel(format!("map {name}"), error))
-}
-
-fn take_dev_map(ebpf: &mut Ebpf) -> Result<aya::maps::DevMap<MapData>, Error> {
-    take(ebpf, "EGRESS")
-}
-
-/// Maps an array of the object into memory, by name.
-pub(super) fn map<T: bytemuck::Pod>(
-    ebpf: &Ebpf,
-    name: &str,
-    len: usize,
-) -> Result<Mapped<T>, Error> {
-    let map = ebpf
-        .map(name)
-        .ok_or_else(|| Error::Foreign(format!("the kernel object has no map {name}")))?;
-    let aya::maps::Map::Array(data) = map else {
-        return Err(Error::Foreign(format!("map {name} is no array")));
-    };
-    Mapped::new(name, data.fd().as_fd(), len)
-}
-
-/// The tables of one loaded copy.
-pub struct KernelMemory {
-    node: Mapped<Node>,
-    services_v4: Mapped<ServiceV4>,
-    services_v6: Mapped<ServiceV6>,
-    options: Mapped<ServiceOptions>,
-    nat_settings: Mapped<NatSettings>,
-    slots: Mapped<SlotBlock>,
-    touched: Mapped<Marks>,
-    members: Mapped<Member>,
-    egress: aya::maps::DevMap<MapData>,
-    /// Interface at each index of the device map.
-    ports: Vec<u32>,
-}
-
-impl Memory for KernelMemory {
-    fn node(&mut self) -> &mut Node {
-        &mut self.node.elements()[0]
-    }
-
-    fn services_v4(&mut self) -> &mut [ServiceV4] {
-        self.services_v4.elements()
-    }
-
-    fn services_v6(&mut self) -> &mut [ServiceV6] {
-        self.services_v6.elements()
-    }
-
-    fn options(&mut self) -> &mut [ServiceOptions] {
-        self.options.elements()
-    }
-
-    fn nat_settings(&mut self) -> &mut [NatSettings] {
-        self.nat_settings.elements()
-    }
-
-    fn slots(&mut self) -> &mut [SlotBlock] {
-        self.slots.elements()
-    }
-
-    fn marks(&mut self) -> &[AtomicU8] {
-        self.touched.atomics()
-    }
-
-    fn members(&mut self) -> &mut [Member] {
-        self.members.elements()
-    }
-
-    fn flip(&mut self, generation: u32) {
-        self.node
-            .store(std::mem::offset_of!(Node, active), generation);
-    }
-
-    fn wait_for_readers(&mut self) -> Result<(), Error> {
-        wait_for_readers()
-    }
-
-    fn egress_port(&mut self, interface: u32) -> Result<u8, Error> {
-        if let Some(port) = self.ports.iter().position(|known| *known == interface) {
-            return Ok(port as u8);
-        }
-        let port = self.ports.len() as u32;
-        if port >= self.egress.len() {
-            return Err(Error::Full {
-                map: "EGRESS",
-                needed: self.ports.len() + 1,
-                limit: self.egress.len() as usize,
-            });
-        }
-        self.egress
-            .set(port, interface, None, 0)
-            .map_err(|error| Error::kernel(format!("entering interface {interface}"), error))?;
-        self.ports.push(interface);
-        Ok(port as u8)
-    }
 }

@@ -91,6 +91,11 @@ impl<M: Memory> Tables<M> {
         }
     }
 
+    /// What is in force, with slots.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
     /// The memory.
     pub fn memory(&mut self) -> &mut M {
         &mut self.memory

@@ -11,7 +11,9 @@ use balancer_common::verdict::Reason;
 
 use super::capacity::Capacity;
 use super::mapping::Mapped;
-use super::object::{KernelMemory, Object, Purpose};
+use super::maps;
+use super::memory::KernelMemory;
+use super::object::{Object, Purpose};
 use super::tables::Tables;
 use super::{Counters, Error, ServiceId, State, features, plan, runner};
 
@@ -90,8 +92,9 @@ impl Trial {
     /// As [`Trial::load`], with maps of a given size and a program that can
     /// do what is given.
     pub fn with(capacity: Capacity, features: Features, state: &State) -> Result<Self, Error> {
-        let mut object = Object::load(capacity, features, Purpose::Trace)?;
-        let mut tables = Tables::new(object.map_memory(capacity)?);
+        let sizes = maps::sizes(&capacity);
+        let mut object = Object::load(&sizes, features, Purpose::Trace, None)?;
+        let mut tables = Tables::new(object.map_memory()?);
         tables.apply(&plan(state, &State::empty()))?;
         Ok(Self {
             record: object.map_trace()?,

@@ -17,6 +17,7 @@ mod generic;
 mod network;
 mod ping;
 mod programs;
+mod programs_swapped;
 mod refusals;
 mod reload;
 mod restart;

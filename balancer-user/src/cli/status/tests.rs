@@ -65,6 +65,7 @@ fn status(services: Vec<ServiceStatus>) -> Status {
             name: "eth0".to_owned(),
             mode: "native".to_owned(),
         }],
+        features: Vec::new(),
         services,
         reasons: BTreeMap::new(),
         problems: Vec::new(),

@@ -16,7 +16,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::Subject;
 use crate::dataplane::trial::Action;
-use crate::dataplane::{Error, embedded, mapping::Mapped, object, runner};
+use crate::dataplane::{Error, embedded, mapping::Mapped, maps, memory, object, runner};
 
 /// A frame, and how its flow varies from run to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,7 +124,7 @@ impl HotLoop {
                 .load()
                 .map_err(|error| Error::kernel(format!("loading {name}"), error))?;
         }
-        let mut programs: ProgramArray<MapData> = object::take(&mut ebpf, "PROGRAMS")?;
+        let mut programs: ProgramArray<MapData> = maps::typed(&mut ebpf, "PROGRAMS")?;
         for (index, name) in [(bench::FLOOR, "floor"), (bench::FLOOR_MOVE, "floor_move")] {
             let fd = object::xdp(&mut ebpf, name)?.fd();
             let fd = fd.map_err(|error| Error::kernel(name, error))?;
@@ -133,7 +133,7 @@ impl HotLoop {
         enter(&mut programs, bench::SUBJECT, subject.fd()?)?;
         fill_template(&mut ebpf, &stimulus.frame)?;
         Ok(Self {
-            cursor: object::map(&ebpf, "CURSOR", 1)?,
+            cursor: memory::map(&mut ebpf, "CURSOR")?,
             ebpf,
             frame: stimulus.frame.clone(),
             out: runner::buffer(),
@@ -192,7 +192,7 @@ fn fill_template(ebpf: &mut Ebpf, frame: &[u8]) -> Result<(), Error> {
     let mut template = [0; CHUNK_LEN * MAX_CHUNKS];
     let len = frame.len().min(template.len());
     template[..len].copy_from_slice(&frame[..len]);
-    let mut map: Array<MapData, [u8; CHUNK_LEN * MAX_CHUNKS]> = object::take(ebpf, "TEMPLATE")?;
+    let mut map: Array<MapData, [u8; CHUNK_LEN * MAX_CHUNKS]> = maps::typed(ebpf, "TEMPLATE")?;
     map.set(0, template, 0)
         .map_err(|error| Error::kernel("writing the template", error))
 }

@@ -1,28 +1,102 @@
 //! Reading back what is in force, from where packets read it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use balancer_common::layout::{
-    GenerationHead, Member, SLOTS_PER_BLOCK, ServiceOptions, Slot, Target,
+    GENERATIONS, GenerationHead, LAYOUT_VERSION, Member, SLOTS_PER_BLOCK, ServiceOptions, Slot,
+    Target,
 };
 
-use super::super::{ServiceId, ServiceKey, ServiceState, Settings, State, Table};
+use super::super::blocks::{Blocks, Region};
+use super::super::{Error, ServiceId, ServiceKey, ServiceState, Settings, State, Table};
 use super::{Memory, Tables};
 
 impl<M: Memory> Tables<M> {
-    /// What is in force, decoded from the memory.
+    /// Tables in memory that another process wrote, which has
+    /// `flow_records` entries in each flow table. Whatever does not fit
+    /// together is refused, nothing is written.
+    pub fn adopt(mut memory: M, flow_records: u32) -> Result<Self, Error> {
+        let node = *memory.node();
+        if node.layout_version != LAYOUT_VERSION || node.active >= GENERATIONS {
+            return Err(Error::Foreign(format!(
+                "NODE is of layout version {} with generation {} in force; this build has version \
+                 {LAYOUT_VERSION}",
+                node.layout_version, node.active
+            )));
+        }
+        let mut tables = Self {
+            blocks: Blocks::new(memory.slots().len() as u32),
+            memory,
+            regions: BTreeMap::new(),
+            state: State::empty(),
+            retired: Vec::new(),
+            // Packets that saw the generation before may be under way.
+            unsettled: true,
+        };
+        tables.state.settings.flow_records = flow_records;
+        (tables.state, tables.regions) = tables.read_whole()?;
+        for (id, region) in &tables.regions {
+            if !tables.blocks.reserve(*region) {
+                return Err(Error::Foreign(format!(
+                    "the table of service number {id} lies where another one does"
+                )));
+            }
+        }
+        Ok(tables)
+    }
+
+    /// What is in force, decoded from the memory. Tables come without slots.
     pub fn read(&mut self) -> State {
+        self.decode(false).state
+    }
+
+    /// As [`Tables::read`], with slots, and where each table lies; an error
+    /// if anything of it does not fit together.
+    fn read_whole(&mut self) -> Result<(State, BTreeMap<ServiceId, Region>), Error> {
+        let decoded = self.decode(true);
+        let mut regions = BTreeMap::new();
+        for (id, target) in &decoded.targets {
+            let service = decoded.state.services.get(id);
+            let fits = service.is_some_and(|service| {
+                let count = service.members.len() as u16;
+                let in_range = |slot: &Slot| slot.current().max(slot.previous()) < count;
+                count == target.member_count
+                    && (target.options as usize) < self.memory.options().len()
+                    && service.table.slot_count() == target.table_len
+                    && service
+                        .table
+                        .slots()
+                        .is_some_and(|slots| slots.iter().all(in_range))
+            });
+            if !fits || decoded.torn.contains(id) {
+                return Err(Error::Foreign(format!(
+                    "what the tables hold of service number {id} does not fit together"
+                )));
+            }
+            let region = Region {
+                first: target.table,
+                count: target.table_len.div_ceil(SLOTS_PER_BLOCK),
+            };
+            regions.insert(*id, region);
+        }
+        Ok((decoded.state, regions))
+    }
+
+    fn decode(&mut self, with_slots: bool) -> Decoded {
         let node = *self.memory.node();
         let generation = (node.active & 1) as usize;
-        let mut services = BTreeMap::new();
+        let mut found = Found {
+            with_slots,
+            ..Found::default()
+        };
         let mut server_ids = Vec::new();
         let half = self.memory.services_v4().len() / 2;
         let buckets = self.memory.services_v4()[generation * half..][..half].to_vec();
         for bucket in buckets {
             let address = IpAddr::from(bucket.address);
             self.read_bucket(
-                &mut services,
+                &mut found,
                 address,
                 bucket.port,
                 bucket.protocol,
@@ -38,7 +112,7 @@ impl<M: Memory> Tables<M> {
             }
             let address = IpAddr::from(bucket.address);
             self.read_bucket(
-                &mut services,
+                &mut found,
                 address,
                 bucket.port,
                 bucket.protocol,
@@ -46,17 +120,17 @@ impl<M: Memory> Tables<M> {
             );
         }
         for bucket in server_ids {
-            if let Some(service) = services.get_mut(&bucket.target.service) {
+            if let Some(service) = found.services.get_mut(&bucket.target.service) {
                 let mut id = [0; 8];
                 id.copy_from_slice(&bucket.address[..8]);
                 service.server_ids.insert(id, bucket.target.members as u16);
             }
         }
-        for service in services.values_mut() {
+        for service in found.services.values_mut() {
             service.keys.sort_unstable();
         }
         let head = node.generations[generation];
-        State {
+        let state = State {
             flow_keys: head.flow_keys,
             settings: Settings {
                 answer_echo: head.flags & GenerationHead::ANSWER_ECHO != 0,
@@ -65,13 +139,18 @@ impl<M: Memory> Tables<M> {
                 flow_records: self.state.settings.flow_records,
                 nat: self.memory.nat_settings()[generation],
             },
-            services,
+            services: found.services,
+        };
+        Decoded {
+            state,
+            targets: found.targets,
+            torn: found.torn,
         }
     }
 
     fn read_bucket(
         &mut self,
-        services: &mut BTreeMap<ServiceId, ServiceState>,
+        found: &mut Found,
         address: IpAddr,
         port: [u8; 2],
         protocol: u8,
@@ -85,19 +164,23 @@ impl<M: Memory> Tables<M> {
             port: u16::from_be_bytes(port),
             protocol,
         };
-        if let Some(service) = services.get_mut(&target.service) {
+        if let Some(service) = found.services.get_mut(&target.service) {
             service.keys.push(key);
+            if found.targets.get(&target.service) != Some(&target) {
+                found.torn.insert(target.service);
+            }
             return;
         }
         let service = ServiceState {
             keys: vec![key],
             members: self.read_members(target),
-            table: self.read_table(target),
+            table: self.read_table(target, found.with_slots),
             flags: target.flags,
             options: self.read_options(target),
             server_ids: BTreeMap::new(),
         };
-        services.insert(target.service, service);
+        found.targets.insert(target.service, target);
+        found.services.insert(target.service, service);
     }
 
     /// Whatever stands there; an index out of range reads as nothing, and so
@@ -127,11 +210,34 @@ impl<M: Memory> Tables<M> {
         }
     }
 
-    fn read_table(&mut self, target: Target) -> Table {
+    fn read_table(&mut self, target: Target, with_slots: bool) -> Table {
         let first = target.table as usize;
         let count = target.table_len.div_ceil(SLOTS_PER_BLOCK) as usize;
         let blocks = self.memory.slots().get(first..first + count);
         let slots: &[Slot] = bytemuck::cast_slice(blocks.unwrap_or_default());
-        Table::read_back(slots.get(..target.table_len as usize).unwrap_or_default())
+        let slots = slots.get(..target.table_len as usize).unwrap_or_default();
+        if with_slots {
+            Table::new(slots.into())
+        } else {
+            Table::read_back(slots)
+        }
     }
+}
+
+/// What stands in the memory.
+struct Decoded {
+    state: State,
+    /// What each service's keys lead to.
+    targets: BTreeMap<ServiceId, Target>,
+    /// Services of which two keys lead to different things.
+    torn: BTreeSet<ServiceId>,
+}
+
+/// What was found so far.
+#[derive(Default)]
+struct Found {
+    with_slots: bool,
+    services: BTreeMap<ServiceId, ServiceState>,
+    targets: BTreeMap<ServiceId, Target>,
+    torn: BTreeSet<ServiceId>,
 }

@@ -1,0 +1,137 @@
+//! The tables of a loaded copy, mapped.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::AtomicU8;
+
+use aya::maps::{DevMap, Map, MapData, MapError};
+use balancer_common::layout::{
+    Marks, Member, NatSettings, Node, ServiceOptions, ServiceV4, ServiceV6, SlotBlock,
+};
+use bytemuck::Pod;
+
+use super::Error;
+use super::mapping::{Mapped, wait_for_readers};
+use super::maps::{self, Source};
+use super::tables::Memory;
+
+/// The tables of one loaded copy.
+pub(super) struct KernelMemory {
+    node: Mapped<Node>,
+    services_v4: Mapped<ServiceV4>,
+    services_v6: Mapped<ServiceV6>,
+    options: Mapped<ServiceOptions>,
+    nat_settings: Mapped<NatSettings>,
+    slots: Mapped<SlotBlock>,
+    touched: Mapped<Marks>,
+    members: Mapped<Member>,
+    egress: DevMap<MapData>,
+    /// Interface at each index of the device map; 0 where it has gone.
+    ports: Vec<u32>,
+}
+
+impl KernelMemory {
+    /// Maps what a copy or a set has.
+    pub(super) fn open(source: &mut impl Source) -> Result<Self, Error> {
+        let egress: DevMap<MapData> = maps::typed(source, "EGRESS")?;
+        let ports = ports(&egress)?;
+        Ok(Self {
+            node: map(source, "NODE")?,
+            services_v4: map(source, "SERVICES_V4")?,
+            services_v6: map(source, "SERVICES_V6")?,
+            options: map(source, "OPTIONS")?,
+            nat_settings: map(source, "NAT_SETTINGS")?,
+            slots: map(source, "SLOTS")?,
+            touched: map(source, "TOUCHED")?,
+            members: map(source, "MEMBERS")?,
+            egress,
+            ports,
+        })
+    }
+}
+
+impl Memory for KernelMemory {
+    fn node(&mut self) -> &mut Node {
+        &mut self.node.elements()[0]
+    }
+
+    fn services_v4(&mut self) -> &mut [ServiceV4] {
+        self.services_v4.elements()
+    }
+
+    fn services_v6(&mut self) -> &mut [ServiceV6] {
+        self.services_v6.elements()
+    }
+
+    fn options(&mut self) -> &mut [ServiceOptions] {
+        self.options.elements()
+    }
+
+    fn nat_settings(&mut self) -> &mut [NatSettings] {
+        self.nat_settings.elements()
+    }
+
+    fn slots(&mut self) -> &mut [SlotBlock] {
+        self.slots.elements()
+    }
+
+    fn marks(&mut self) -> &[AtomicU8] {
+        self.touched.atomics()
+    }
+
+    fn members(&mut self) -> &mut [Member] {
+        self.members.elements()
+    }
+
+    fn flip(&mut self, generation: u32) {
+        self.node
+            .store(std::mem::offset_of!(Node, active), generation);
+    }
+
+    fn wait_for_readers(&mut self) -> Result<(), Error> {
+        wait_for_readers()
+    }
+
+    fn egress_port(&mut self, interface: u32) -> Result<u8, Error> {
+        if let Some(port) = self.ports.iter().position(|known| *known == interface) {
+            return Ok(port as u8);
+        }
+        let port = self.ports.len() as u32;
+        if port >= self.egress.len() {
+            return Err(Error::Full {
+                map: "EGRESS",
+                needed: self.ports.len() + 1,
+                limit: self.egress.len() as usize,
+            });
+        }
+        self.egress
+            .set(port, interface, None, 0)
+            .map_err(|error| Error::kernel(format!("entering interface {interface}"), error))?;
+        self.ports.push(interface);
+        Ok(port as u8)
+    }
+}
+
+/// Maps all of an array.
+pub(super) fn map<T: Pod>(source: &mut impl Source, name: &str) -> Result<Mapped<T>, Error> {
+    let Map::Array(data) = source.map(name)? else {
+        return Err(Error::Foreign(format!("map {name} is no array")));
+    };
+    let len = maps::info(name, &data)?.max_entries();
+    Mapped::new(name, data.fd().as_fd(), len as usize)
+}
+
+/// The kernel empties the entry of an interface that goes.
+fn ports(egress: &DevMap<MapData>) -> Result<Vec<u32>, Error> {
+    let mut ports = Vec::new();
+    for port in 0..egress.len() {
+        match egress.get(port, 0) {
+            Ok(entry) => {
+                ports.resize(port as usize, 0);
+                ports.push(entry.if_index);
+            }
+            Err(MapError::KeyNotFound) => {}
+            Err(error) => return Err(Error::kernel(format!("reading EGRESS[{port}]"), error)),
+        }
+    }
+    Ok(ports)
+}

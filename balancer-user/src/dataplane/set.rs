@@ -1,0 +1,200 @@
+//! Maps that are pinned together with the program that uses them.
+//!
+//! A set is a directory `<pin_dir>/maps-v<layout version>-<number>`. A program
+//! that takes another one's place gets a set of its own, in which the maps
+//! that it goes on with are pinned once more; then the links are swapped, and
+//! then the old set goes. So the links say, by the program in them, which set
+//! is in force, wherever a controller was killed in between. A set of another
+//! layout version is replaced as a whole, never read.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Map, MapData};
+use aya::programs::{ProgramInfo, Xdp};
+use balancer_common::layout::LAYOUT_VERSION;
+
+use super::maps::{self, Life, MAPS, Row, Sizes, Source};
+use super::{Error, attach};
+
+const PREFIX: &str = "maps-v";
+const PROGRAM: &str = "program";
+/// Before the name of a map whose counts a larger one goes on with.
+const RETIRED: &str = "RETIRED_";
+
+/// One directory of pins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct MapSet {
+    path: PathBuf,
+    version: u32,
+    number: u64,
+}
+
+/// What an earlier controller left attached.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// Nothing that is pinned with its maps.
+    Nothing,
+    /// The program of this set.
+    Set(MapSet),
+    /// That of a set of another layout version.
+    OtherVersion(u32),
+}
+
+impl MapSet {
+    /// A new one, empty.
+    pub(super) fn create(pin_dir: &Path) -> Result<Self, Error> {
+        let last = all(pin_dir)?.iter().map(|set| set.number).max();
+        let number = last.unwrap_or_default() + 1;
+        let path = pin_dir.join(format!("{PREFIX}{LAYOUT_VERSION}-{number}"));
+        fs::create_dir(&path)
+            .map_err(|error| Error::kernel(format!("making {}", path.display()), error))?;
+        Ok(Self {
+            path,
+            version: LAYOUT_VERSION,
+            number,
+        })
+    }
+
+    /// A new one beside this one, empty.
+    pub(super) fn next(&self) -> Result<Self, Error> {
+        Self::create(self.path.parent().unwrap_or(&self.path))
+    }
+
+    /// Where a map is pinned.
+    pub(super) fn pin(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Pins the program of the maps.
+    pub(super) fn pin_program(&self, program: &mut Xdp) -> Result<(), Error> {
+        let pin = self.pin(PROGRAM);
+        program
+            .pin(&pin)
+            .map_err(|error| Error::kernel(format!("pinning {}", pin.display()), error))
+    }
+
+    fn program(&self) -> Option<u32> {
+        let info = ProgramInfo::from_pin(self.pin(PROGRAM)).ok()?;
+        Some(info.id())
+    }
+
+    /// Entries of each map, all of which are what this build means by them.
+    pub(super) fn sizes(&self) -> Result<Sizes, Error> {
+        let size = |row: &'static Row| {
+            let info = maps::info(row.name, &self.open(row.name)?)?;
+            row.check(&info)?;
+            Ok((row.name, info.max_entries()))
+        };
+        MAPS.iter().map(size).collect()
+    }
+
+    /// Pins what `next` goes on with: the maps in `kept`, and of the others
+    /// that count, what they have counted.
+    pub(super) fn hand_on(&self, next: &Self, kept: &BTreeSet<&str>) -> Result<(), Error> {
+        for row in MAPS {
+            let is_kept = kept.contains(row.name);
+            if is_kept {
+                next.take(row.name, &self.open(row.name)?)?;
+            }
+            if row.life != Life::Counts {
+                continue;
+            }
+            let retired = format!("{RETIRED}{}", row.name);
+            if !is_kept {
+                next.take(&retired, &self.open(row.name)?)?;
+            } else if self.pin(&retired).exists() {
+                next.take(&retired, &self.open(&retired)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The map that counted before the one of this name, if there is one.
+    pub(super) fn retired(&self, name: &str) -> Result<Option<Map>, Error> {
+        let name = format!("{RETIRED}{name}");
+        match self.pin(&name).exists() {
+            true => self.clone().map(&name).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    fn open(&self, name: &str) -> Result<MapData, Error> {
+        let pin = self.pin(name);
+        MapData::from_pin(&pin)
+            .map_err(|error| Error::kernel(format!("opening {}", pin.display()), error))
+    }
+
+    fn take(&self, name: &str, map: &MapData) -> Result<(), Error> {
+        let pin = self.pin(name);
+        map.pin(&pin)
+            .map_err(|error| Error::kernel(format!("pinning {}", pin.display()), error))
+    }
+
+    /// Removes the pins; what no program uses is freed.
+    pub(super) fn remove(&self) -> Result<(), Error> {
+        fs::remove_dir_all(&self.path)
+            .map_err(|error| Error::kernel(format!("removing {}", self.path.display()), error))
+    }
+}
+
+impl Source for MapSet {
+    fn map(&mut self, name: &str) -> Result<Map, Error> {
+        Map::from_map_data(self.open(name)?)
+            .map_err(|error| Error::kernel(format!("map {name}"), error))
+    }
+}
+
+/// Looks at what is pinned, and attached.
+pub(super) fn left(pin_dir: &Path) -> Result<Left, Error> {
+    let attached = attach::programs(pin_dir)?;
+    let is_attached = |set: &MapSet| set.program().is_some_and(|id| attached.contains(&id));
+    // Two are attached where a controller was killed between two links: the
+    // newer one has what the change was for.
+    let newest = all(pin_dir)?
+        .into_iter()
+        .filter(is_attached)
+        .max_by_key(|set| set.number);
+    Ok(match newest {
+        None => Left::Nothing,
+        Some(set) if set.version == LAYOUT_VERSION => Left::Set(set),
+        Some(set) => Left::OtherVersion(set.version),
+    })
+}
+
+/// Removes all sets but this one; whether there were any.
+pub(super) fn remove_others(pin_dir: &Path, but: Option<&MapSet>) -> Result<bool, Error> {
+    let mut removed = false;
+    for set in all(pin_dir)? {
+        if Some(&set) != but {
+            set.remove()?;
+            removed = true;
+        }
+    }
+    Ok(removed)
+}
+
+fn all(pin_dir: &Path) -> Result<Vec<MapSet>, Error> {
+    let entries = match fs::read_dir(pin_dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => {
+            return Err(Error::kernel(
+                format!("reading {}", pin_dir.display()),
+                error,
+            ));
+        }
+    };
+    let set = |entry: fs::DirEntry| {
+        let name = entry.file_name().into_string().ok()?;
+        let (version, number) = name.strip_prefix(PREFIX)?.split_once('-')?;
+        Some(MapSet {
+            path: entry.path(),
+            version: version.parse().ok()?,
+            number: number.parse().ok()?,
+        })
+    };
+    Ok(entries.flatten().filter_map(set).collect())
+}

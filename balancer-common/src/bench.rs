@@ -40,6 +40,10 @@ pub struct Loop {
     pub service_at: u32,
     /// Services, numbered from 0; with 1 nothing is written.
     pub services: u32,
+    /// Where an IPv4 header's identification is, which has to be 0xffff in
+    /// the frame; it makes up for the address, so that the header's checksum
+    /// holds. 0 is nowhere, and the checksum is left alone.
+    pub identification_at: u32,
 }
 
 /// The loop's state.
@@ -53,6 +57,6 @@ pub struct Cursor {
 }
 
 const _: () = {
-    assert!(size_of::<Loop>() == 28);
+    assert!(size_of::<Loop>() == 32);
     assert!(size_of::<Cursor>() == 8);
 };

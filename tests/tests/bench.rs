@@ -3,8 +3,11 @@
 
 use std::collections::HashSet;
 
+use balancer_tests::bench::forwarding;
 use balancer_tests::bench::packets::{self, Effort};
+use balancer_tests::frames::hex;
 use balancer_tests::model::build::{TCP, flow_keys, ipip_v4, key, service};
+use balancer_tests::model::forward::checksum;
 use balancer_user::dataplane::State;
 use balancer_user::dataplane::bench::{Chosen, HotLoop, Stimulus, Subject};
 
@@ -22,6 +25,11 @@ fn every_case_meets_the_packets_and_the_verdicts_it_names() {
     assert_eq!(distinct.len(), measured.len(), "two cases with one name");
 }
 
+#[test]
+fn frames_sent_over_interfaces_arrive_behind_the_real_daemon() {
+    forwarding::try_balancer(5000).unwrap();
+}
+
 fn stimulus(flows: u64) -> Stimulus {
     Stimulus {
         frame: (0..64).collect(),
@@ -31,6 +39,7 @@ fn stimulus(flows: u64) -> Stimulus {
         port_at: 34,
         service_at: 32,
         services: 1,
+        identification_at: 0,
     }
 }
 
@@ -74,6 +83,29 @@ fn loop_varies_the_flow_and_nothing_else() {
             );
         }
     }
+}
+
+/// RFC 1071: the words of a header with its checksum add up to 0xffff.
+#[test]
+fn header_checksum_holds_for_every_flow_where_it_has_to() {
+    let mut frame = vec![0; 64];
+    frame[14..34].copy_from_slice(&[
+        0x45, 0, 0, 50, 0xff, 0xff, 0, 0, 64, 17, 0, 0, 10, 0, 0, 0, 192, 0, 2, 1,
+    ]);
+    let sum = checksum(&frame[14..34]).to_be_bytes();
+    frame[24..26].copy_from_slice(&sum);
+    let stimulus = Stimulus {
+        frame,
+        identification_at: 18,
+        ..stimulus(Stimulus::EVER_NEW)
+    };
+    let mut hot = HotLoop::load(&mut subject(), &stimulus).unwrap();
+    let frames = frames(&mut hot, 5000);
+    for frame in &frames {
+        assert_eq!(checksum(&frame[14..34]), 0, "{}", hex(&frame[14..34]));
+    }
+    let distinct: HashSet<&[u8]> = frames.iter().map(|frame| &frame[27..30]).collect();
+    assert!(distinct.len() > 4900);
 }
 
 #[test]

@@ -11,10 +11,10 @@
 // The `xdp` attribute makes an undocumented entry point of each program.
 #![allow(missing_docs)]
 
-use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_TX};
+use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_TX};
 use aya_ebpf::helpers::generated::bpf_xdp_adjust_head;
 use aya_ebpf::macros::{map, xdp};
-use aya_ebpf::maps::{Array, ProgramArray};
+use aya_ebpf::maps::{Array, PerCpuArray, ProgramArray};
 use aya_ebpf::programs::XdpContext;
 use balancer_common::bench::{CHUNK_LEN, Cursor, Loop, MAX_CHUNKS, TARGETS};
 use balancer_common::parse::Frame;
@@ -40,6 +40,7 @@ static LOOP: Loop = Loop {
     port_at: 0,
     service_at: 0,
     services: 0,
+    identification_at: 0,
 };
 /// The frame's first bytes; written by the benchmark.
 #[map]
@@ -50,6 +51,9 @@ static CURSOR: Array<Cursor> = Array::with_max_entries(1, MMAPABLE);
 /// The floors and what is measured; written by the benchmark.
 #[map]
 static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(TARGETS, 0);
+/// One entry; written by `sink`.
+#[map]
+static RECEIVED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// One turn of the loop.
 #[xdp]
@@ -75,6 +79,16 @@ fn floor_move(ctx: XdpContext) -> u32 {
         0 => XDP_TX,
         _ => XDP_ABORTED,
     }
+}
+
+/// Where frames sent over a wire end: counted and dropped.
+#[xdp]
+fn sink(_ctx: XdpContext) -> u32 {
+    if let Some(received) = RECEIVED.get_ptr_mut(0) {
+        // SAFETY: the entry of this CPU in a live map; nobody else writes it.
+        unsafe { *received += 1 };
+    }
+    XDP_DROP
 }
 
 /// Makes the next frame and says whom to call.
@@ -138,6 +152,17 @@ fn vary(frame: &XdpFrame, parameters: &Loop, number: u32) -> Option<()> {
     let [a, b, c, d] = (mixed ^ mixed >> 16).to_be_bytes();
     if parameters.address_at != 0 {
         frame.write(parameters.address_at as usize, [a, b, c])?;
+    }
+    if parameters.identification_at != 0 {
+        // What the address adds to the header's sum is taken off its
+        // identification, which is zero otherwise: the checksum holds.
+        let added = u32::from(a) + u32::from(u16::from_be_bytes([b, c]));
+        let added = (added & 0xffff) + (added >> 16);
+        let identification = !(added as u16);
+        frame.write(
+            parameters.identification_at as usize,
+            identification.to_be_bytes(),
+        )?;
     }
     if parameters.port_at != 0 {
         // The mixer's last byte; the port's first stays as it is.

@@ -5,6 +5,7 @@
 //! times. Nothing here is used by the balancer itself.
 
 mod hot_loop;
+mod sink;
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use aya::programs::{ProgramFd, Xdp};
 use balancer_common::features::Features;
 
 pub use hot_loop::{Chosen, HotLoop, Run, Stimulus};
+pub use sink::Sink;
 
 use super::capacity::Capacity;
 use super::decap::{Counts, DecapTrial, Unwrapping};

@@ -48,10 +48,7 @@ impl Machine {
 pub(super) fn pinned<T: Send>(cpu: usize, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     std::thread::scope(|scope| {
         let worker = scope.spawn(|| {
-            let mut set = CpuSet::new();
-            set.set(cpu)
-                .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
-                .with_context(|| format!("staying on CPU {cpu}"))?;
+            stay_on(cpu)?;
             work()
         });
         match worker.join() {
@@ -59,4 +56,12 @@ pub(super) fn pinned<T: Send>(cpu: usize, work: impl FnOnce() -> Result<T> + Sen
             Err(panic) => std::panic::resume_unwind(panic),
         }
     })
+}
+
+/// Keeps this thread on one CPU.
+pub(super) fn stay_on(cpu: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu)
+        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
+        .with_context(|| format!("staying on CPU {cpu}"))
 }

@@ -1,13 +1,14 @@
 //! `cargo xtask bench`: what a packet costs, and what a change costs.
 //!
 //! `packets` runs the kernel program in a hot loop, `footprint` looks at what
-//! it takes of the kernel, `changes` the way of a change from command to
-//! kernel. Figures are compared with each other and
+//! it takes of the kernel, `forwarding` sends frames through it over real
+//! interfaces, `changes` is the way of a change from command to kernel. Figures are compared with each other and
 //! with those of the reference, never with a fixed time: other machines are
 //! other times.
 
 mod changes;
 mod footprint;
+pub mod forwarding;
 mod machine;
 pub mod packets;
 mod reference;
@@ -38,7 +39,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     /// Measure only cases whose name contains this, or only one part:
-    /// "footprint" or "changes".
+    /// "footprint", "forwarding" or "changes".
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
     /// Turns of floor and case; medians and deciles are over these.
@@ -47,6 +48,9 @@ pub struct Options {
     /// Packets of one turn.
     #[arg(long, default_value_t = 200_000)]
     packets: u32,
+    /// Frames of one turn of forwarding over interfaces.
+    #[arg(long, default_value_t = 500_000)]
+    frames: u32,
     /// CPU to run on; the last one by default.
     #[arg(long)]
     cpu: Option<usize>,
@@ -59,6 +63,7 @@ struct Report {
     floors: Option<packets::Floors>,
     packets: Vec<packets::Figure>,
     footprint: Vec<footprint::Amount>,
+    forwarding: Vec<forwarding::Figure>,
     changes: Vec<changes::Figure>,
 }
 
@@ -75,6 +80,7 @@ pub fn run(options: &Options) -> Result<()> {
         floors: None,
         packets: Vec::new(),
         footprint: Vec::new(),
+        forwarding: Vec::new(),
         changes: Vec::new(),
     };
     let show = !options.json;
@@ -104,6 +110,12 @@ pub fn run(options: &Options) -> Result<()> {
         report.footprint = footprint::measure(rounds)?;
         if show {
             report::footprint(&report.footprint);
+        }
+    }
+    if is_wanted("forwarding") {
+        report.forwarding = forwarding::measure(rounds, options.frames, report.machine.cpus)?;
+        if show {
+            report::forwarding(&report.forwarding);
         }
     }
     if is_wanted("changes") {

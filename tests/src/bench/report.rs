@@ -1,9 +1,9 @@
 //! The tables on the terminal.
 
-use super::changes;
 use super::footprint::Amount;
 use super::machine::Machine;
 use super::packets::{Figure, Floors};
+use super::{changes, forwarding};
 
 pub(super) fn machine(machine: &Machine) {
     let clock = machine
@@ -76,6 +76,32 @@ pub(super) fn footprint(amounts: &[Amount]) {
             number(amount.amount),
             amount.limit.map(number).unwrap_or_default(),
             mark(amount.is_met())
+        );
+        println!("{}", line.trim_end());
+    }
+}
+
+pub(super) fn forwarding(figures: &[forwarding::Figure]) {
+    println!(
+        "\n{:<42} {:>5} {:>13}  {:>13}  {:>10}",
+        "forwarding", "cores", "packets/s", "made apart", "nftables"
+    );
+    for figure in figures {
+        let millions = |rate: f64| format!("{:.2} M", rate / 1e6);
+        let line = format!(
+            "{:<42} {:>5} {:>13}  {:>13}  {:>10}  {}",
+            figure.who,
+            figure.cores,
+            millions(figure.packets_per_second.median),
+            figure
+                .forwarded_per_second
+                .map(millions)
+                .unwrap_or_default(),
+            figure
+                .of_nftables
+                .map(|ratio| format!("{ratio:.1} x"))
+                .unwrap_or_default(),
+            mark(figure.is_met())
         );
         println!("{}", line.trim_end());
     }

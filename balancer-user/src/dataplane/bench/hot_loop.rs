@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use aya::maps::{Array, MapData, ProgramArray};
-use aya::programs::{TestRun, TestRunOptions, Xdp};
+use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use balancer_common::bench::{self, CHUNK_LEN, Cursor, Loop, MAX_CHUNKS};
 use nix::time::{ClockId, clock_gettime};
@@ -17,6 +17,9 @@ use nix::time::{ClockId, clock_gettime};
 use super::Subject;
 use crate::dataplane::trial::Action;
 use crate::dataplane::{Error, embedded, mapping::Mapped, maps, memory, object, runner};
+
+/// Frames sent at once: what a driver takes out of its ring in one go.
+const BATCH: u32 = 64;
 
 /// A frame, and how its flow varies from run to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +39,9 @@ pub struct Stimulus {
     pub service_at: usize,
     /// Services the flows are spread over; 1 leaves those bytes alone.
     pub services: u32,
+    /// Where the frame has an IPv4 identification of 0xffff, which then makes
+    /// up for the address in the header's checksum; 0 leaves both alone.
+    pub identification_at: usize,
 }
 
 impl Stimulus {
@@ -72,6 +78,7 @@ impl Stimulus {
             port_at: self.port_at as u32,
             service_at: self.service_at as u32,
             services: self.services,
+            identification_at: self.identification_at as u32,
         })
     }
 }
@@ -108,12 +115,19 @@ pub struct HotLoop {
     frame: Vec<u8>,
     out: Vec<u8>,
     // The kernel lets go of the programs in it when this is closed.
-    _programs: ProgramArray<MapData>,
+    programs: ProgramArray<MapData>,
 }
 
 impl HotLoop {
     /// Loads a loop around a program.
     pub fn load(subject: &mut Subject, stimulus: &Stimulus) -> Result<Self, Error> {
+        let mut empty = Self::generator(stimulus)?;
+        enter(&mut empty.programs, bench::SUBJECT, subject.fd()?)?;
+        Ok(empty)
+    }
+
+    /// Loads a loop around nothing, to send frames with.
+    pub fn generator(stimulus: &Stimulus) -> Result<Self, Error> {
         let parameters = stimulus.parameters()?;
         let mut ebpf = EbpfLoader::new()
             .override_global("LOOP", bytemuck::bytes_of(&parameters), true)
@@ -130,14 +144,13 @@ impl HotLoop {
             let fd = fd.map_err(|error| Error::kernel(name, error))?;
             enter(&mut programs, index, fd)?;
         }
-        enter(&mut programs, bench::SUBJECT, subject.fd()?)?;
         fill_template(&mut ebpf, &stimulus.frame)?;
         Ok(Self {
             cursor: memory::map(&mut ebpf, "CURSOR")?,
             ebpf,
             frame: stimulus.frame.clone(),
             out: runner::buffer(),
-            _programs: programs,
+            programs,
         })
     }
 
@@ -169,6 +182,29 @@ impl HotLoop {
             nanos: took.as_secs_f64() * 1e9 / f64::from(count),
             elapsed: result.duration,
         })
+    }
+
+    /// Sends the next `count` frames of the stimulus out of an interface of
+    /// the namespace this thread is in, as its driver would send them; no
+    /// program is called. They are lost unless the other end has an XDP
+    /// program in native mode, and this end one of any kind.
+    pub fn send(&mut self, interface: u32, count: u32) -> Result<(), Error> {
+        self.cursor.elements()[0].target = bench::FLOOR;
+        // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex and two
+        // fields that stay zero. The floor's XDP_TX goes back to the ingress.
+        let mut context = [0; 24];
+        context[4..8].copy_from_slice(&(self.frame.len() as u32).to_ne_bytes());
+        context[12..16].copy_from_slice(&interface.to_ne_bytes());
+        let program: &Xdp = object::xdp(&mut self.ebpf, "step")?;
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(&self.frame);
+        options.ctx_in = Some(&context);
+        options.repeat = count;
+        options.attrs = TestRunAttrs::new().xdp_live_frames(BATCH);
+        program
+            .test_run(options)
+            .map_err(|error| Error::kernel(format!("sending {count} frames"), error))?;
+        Ok(())
     }
 
     /// The last frame as the program left it.

@@ -1,16 +1,19 @@
 //! The cases, one line each.
 
 use balancer_common::decap::Form;
+use balancer_common::layout::Target;
 use balancer_common::verdict::Reason;
+use balancer_user::dataplane::ServiceState;
 use balancer_user::dataplane::bench::Stimulus;
 
 use super::case::Case;
 use super::frames::{
-    CLIENT_V4, CLIENT_V6, SERVICE_V4, SERVICE_V6, arp, at, datagram, echo, segment, syn, tunnelled,
+    CLIENT_V4, CLIENT_V6, SERVICE_V4, SERVICE_V6, arp, at, datagram, echo, reply, segment, syn,
+    tunnelled,
 };
-use super::scene::Scene;
+use super::scene::{LONG_NS, Scene};
 use crate::bench::reference as c;
-use crate::model::build::{TCP, UDP, gue_v4, gue_v6, ipip_v4, ipip_v6, l2};
+use crate::model::build::{TCP, UDP, gue_v4, gue_v6, ipip_v4, ipip_v6, l2, nat_v4, nat_v6};
 
 /// Bytes an outer IPv4 header adds.
 const V4: i64 = 20;
@@ -33,6 +36,7 @@ pub(super) fn all() -> Vec<Case> {
         established(),
         opening(),
         modes(),
+        translated(),
         datagrams(),
         others(),
         in_change(),
@@ -84,6 +88,17 @@ fn datagram6() -> Stimulus {
     datagram(CLIENT_V6, SERVICE_V6)
 }
 
+/// `affinity = "flow"`.
+fn records(service: &mut ServiceState) {
+    service.flags |= Target::AFFINITY_FLOW;
+    service.options.flow_idle_ns = LONG_NS;
+}
+
+/// `affinity = "source"`.
+fn by_source(service: &mut ServiceState) {
+    service.flags |= Target::AFFINITY_SOURCE;
+}
+
 fn established() -> Vec<Case> {
     let v4 = |name, flows| Case::new(name, tcp4(), segment4()).flows(flows).grows(V4);
     let v6 = |name, flows| Case::new(name, tcp6(), segment6()).flows(flows).grows(V6);
@@ -131,6 +146,27 @@ fn modes() -> Vec<Case> {
     ]
 }
 
+/// `nat`: each flow has a translation of its own, for the replies.
+fn translated() -> Vec<Case> {
+    let v4 = tcp4().to(|number| nat_v4(number, 8080));
+    let v6 = tcp6().to(|number| nat_v6(number, 0));
+    let one = v4.many(1, 1);
+    vec![
+        Case::new("tcp4 nat, 1 flow", v4, segment4()),
+        Case::new("tcp4 nat, 65,536 flows", v4, segment4()).flows(1 << 16),
+        Case::new("tcp6 nat, 65,536 flows", v6, segment6()).flows(1 << 16),
+        Case::new("tcp4 nat, new flows", v4, syn4()).ever_new(),
+        Case::new(
+            "tcp4 nat, replies of 65,536 flows",
+            one,
+            reply("10.1.0.0:8080"),
+        )
+        .flows(1 << 16)
+        .after(one, segment4().with_flows(1 << 16))
+        .ends(Reason::ReplyForwarded),
+    ]
+}
+
 fn datagrams() -> Vec<Case> {
     let any_port = |scene| Scene { port: 0, ..scene };
     vec![
@@ -141,6 +177,20 @@ fn datagrams() -> Vec<Case> {
         Case::new("udp6", udp6(), datagram6())
             .flows(1 << 16)
             .grows(V6),
+        Case::new(
+            "udp4, every flow on record",
+            udp4().asking(records),
+            datagram4(),
+        )
+        .flows(1 << 16)
+        .grows(V4),
+        Case::new(
+            "tcp4 by the source alone",
+            tcp4().asking(by_source),
+            segment4(),
+        )
+        .flows(1 << 16)
+        .grows(V4),
         Case::new("tcp4 any-port service", any_port(tcp4()), segment4())
             .flows(1 << 16)
             .grows(V4),

@@ -38,6 +38,7 @@ fn from_client(packet: &Packet) -> Stimulus {
         port_at: ETHERNET + port_at,
         service_at: ETHERNET + if is_v4 { 18 } else { 38 },
         services: 1,
+        identification_at: 0,
     })
 }
 
@@ -67,6 +68,30 @@ pub(super) fn syn(client: &str, service: &str) -> Stimulus {
 
 pub(super) fn datagram(client: &str, service: &str) -> Stimulus {
     from_client(&Packet::udp(at(client), at(service)))
+}
+
+/// A segment of a backend to the client of [`segment`], IPv4.
+pub(super) fn reply(backend: &str) -> Stimulus {
+    let stimulus = segment(backend, CLIENT_V4);
+    Stimulus {
+        address_at: ETHERNET + 17,
+        port_at: ETHERNET + 22,
+        ..stimulus
+    }
+}
+
+/// An IPv4 packet to an Ethernet address, whose header's checksum holds
+/// whatever the flow.
+pub(super) fn checked(mut stimulus: Stimulus, to: [u8; 6]) -> Stimulus {
+    let frame = &mut stimulus.frame;
+    frame[..6].copy_from_slice(&to);
+    let header = ETHERNET..ETHERNET + 20;
+    stimulus.identification_at = ETHERNET + 4;
+    frame[stimulus.identification_at..][..2].copy_from_slice(&[0xff, 0xff]);
+    frame[ETHERNET + 10..][..2].fill(0);
+    let sum = checksum(&frame[header]).to_be_bytes();
+    frame[ETHERNET + 10..][..2].copy_from_slice(&sum);
+    stimulus
 }
 
 /// An echo request with eight bytes of data.
@@ -107,6 +132,7 @@ pub(super) fn echo(client: &str, service: &str) -> Stimulus {
         port_at: 0,
         service_at: 0,
         services: 1,
+        identification_at: 0,
     })
 }
 
@@ -124,6 +150,7 @@ pub(super) fn arp() -> Stimulus {
         port_at: 0,
         service_at: 0,
         services: 1,
+        identification_at: 0,
     })
 }
 

@@ -148,6 +148,12 @@ pub(super) fn many_services(services: u32, backends: u16) -> State {
         .state()
 }
 
+/// Datagrams to a service that a host's stack takes for whole: the IPv4
+/// header's checksum holds, and there is none for UDP.
+pub(super) fn datagrams_to(service: &str, flows: u64, to: [u8; 6]) -> Stimulus {
+    frames::checked(frames::datagram(frames::CLIENT_V4, service), to).with_flows(flows)
+}
+
 /// Loads the program and lets what comes before the case happen.
 fn prepare(case: &Case) -> Result<(Subject, HotLoop)> {
     let mut subject = match &case.subject {

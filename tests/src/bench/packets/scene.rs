@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use balancer_common::layout::{Member, Slot};
+use balancer_common::layout::{Member, NatSettings, Slot};
 use balancer_user::dataplane::{ServiceKey, ServiceState, State, Table};
 use balancer_user::maglev::{self, Entry};
 
@@ -11,6 +11,8 @@ use crate::model::build::{flow_keys, ipip_v4, service};
 
 /// Backends of a service, unless a scene says otherwise.
 pub(super) const BACKENDS: u16 = 16;
+/// Longer than any case takes, in nanoseconds.
+pub(super) const LONG_NS: u64 = 3_600_000_000_000;
 /// Slots of a service.
 const TABLE_SIZE: u32 = 65_537;
 
@@ -42,6 +44,8 @@ pub(super) struct Scene {
     pub(super) slots: Slots,
     /// Answer echo requests.
     pub(super) answer_echo: bool,
+    /// What the services ask for beyond their members.
+    pub(super) asks: fn(&mut ServiceState),
 }
 
 impl Scene {
@@ -56,11 +60,16 @@ impl Scene {
             member: ipip_v4,
             slots: Slots::Settled,
             answer_echo: false,
+            asks: |_| (),
         }
     }
 
     pub(super) fn to(self, member: fn(u16) -> Member) -> Self {
         Self { member, ..self }
+    }
+
+    pub(super) fn asking(self, asks: fn(&mut ServiceState)) -> Self {
+        Self { asks, ..self }
     }
 
     pub(super) fn in_change(self) -> Self {
@@ -97,6 +106,11 @@ impl Scene {
             ..State::empty()
         };
         state.settings.answer_echo = self.answer_echo;
+        state.settings.nat = NatSettings {
+            idle_ns: LONG_NS,
+            closed_ns: LONG_NS,
+            ..NatSettings::default()
+        };
         let table = Table::new(Arc::from(self.table()));
         for number in 0..self.services {
             let first = number * u32::from(self.backends);
@@ -122,10 +136,12 @@ impl Scene {
                 }
             })
             .collect();
-        ServiceState {
+        let mut service = ServiceState {
             table: table.clone(),
             ..service(vec![key], members, Vec::new())
-        }
+        };
+        (self.asks)(&mut service);
+        service
     }
 
     fn table(&self) -> Vec<Slot> {

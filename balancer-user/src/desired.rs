@@ -6,6 +6,7 @@
 //! change (see `balancer_common::affinity`). Pure: time is an argument.
 
 mod book;
+mod seating;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use balancer_common::layout::{NatSettings, Target};
 use book::{Book, Drain, Owner};
+pub use seating::Seating;
 
 use crate::config::model::{Affinity, Backend, Config, Protocol, Seed, Service};
 use crate::dataplane::{ServiceId, ServiceKey, ServiceState, Settings, State};

@@ -4,6 +4,7 @@
 //! and [`super::render`] writes a configuration back as a file. Durations are
 //! `std::time::Duration`, addresses `std::net` types, all in host order.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -175,7 +176,7 @@ impl Service {
 }
 
 /// Transport protocol of a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Protocol {
     /// IP protocol 6.
     Tcp,

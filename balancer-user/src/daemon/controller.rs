@@ -15,6 +15,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::hops::{self, Found, Solicit};
 use super::rates::Rates;
+use super::resume::Seats;
 use super::settling;
 use super::store::{Running, Store};
 use crate::api::server::Command;
@@ -42,6 +43,7 @@ pub(super) struct Controller {
     pub(super) warnings: BTreeSet<String>,
     pub(super) store: Store,
     pub(super) builder: Builder,
+    pub(super) seats: Seats,
     pub(super) world: World,
     pub(super) dataplane: Box<dyn Dataplane>,
     /// What the kernel was last told or last said.
@@ -274,6 +276,7 @@ impl Controller {
             return Ok(());
         }
         let result = tokio::task::block_in_place(|| {
+            self.seats.prepare(&self.store, &self.builder);
             self.dataplane.reset_counters(&built.fresh_counters)?;
             self.dataplane.bring(&plan, &built.state)
         });
@@ -290,6 +293,7 @@ impl Controller {
         match &result {
             Ok(()) => {
                 tracing::info!(%cause, micros = duration.as_micros() as u64, "applied");
+                self.seats.commit(&self.builder);
                 self.rebase(&plan);
                 self.actual = built.state;
             }

@@ -10,6 +10,7 @@ mod controller;
 pub mod hops;
 mod rates;
 mod report;
+mod resume;
 mod settling;
 mod store;
 
@@ -33,8 +34,8 @@ use crate::change::{TableMemo, examine};
 use crate::config;
 use crate::config::model::{Config, Node, Seed, Service};
 use crate::dataplane::attach::{self, Attached};
-use crate::dataplane::aya::{KernelDataplane, Placement};
-use crate::desired::{Builder, World};
+use crate::dataplane::aya::Placement;
+use crate::desired::World;
 use crate::netlink::{Changes, Netlink};
 use crate::probe::scheduler::{Events, Scheduler, TargetSpec};
 use crate::seed;
@@ -158,7 +159,8 @@ async fn begin(
             .collect(),
         hops: hops::for_members(&config, &found),
     };
-    let mut builder = Builder::default();
+    let (mut builder, left) =
+        tokio::task::block_in_place(|| resume::look(&store, &config.node.pin_dir));
     let built = builder.build(&config, &seed, &world, Instant::now());
     // What fails from here on fails for the kernel's reasons.
     store
@@ -169,8 +171,7 @@ async fn begin(
         mode: config.node.xdp_mode,
         pin_dir: config.node.pin_dir.clone(),
     };
-    let (dataplane, attached) =
-        tokio::task::block_in_place(|| KernelDataplane::start(placement, &built.state))?;
+    let begun = tokio::task::block_in_place(|| left.begin(&store, placement, &builder, &built))?;
     let mut controller = Controller {
         warnings: change::warnings(&examine(&config, &tables)),
         config_path: config_path.to_owned(),
@@ -180,8 +181,9 @@ async fn begin(
         tables,
         store,
         builder,
+        seats: begun.seats,
         world,
-        dataplane: Box::new(dataplane),
+        dataplane: Box::new(begun.dataplane),
         actual: built.state,
         scheduler,
         netlink,
@@ -193,7 +195,7 @@ async fn begin(
         last_apply: None,
         last_reload: None,
     };
-    say_attached(&attached);
+    say_attached(&begun.attached);
     controller.on_network().await;
     tracing::info!(services = controller.config.services.len(), "forwarding");
     Ok((controller, probes))

@@ -2,8 +2,9 @@
 //!
 //! `lock` is held while a daemon runs, so that a second one is refused.
 //! `running.json` holds the configuration in force with the changes made by
-//! command, so that they outlive a restart; it is written to a new file,
-//! synced and renamed, so that a crash leaves the old one or the new one.
+//! command, so that they outlive a restart, and `seats.json` what the numbers
+//! in the kernel's tables mean. Each is written to a new file, synced and
+//! renamed, so that a crash leaves the old one or the new one.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -16,9 +17,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::config;
 use crate::config::model::Config;
+use crate::desired::Seating;
 
-/// Version of `running.json`.
+/// Version of both files.
 const VERSION: u32 = 1;
+const RUNNING: &str = "running.json";
+const SEATING: &str = "seats.json";
 
 /// What a restart has to know.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -33,6 +37,15 @@ pub(super) struct Running {
     pub drains: Vec<(String, String)>,
     /// The configuration in force, as a file.
     pub config: String,
+}
+
+/// What the numbers in the kernel's tables mean.
+#[derive(Serialize, Deserialize)]
+struct Seated {
+    version: u32,
+    /// What the tables go by, in hexadecimal digits.
+    instance: String,
+    seating: Seating,
 }
 
 /// The state directory, locked.
@@ -80,7 +93,7 @@ impl Store {
     /// What the last daemon left; none if there was none or its file is of
     /// another version or damaged, which is said.
     pub(super) fn load(&self) -> Option<Running> {
-        let path = self.directory.join("running.json");
+        let path = self.directory.join(RUNNING);
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
@@ -106,14 +119,41 @@ impl Store {
         }
     }
 
+    /// What the last daemon left of the meaning of its tables' numbers; none
+    /// if it is not of the tables with this instance, or of this version.
+    pub(super) fn load_seating(&self, instance: u64) -> anyhow::Result<Seating> {
+        let path = self.directory.join(SEATING);
+        let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+        let seated: Seated = serde_json::from_slice(&bytes)
+            .with_context(|| format!("reading {}", path.display()))?;
+        if seated.version != VERSION || seated.instance != format!("{instance:016x}") {
+            bail!("{} is of other tables", path.display());
+        }
+        Ok(seated.seating)
+    }
+
+    /// Writes what the numbers mean in the tables with this instance.
+    pub(super) fn save_seating(&self, instance: u64, seating: &Seating) -> io::Result<()> {
+        let seated = Seated {
+            version: VERSION,
+            instance: format!("{instance:016x}"),
+            seating: seating.clone(),
+        };
+        self.write(SEATING, &seated)
+    }
+
     /// Writes what a restart has to know, durably.
     pub(super) fn save(&self, running: &Running) -> io::Result<()> {
         let running = Running {
             version: VERSION,
             ..running.clone()
         };
-        let bytes = serde_json::to_vec_pretty(&running)?;
-        let temporary = self.directory.join("running.json.new");
+        self.write(RUNNING, &running)
+    }
+
+    fn write(&self, name: &str, content: &impl Serialize) -> io::Result<()> {
+        let bytes = serde_json::to_vec_pretty(content)?;
+        let temporary = self.directory.join(format!("{name}.new"));
         // The configuration may hold the seed.
         let mut file = File::options()
             .write(true)
@@ -123,7 +163,7 @@ impl Store {
             .open(&temporary)?;
         file.write_all(&bytes)?;
         file.sync_all()?;
-        fs::rename(&temporary, self.directory.join("running.json"))?;
+        fs::rename(&temporary, self.directory.join(name))?;
         File::open(&self.directory)?.sync_all()
     }
 }

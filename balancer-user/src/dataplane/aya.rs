@@ -63,6 +63,11 @@ impl Adopted {
         Ok(Some(Self { set, sizes, tables }))
     }
 
+    /// What the tables go by: drawn when they were begun.
+    pub fn instance(&self) -> u64 {
+        self.set.instance()
+    }
+
     /// What is in force, with slots.
     pub fn state(&self) -> &State {
         self.tables.state()
@@ -81,14 +86,15 @@ impl KernelDataplane {
     /// Loads the program with this state and attaches it; one that an
     /// earlier controller left under the same `pin_dir` is replaced while it
     /// forwards, and its maps are not read. On failure nothing new stays
-    /// attached or pinned.
+    /// attached or pinned. `instance` is what the tables will go by.
     pub fn start(
         placement: Placement,
+        instance: u64,
         state: &State,
     ) -> Result<(Self, Vec<(String, Attached)>), Error> {
         attach::prepare_pin_dir(&placement.pin_dir)?;
         let sizes = maps::sizes(&Capacity::for_state(state));
-        let set = MapSet::create(&placement.pin_dir)?;
+        let set = MapSet::create(&placement.pin_dir, instance)?;
         let (loaded, tables) = undoing(&set, || {
             let mut loaded = Loaded::new(set.clone(), sizes, features::needed(state))?;
             let tables = fill(&mut loaded, state)?;
@@ -107,11 +113,13 @@ impl KernelDataplane {
 
     /// Goes on with what an earlier controller left, and brings `state` into
     /// force: a program of this build takes its program's place, over the
-    /// same tables, records and counters.
+    /// same tables, records and counters. Those of `fresh_counters` are set
+    /// to zero, as others had them.
     pub fn take_over(
         placement: Placement,
         adopted: Adopted,
         state: &State,
+        fresh_counters: &[u32],
     ) -> Result<(Self, Vec<(String, Attached)>), Error> {
         let Adopted { set, sizes, tables } = adopted;
         let features = features::needed(tables.state()).with(features::needed(state));
@@ -127,6 +135,7 @@ impl KernelDataplane {
         let attached = undoing(&new, || dataplane.attach_all())?;
         dataplane.detach_others()?;
         set::remove_others(&dataplane.placement.pin_dir, Some(&new))?;
+        dataplane.reset_counters(fresh_counters)?;
         dataplane.bring(&plan, state)?;
         Ok((dataplane, attached))
     }

@@ -106,6 +106,18 @@ impl FakeDataplane {
         }
     }
 
+    /// What the next controller finds in the same memory.
+    pub fn adopted(self) -> Result<Self, Error> {
+        let flow_records = self.tables.state().settings.flow_records;
+        let tables = Tables::adopt(self.tables.into_memory(), flow_records)?;
+        Ok(Self { tables })
+    }
+
+    /// What is in force, with slots.
+    pub fn state(&self) -> &State {
+        self.tables.state()
+    }
+
     /// The memory, for tests that alter it behind the controller's back.
     pub fn memory(&mut self) -> &mut PlainMemory {
         self.tables.memory()
@@ -269,6 +281,25 @@ mod tests {
         }
 
         #[test]
+        fn next_controller_finds_what_was_applied_and_goes_on(
+            states in prop::collection::vec(state(), 1..6)
+        ) {
+            let mut dataplane = FakeDataplane::new(capacity());
+            for desired in states {
+                let actual = dataplane.state().clone();
+                dataplane.apply(&plan(&desired, &actual)).unwrap();
+                dataplane = dataplane.adopted().unwrap();
+                let found = dataplane.state().clone();
+                prop_assert_eq!(&found, &desired);
+                let slots = |state: &State| -> Vec<Vec<Slot>> {
+                    let tables = state.services.values().map(|service| &service.table);
+                    tables.map(|table| table.slots().unwrap().to_vec()).collect()
+                };
+                prop_assert_eq!(slots(&found), slots(&desired));
+            }
+        }
+
+        #[test]
         fn plan_of_a_state_with_itself_is_empty(state in state()) {
             prop_assert!(plan(&state, &state).is_empty());
         }
@@ -293,6 +324,35 @@ mod tests {
         assert_eq!(repair.upsert.keys().collect::<Vec<_>>(), [&1]);
         dataplane.apply(&repair).unwrap();
         assert_eq!(dataplane.read_state().unwrap(), state);
+    }
+
+    #[test]
+    fn memory_that_does_not_fit_together_is_not_adopted() {
+        let key = ServiceKey {
+            address: [192, 0, 2, 1].into(),
+            port: 80,
+            protocol: 6,
+        };
+        let table = Table::new(Arc::from(vec![Slot::settled(1); 40]));
+        let service = ServiceState::new(vec![key], vec![Member::zeroed(); 2], table);
+        let mut state = State::empty();
+        state.services.insert(1, service);
+        let damages: [fn(&mut PlainMemory); 4] = [
+            |memory| memory.node.layout_version += 1,
+            |memory| memory.node.active = 2,
+            |memory| memory.slots()[0].slots[3] = Slot::settled(2),
+            |memory| {
+                for service in memory.services_v4() {
+                    service.target.table += 1 << 20;
+                }
+            },
+        ];
+        for damage in damages {
+            let mut dataplane = FakeDataplane::new(capacity());
+            dataplane.apply(&plan(&state, &State::empty())).unwrap();
+            damage(dataplane.memory());
+            assert!(dataplane.adopted().is_err());
+        }
     }
 
     #[test]

@@ -62,9 +62,10 @@ pub(super) const MAPS: &[Row] = &[
         capacity.blocks.div_ceil(MARKS_PER_ELEMENT)
     }),
     table::<Member>("MEMBERS", |capacity| capacity.members * 2),
+    // `struct bpf_devmap_val`: an interface and a program.
     Row {
         kind: MapType::DevMap,
-        ..table::<u32>("EGRESS", |_| MAX_EGRESS_PORTS)
+        ..table::<[u32; 2]>("EGRESS", |_| MAX_EGRESS_PORTS)
     },
     records::<FlowKey, FlowRecord>("FLOWS", |capacity| capacity.flows),
     records::<FlowKey, FlowRecord>("PROBATION", |capacity| capacity.flows),

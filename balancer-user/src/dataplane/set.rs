@@ -1,6 +1,6 @@
 //! Maps that are pinned together with the program that uses them.
 //!
-//! A set is a directory `<pin_dir>/maps-v<layout version>-<number>`. A program
+//! A set is a directory `<pin_dir>/maps-v<layout version>-<instance>-<number>`. A program
 //! that takes another one's place gets a set of its own, in which the maps
 //! that it goes on with are pinned once more; then the links are swapped, and
 //! then the old set goes. So the links say, by the program in them, which set
@@ -29,6 +29,9 @@ const RETIRED: &str = "RETIRED_";
 pub(super) struct MapSet {
     path: PathBuf,
     version: u32,
+    /// Drawn when the tables were begun; what a controller keeps elsewhere
+    /// of them goes by it.
+    instance: u64,
     number: u64,
 }
 
@@ -45,22 +48,30 @@ pub(super) enum Left {
 
 impl MapSet {
     /// A new one, empty.
-    pub(super) fn create(pin_dir: &Path) -> Result<Self, Error> {
+    pub(super) fn create(pin_dir: &Path, instance: u64) -> Result<Self, Error> {
         let last = all(pin_dir)?.iter().map(|set| set.number).max();
         let number = last.unwrap_or_default() + 1;
-        let path = pin_dir.join(format!("{PREFIX}{LAYOUT_VERSION}-{number}"));
+        let path = pin_dir.join(format!(
+            "{PREFIX}{LAYOUT_VERSION}-{instance:016x}-{number:x}"
+        ));
         fs::create_dir(&path)
             .map_err(|error| Error::kernel(format!("making {}", path.display()), error))?;
         Ok(Self {
             path,
             version: LAYOUT_VERSION,
+            instance,
             number,
         })
     }
 
     /// A new one beside this one, empty.
     pub(super) fn next(&self) -> Result<Self, Error> {
-        Self::create(self.path.parent().unwrap_or(&self.path))
+        Self::create(self.path.parent().unwrap_or(&self.path), self.instance)
+    }
+
+    /// What the tables go by.
+    pub(super) fn instance(&self) -> u64 {
+        self.instance
     }
 
     /// Where a map is pinned.
@@ -189,11 +200,15 @@ fn all(pin_dir: &Path) -> Result<Vec<MapSet>, Error> {
     };
     let set = |entry: fs::DirEntry| {
         let name = entry.file_name().into_string().ok()?;
-        let (version, number) = name.strip_prefix(PREFIX)?.split_once('-')?;
+        let mut parts = name.strip_prefix(PREFIX)?.splitn(3, '-');
+        let version = parts.next()?.parse().ok()?;
+        // Other versions may have other names.
+        let mut number = || u64::from_str_radix(parts.next()?, 16).ok();
         Some(MapSet {
             path: entry.path(),
-            version: version.parse().ok()?,
-            number: number.parse().ok()?,
+            version,
+            instance: number().unwrap_or_default(),
+            number: number().unwrap_or_default(),
         })
     };
     Ok(entries.flatten().filter_map(set).collect())

@@ -101,6 +101,11 @@ impl<M: Memory> Tables<M> {
         &mut self.memory
     }
 
+    /// Gives the memory to another process, so to say.
+    pub fn into_memory(self) -> M {
+        self.memory
+    }
+
     /// Brings a plan into force.
     pub fn apply(&mut self, plan: &Plan) -> Result<(), Error> {
         self.settle()?;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use balancer_common::layout::{MAX_MEMBERS, Member, SLOTS_PER_BLOCK, Slot};
 
-use identity::Identity;
+pub(super) use identity::Identity;
 
 use super::{BackendState, World, backend_state, fails_open, probed};
 use crate::config::model::{Backend, Config, Protocol, Service};
@@ -32,13 +32,13 @@ const LEAST_ROUND: Duration = Duration::from_millis(100);
 pub(super) struct Book {
     pub(super) id: ServiceId,
     /// What flow records rest on.
-    identity: Option<Identity>,
+    pub(super) identity: Option<Identity>,
     pub(super) seats: Vec<Option<Owner>>,
     /// How often each index has been given away.
-    incarnations: Vec<u16>,
+    pub(super) incarnations: Vec<u16>,
     /// Indexes given up since the slots were last gone through: some may
     /// still name them.
-    vacated: BTreeSet<u16>,
+    pub(super) vacated: BTreeSet<u16>,
     /// What the table was built from.
     built_from: (Vec<(String, u16, u16)>, u32),
     pub(super) table: Table,

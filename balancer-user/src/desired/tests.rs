@@ -399,4 +399,67 @@ proptest! {
             }
         }
     }
+
+    #[test]
+    fn successor_goes_on_where_its_predecessor_was(
+        steps in prop::collection::vec((0usize..3, 0u8..7, any::<bool>()), 1..30)
+    ) {
+        let mut bench = Bench::new();
+        let all = bench.config.services[0].backends.clone();
+        let seed = Seed([7; 16]);
+        let mut applied = State::empty();
+        for (backend, step, is_restart) in steps {
+            let name = all[backend].name.clone();
+            let service = &mut bench.config.services[0];
+            match step {
+                0 => bench.set(&name, health::State::Down),
+                1 => bench.set(&name, health::State::Up),
+                2 => service.backends.retain(|backend| backend.name != name),
+                3 if service.backend(&name).is_none() => service.backends.push(all[backend].clone()),
+                4 => bench.now += Duration::from_secs(40),
+                5 => service.address = [192, 0, 2, 20 + backend as u8].into(),
+                _ => {
+                    if let Some(backend) = service.backend_mut(&name) {
+                        backend.drain = !backend.drain;
+                    }
+                }
+            }
+            // What is stored allows for both: the change in force, or not.
+            let before = bench.builder.seating();
+            let next = bench.builder.build(&bench.config, &seed, &bench.world, bench.now).state;
+            let stored = before.with(&bench.builder.seating());
+            let old = Builder::adopt(&stored, &applied);
+            prop_assert!(old.is_ok(), "{old:?}");
+            let text = serde_json::to_string(&stored).unwrap();
+            let stored: Seating = serde_json::from_str(&text).unwrap();
+            let mut new = Builder::adopt(&stored, &next).unwrap();
+            prop_assert_eq!(new.counters(), bench.builder.counters());
+            let again = new.build(&bench.config, &seed, &bench.world, bench.now);
+            prop_assert_eq!(&again.state, &next);
+            prop_assert_eq!(again.fresh_counters, Vec::<u32>::new());
+            if is_restart {
+                bench.builder = new;
+            }
+            applied = next;
+        }
+    }
+}
+
+#[test]
+fn tables_whose_numbers_mean_nothing_are_not_adopted() {
+    let mut bench = Bench::new();
+    let seed = Seed([7; 16]);
+    let build = |bench: &mut Bench| {
+        let built = bench
+            .builder
+            .build(&bench.config, &seed, &bench.world, bench.now);
+        built.state
+    };
+    let mut state = build(&mut bench);
+    let seating = bench.builder.seating();
+    assert!(Builder::adopt(&seating, &state).is_ok());
+    assert!(Builder::adopt(&Seating::default(), &state).is_err());
+    let service = state.services.values_mut().next().unwrap();
+    service.members[0].incarnation += 1;
+    assert!(Builder::adopt(&seating, &state).is_err());
 }

@@ -21,6 +21,7 @@ mod programs_swapped;
 mod refusals;
 mod reload;
 mod restart;
+mod restart_adopts;
 mod stop;
 mod udp;
 

@@ -2,13 +2,15 @@
 
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::model::{Affinity, Protocol, Service};
 
 /// What a flow's record says holds for this only: with another address the
 /// same client is another flow, and with another way from flow to slot the
 /// record's era is another slot's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Identity {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::desired) struct Identity {
     address: IpAddr,
     protocol: Protocol,
     by_source: bool,

@@ -1,0 +1,116 @@
+//! The daemon dies in the middle of a change, and the next one goes on with
+//! what the dead one knew.
+
+use anyhow::{Result, ensure};
+use balancer_tests::balancer::{Balancer, backend_of};
+use balancer_tests::lab::Lab;
+use balancer_tests::lab::client::HeldConnections;
+
+use crate::fixture::{
+    Api, Service, balancer, burst, l2, load, stop_unharmed, wait_answers, web_servers,
+};
+use crate::programs_swapped::{flows_that_need_records, packets};
+
+const SAYS: &str = "going on with the tables";
+
+#[test]
+fn killed_in_the_middle_of_a_drain_nobody_notices() -> Result<()> {
+    let lab = l2(4)?;
+    let _servers = web_servers(&lab)?;
+    let service = Service::web_l2(&lab);
+    let mut balancer = balancer(&lab, &service.toml())?;
+    let mut held = flows_that_need_records(&lab, &balancer, &service)?;
+    for round in 1..=3 {
+        let load = load(&lab, service.dial())?;
+        wait_answers(&load, 300)?;
+        let before = packets(&balancer)?;
+        balancer.kill()?;
+        wait_answers(&load, 300)?;
+        balancer.restart()?;
+        ensure!(balancer.log().contains(SAYS), "{}", balancer.log());
+        wait_answers(&load, 300)?;
+        let answered = stop_unharmed(load)?;
+        for (backend, count) in packets(&balancer)? {
+            ensure!(count >= before[&backend], "{backend} went back to {count}");
+        }
+        all_whole(&mut held)?;
+        println!("restart {round}: {answered} requests answered, 0 failed");
+    }
+    drains_go_on(&lab, &balancer, &service)
+}
+
+#[test]
+fn file_changed_while_the_daemon_was_down_is_a_change_like_any_other() -> Result<()> {
+    let lab = l2(4)?;
+    let _servers = web_servers(&lab)?;
+    let service = Service::web_l2(&lab);
+    let text = format!("keep_forwarding = true\n{}", service.toml());
+    let mut balancer = balancer(&lab, &text)?;
+    let mut held = flows_that_need_records(&lab, &balancer, &service)?;
+    let before = packets(&balancer)?;
+    balancer.stop()?;
+    // Every slot is looked at anew: the weight of one is another.
+    let text = text.replacen("name = \"backend3\"", "name = \"backend3\"\nweight = 10", 1);
+    balancer.write_services(&["eth0"], &text)?;
+    balancer.restart()?;
+    ensure!(balancer.log().contains(SAYS), "{}", balancer.log());
+    let status = balancer.status()?;
+    let weight = backend_of(&status, "web", "backend3").map(|backend| backend.weight);
+    ensure!(weight == Some(10), "{weight:?}");
+    burst(&lab, service.dial(), 300)?;
+    for (backend, count) in packets(&balancer)? {
+        ensure!(count >= before[&backend], "{backend} went back to {count}");
+    }
+    all_whole(&mut held)
+}
+
+#[test]
+fn tables_that_nobody_can_explain_are_begun_anew_and_that_is_said() -> Result<()> {
+    let lab = l2(2)?;
+    let _servers = web_servers(&lab)?;
+    let service = Service::web_l2(&lab);
+    let mut balancer = balancer(&lab, &service.toml())?;
+    let load = load(&lab, service.dial())?;
+    wait_answers(&load, 300)?;
+    balancer.kill()?;
+    let seats = balancer.config().with_file_name("state").join("seats.json");
+    std::fs::remove_file(&seats)?;
+    balancer.restart()?;
+    ensure!(!balancer.log().contains(SAYS), "{}", balancer.log());
+    ensure!(balancer.log().contains("begin anew"), "{}", balancer.log());
+    wait_answers(&load, 300)?;
+    stop_unharmed(load)?;
+    let sets = std::fs::read_dir(balancer.pin_dir())?
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("maps-"))
+        .count();
+    ensure!(sets == 1, "{sets} sets of maps");
+    Ok(())
+}
+
+fn all_whole(held: &mut [HeldConnections]) -> Result<()> {
+    for held in held {
+        let broken = held.ask_again()?;
+        ensure!(
+            broken.is_empty(),
+            "{} broken: {:?}",
+            broken.len(),
+            broken[0]
+        );
+    }
+    Ok(())
+}
+
+/// The drained get nothing new, and give up no flow.
+fn drains_go_on(lab: &Lab, balancer: &Balancer<'_>, service: &Service) -> Result<()> {
+    let api = Api::new(balancer)?;
+    let flows = |name| api.flows("web", name);
+    let before = [flows("backend0")?, flows("backend1")?];
+    burst(lab, service.dial(), 300)?;
+    ensure!(before == [flows("backend0")?, flows("backend1")?]);
+    for name in ["backend0", "backend1"] {
+        let backend = api.backend("web", name)?;
+        ensure!(backend.state == "draining", "{backend:?}");
+    }
+    Ok(())
+}

@@ -22,3 +22,4 @@ mod recorded;
 mod scenario;
 mod settling;
 mod source;
+mod variants;

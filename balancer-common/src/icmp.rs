@@ -22,8 +22,10 @@ const ANSWER_V4: [u8; 2] = [0, 0];
 const REQUEST_V6: [u8; 2] = [128, 0];
 const ANSWER_V6: [u8; 2] = [129, 0];
 
-/// An echo request over IPv4: its headers.
+/// An echo request over IPv4: its headers. Aligned, as the kernel allows no
+/// misaligned store on a program's stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(8))]
 pub struct EchoV4 {
     ip: [u8; IPV4_LEN],
     checksum: u16,
@@ -72,8 +74,9 @@ impl EchoV4 {
     }
 }
 
-/// An echo request over IPv6: its headers.
+/// An echo request over IPv6: its headers, aligned as [`EchoV4`] is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(8))]
 pub struct EchoV6 {
     ip: [u8; IPV6_LEN],
     checksum: u16,

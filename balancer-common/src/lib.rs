@@ -1,7 +1,7 @@
 //! What the kernel programs and the controller must agree on.
 //!
-//! [`layout`] holds the structures in shared maps; [`parse`], [`hash`],
-//! [`affinity`], [`encap`] and [`decap`] hold the packet logic as pure functions over
+//! [`layout`] holds the structures in shared maps; [`parse`], [`unusual`],
+//! [`hash`], [`affinity`], [`encap`] and [`decap`] hold the packet logic as pure functions over
 //! bytes, so that the kernel program, unit tests and fuzzers run the same
 //! code. Nothing here knows XDP, maps, files or clocks, and nothing allocates.
 #![no_std]
@@ -20,4 +20,5 @@ pub mod hash;
 pub mod icmp;
 pub mod layout;
 pub mod parse;
+pub mod unusual;
 pub mod verdict;

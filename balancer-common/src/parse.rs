@@ -1,15 +1,18 @@
 //! Reads what the balancer needs from an Ethernet frame, in two steps.
 //!
 //! [`ipv4`] and [`ipv6`] read only what tells a packet's service, and fail
-//! only with reasons that let the packet pass. [`transport`] is called once
-//! the service is known and finds every fault that makes a packet of a
-//! service a drop, in this order: fragment, TTL, length, transport header.
+//! only with reasons that let the packet pass; what they do not take at once
+//! is for [`crate::unusual`]. [`transport`] is called once the service is
+//! known and finds every fault that makes a packet of a service a drop, in
+//! this order: TTL, length, transport header. Of a packet in fragments
+//! nothing is checked that only holds for the whole.
 //!
 //! Pure: bytes arrive through [`Frame`], so the kernel program, unit tests
 //! and fuzzers run this same code.
 
 use crate::affinity::Opening;
 use crate::hash::Address;
+use crate::layout::FragmentRecord;
 use crate::verdict::Reason;
 
 /// Length of an Ethernet header without tags.
@@ -78,8 +81,10 @@ pub struct Link {
     pub len: usize,
 }
 
-/// What tells the service and the flow of a packet.
+/// What tells the service and the flow of a packet. The kernel allows no
+/// misaligned store on a program's stack, so fields stay in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(8))]
 pub struct Packet<A> {
     /// Source address, network order.
     pub source: A,
@@ -93,17 +98,50 @@ pub struct Packet<A> {
     pub traffic_class: u8,
     /// TTL or hop limit.
     pub ttl: u8,
-    /// Whether it is the first of several fragments.
-    pub is_fragment: bool,
+    /// How much of the flow's packet it is.
+    pub part: Part,
     /// Where the IP header begins: behind the Ethernet header and its tags.
     pub ip_at: usize,
-    /// Bytes of the IP header.
+    /// Bytes of the IP header, options and extension headers included.
     pub header_len: u32,
     /// Bytes of the whole IP packet as its header says.
     pub ip_len: u32,
 }
 
+/// How much of its flow's packet a frame holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// The first of several fragments, with its identification as in the
+    /// packet, IPv4's in the first two bytes.
+    First(u32),
+    /// A later fragment: no transport header. Its ports come from the record
+    /// of the first one.
+    Later(FragmentRecord),
+}
+
 impl<A: Address> Packet<A> {
+    /// Whether it has no transport header.
+    #[inline(always)]
+    pub fn is_later(&self) -> bool {
+        matches!(self.part, Part::Later(_))
+    }
+
+    /// The same packet, for a verifier that has lost sight of its fields: no
+    /// link header is shorter than 14 bytes or longer than 22, and no IP
+    /// header with four extensions is longer than 8,232.
+    #[inline(always)]
+    #[must_use]
+    pub fn within_bounds(self) -> Self {
+        let tags_len = self.ip_at.wrapping_sub(ETHERNET_LEN);
+        Self {
+            ip_at: ETHERNET_LEN + (tags_len & (3 * VLAN_LEN)),
+            header_len: self.header_len & 0x3fff,
+            ..self
+        }
+    }
+
     /// The destination port, network order.
     #[inline(always)]
     pub fn destination_port(&self) -> [u8; 2] {
@@ -133,7 +171,8 @@ fn is_tag(ethertype: [u8; 2]) -> bool {
     ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_SERVICE_VLAN
 }
 
-/// Reads an IPv4 packet's service and flow (RFC 791); options are skipped.
+/// Reads an IPv4 packet's service and flow (RFC 791); options are skipped. A
+/// fragment, the first one too, is a [`Reason::LaterFragment`] here.
 #[inline(always)]
 pub fn ipv4(frame: &(impl Frame + ?Sized), ip_at: usize) -> Result<Packet<[u8; 4]>, Reason> {
     let ip: [u8; IPV4_LEN] = frame.bytes(ip_at).ok_or(Reason::Truncated)?;
@@ -146,31 +185,38 @@ pub fn ipv4(frame: &(impl Frame + ?Sized), ip_at: usize) -> Result<Packet<[u8; 4
         return Err(Reason::NotTcpUdp);
     }
     // Thirteen bits of offset; the bit before them is "more fragments".
-    let fragment = u16::from_be_bytes([ip[6], ip[7]]);
-    if fragment & 0x1fff != 0 {
+    if u16::from_be_bytes([ip[6], ip[7]]) & 0x3fff != 0 {
         return Err(Reason::LaterFragment);
     }
     let header_len = words * 4;
     let ports = frame
         .bytes(ip_at + header_len as usize)
         .ok_or(Reason::Truncated)?;
-    Ok(Packet {
-        source: field(&ip, 12),
-        destination: field(&ip, 16),
-        ports,
-        protocol,
+    let mut packet = fixed_ipv4(&ip, ip_at, header_len);
+    packet.ports = ports;
+    Ok(packet)
+}
+
+/// What the fixed IPv4 header says; ports are zero.
+#[inline(always)]
+pub(crate) fn fixed_ipv4(ip: &[u8; IPV4_LEN], ip_at: usize, header_len: u32) -> Packet<[u8; 4]> {
+    Packet {
+        source: field(ip, 12),
+        destination: field(ip, 16),
+        ports: [0; 4],
+        protocol: ip[9],
         traffic_class: ip[1],
         ttl: ip[8],
-        is_fragment: fragment & 0x2000 != 0,
+        part: Part::Whole,
         ip_at,
         header_len,
         ip_len: u32::from(u16::from_be_bytes([ip[2], ip[3]])),
-    })
+    }
 }
 
 /// Part of a header, moved as one word and not byte by byte.
 #[inline(always)]
-fn field<const N: usize>(header: &[u8], at: usize) -> [u8; N] {
+pub(crate) fn field<const N: usize>(header: &[u8], at: usize) -> [u8; N] {
     let mut field = [0; N];
     field.copy_from_slice(&header[at..at + N]);
     field
@@ -188,19 +234,27 @@ pub fn ipv6(frame: &(impl Frame + ?Sized), ip_at: usize) -> Result<Packet<[u8; 1
     if protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP {
         return Err(Reason::NotTcpUdp);
     }
-    let ports = frame.bytes(ip_at + IPV6_LEN).ok_or(Reason::Truncated)?;
-    Ok(Packet {
-        source: field(&ip, 8),
-        destination: field(&ip, 24),
-        ports,
-        protocol,
+    let mut packet = fixed_ipv6(&ip, ip_at, IPV6_LEN as u32);
+    packet.ports = frame.bytes(ip_at + IPV6_LEN).ok_or(Reason::Truncated)?;
+    Ok(packet)
+}
+
+/// What the fixed IPv6 header says; ports are zero, and `protocol` is its
+/// next header.
+#[inline(always)]
+pub(crate) fn fixed_ipv6(ip: &[u8; IPV6_LEN], ip_at: usize, header_len: u32) -> Packet<[u8; 16]> {
+    Packet {
+        source: field(ip, 8),
+        destination: field(ip, 24),
+        ports: [0; 4],
+        protocol: ip[6],
         traffic_class: ip[0] << 4 | ip[1] >> 4,
         ttl: ip[7],
-        is_fragment: false,
+        part: Part::Whole,
         ip_at,
-        header_len: IPV6_LEN as u32,
+        header_len,
         ip_len: IPV6_LEN as u32 + u32::from(u16::from_be_bytes([ip[4], ip[5]])),
-    })
+    }
 }
 
 /// Checks the rest of a packet that is for a service, and tells how it
@@ -210,9 +264,6 @@ pub fn transport<A: Address>(
     frame: &(impl Frame + ?Sized),
     packet: &Packet<A>,
 ) -> Result<Opening, Reason> {
-    if packet.is_fragment {
-        return Err(Reason::Fragment);
-    }
     if packet.ttl == 0 {
         return Err(Reason::TtlExpired);
     }
@@ -220,28 +271,55 @@ pub fn transport<A: Address>(
     if packet.ip_len as usize + packet.ip_at > frame.len() {
         return Err(Reason::BadLength);
     }
+    // A first fragment that hides its transport header (RFC 1858, 3), and one
+    // whose header would be whole only once it is put together.
+    let (is_first, too_short) = match packet.part {
+        Part::Whole => (false, Reason::BadLength),
+        Part::First(_) => (true, Reason::TinyFragment),
+        Part::Later(_) => return later(packet),
+    };
     let at = packet.ip_at + packet.header_len as usize;
     if packet.protocol == PROTOCOL_UDP {
         if packet.ip_len < packet.header_len + UDP_LEN {
-            return Err(Reason::BadLength);
+            return Err(too_short);
         }
         let udp_len: [u8; 2] = frame.bytes(at + 4).ok_or(Reason::BadLength)?;
         let udp_len = u32::from(u16::from_be_bytes(udp_len));
-        if udp_len < UDP_LEN || udp_len > packet.ip_len - packet.header_len {
+        if udp_len < UDP_LEN || udp_len > packet.ip_len - packet.header_len && !is_first {
             return Err(Reason::BadUdpLength);
         }
         return Ok(Opening::None);
     }
     if packet.ip_len < packet.header_len + TCP_LEN {
-        return Err(Reason::BadLength);
+        return Err(too_short);
     }
     let [offset, flags]: [u8; 2] = frame.bytes(at + 12).ok_or(Reason::BadLength)?;
     let tcp_len = u32::from(offset >> 4) * 4;
-    if tcp_len < TCP_LEN || tcp_len > packet.ip_len - packet.header_len {
+    if tcp_len < TCP_LEN {
         return Err(Reason::BadTcpHeader);
+    }
+    if tcp_len > packet.ip_len - packet.header_len {
+        return Err(if is_first {
+            Reason::TinyFragment
+        } else {
+            Reason::BadTcpHeader
+        });
     }
     Ok(match flags & (TCP_SYN | TCP_ACK) {
         TCP_SYN => Opening::Syn,
+        _ => Opening::Established,
+    })
+}
+
+/// What can be checked of a later fragment: it carries something. Its flow is
+/// there, as its first fragment was.
+#[inline(always)]
+fn later<A: Address>(packet: &Packet<A>) -> Result<Opening, Reason> {
+    if packet.ip_len <= packet.header_len {
+        return Err(Reason::BadLength);
+    }
+    Ok(match packet.protocol {
+        PROTOCOL_UDP => Opening::None,
         _ => Opening::Established,
     })
 }
@@ -323,7 +401,10 @@ mod tests {
         let cases: &[(Change, Result<Opening, Reason>)] = &[
             (|_| {}, Ok(Opening::Syn)),
             (|f| f[47] = 0x12, Ok(Opening::Established)),
-            (|f| f[20] = 0x20, Err(Reason::Fragment)),
+            (|f| f[20] = 0x20, Ok(Opening::Syn)),
+            (|f| [f[20], f[17]] = [0x20, 39], Err(Reason::TinyFragment)),
+            (|f| [f[20], f[46]] = [0x20, 0x60], Err(Reason::TinyFragment)),
+            (|f| [f[20], f[46]] = [0x20, 0x40], Err(Reason::BadTcpHeader)),
             (|f| f[22] = 0, Err(Reason::TtlExpired)),
             (|f| f[17] = 41, Err(Reason::BadLength)),
             (|f| f[17] = 39, Err(Reason::BadLength)),

@@ -21,8 +21,11 @@ pub enum Disposition {
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $number:literal, $name:literal, $disposition:ident;)*) => {
         /// Why a packet got its verdict. The number is the index of its counter.
+        /// A word, as a byte in the place of a packet's fields would make the
+        /// compiler split these, and the kernel allows no misaligned store on
+        /// a program's stack.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        #[repr(u8)]
+        #[repr(u64)]
         pub enum Reason {
             $($(#[$doc])* $variant = $number,)*
         }
@@ -57,14 +60,14 @@ reasons! {
     Truncated = 2, "truncated", Pass;
     /// Version or header length of the IP header contradict the EtherType.
     BadIpHeader = 3, "bad_ip_header", Pass;
-    /// Neither TCP nor UDP nor an echo request that is answered, or an IPv6 extension header comes first.
+    /// Neither TCP nor UDP nor an ICMP message that the balancer handles.
     NotTcpUdp = 4, "not_tcp_udp", Pass;
-    /// A later fragment: it has no ports, so no service can be told.
+    /// A later fragment to no service's address: it has no ports, so no service can be told.
     LaterFragment = 5, "later_fragment", Pass;
     /// No service has this address, port and protocol.
     NoService = 6, "no_service", Pass;
-    /// A first fragment for a service; its later ones could not follow.
-    Fragment = 7, "fragment", Drop;
+    /// A first fragment for a service that does not hold the whole TCP or UDP header.
+    TinyFragment = 7, "tiny_fragment", Drop;
     /// The IP length goes past the frame or is too short for its transport.
     BadLength = 8, "bad_length", Drop;
     /// The TCP data offset is under 5 or goes past the packet.
@@ -89,6 +92,12 @@ reasons! {
     ReplyForwarded = 18, "reply_forwarded", Forward;
     /// A live flow of another service has the same client, port, backend and port.
     NatConflict = 19, "nat_conflict", Drop;
+    /// An IPv6 routing header has segments left: its destination is not the last one.
+    SourceRouted = 20, "source_routed", Pass;
+    /// More than four IPv6 extension headers before the transport header.
+    TooManyExtensions = 21, "too_many_extensions", Pass;
+    /// A later fragment to a service's address whose first one did not come, or not lately.
+    FragmentUnknown = 22, "fragment_unknown", Drop;
 }
 
 impl Reason {

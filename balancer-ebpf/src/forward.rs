@@ -191,12 +191,22 @@ fn push<const N: usize>(
     }
     write_addresses(ctx, ethernet)?;
     let frame = XdpFrame::of(ctx);
-    if ip_at > ETHERNET_LEN {
-        // A single tag drags the old EtherType and more along, all of which
-        // the outer header overwrites.
-        frame.write(TAGS_AT, tags).ok_or(Reason::NoHeadroom)?;
+    // Each EtherType at a place of its own: of an unusual packet the verifier
+    // only knows that `ip_at` is one of three, and refuses to go back from it.
+    if ip_at == ETHERNET_LEN {
+        return frame.write(TAGS_AT, ethertype).ok_or(Reason::NoHeadroom);
     }
-    frame.write(ip_at - 2, ethertype).ok_or(Reason::NoHeadroom)
+    // A single tag drags the old EtherType and more along, all of which the
+    // outer header overwrites.
+    let written = frame.write(TAGS_AT, tags);
+    let ethertype_at = if ip_at == ETHERNET_LEN + VLAN_LEN {
+        TAGS_AT + VLAN_LEN
+    } else {
+        TAGS_AT + 2 * VLAN_LEN
+    };
+    written
+        .and_then(|()| frame.write(ethertype_at, ethertype))
+        .ok_or(Reason::NoHeadroom)
 }
 
 #[inline(always)]

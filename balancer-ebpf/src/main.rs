@@ -13,10 +13,12 @@ mod echo;
 mod features;
 mod flow;
 mod forward;
+mod fragment;
 mod maps;
 mod nat;
 mod pick;
 mod trace;
+mod unusual;
 mod vip;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
@@ -50,16 +52,26 @@ fn stages(ctx: &XdpContext) -> Result<(u32, Reason), Reason> {
     let frame = ctx_frame(ctx);
     let link = parse::link(frame)?;
     match link.ethertype {
-        ETHERTYPE_IPV4 if features::any(Features::IPV4) => match parse::ipv4(frame, link.len) {
-            Ok(packet) => balance(ctx, packet),
-            Err(Reason::NotTcpUdp) => echo::v4(ctx, link.len),
-            Err(reason) => Err(reason),
-        },
-        ETHERTYPE_IPV6 if features::any(Features::IPV6) => match parse::ipv6(frame, link.len) {
-            Ok(packet) => balance(ctx, packet),
-            Err(Reason::NotTcpUdp) => echo::v6(ctx, link.len),
-            Err(reason) => Err(reason),
-        },
+        ETHERTYPE_IPV4 if features::any(Features::IPV4) => {
+            let packet = match parse::ipv4(frame, link.len) {
+                Ok(packet) => packet,
+                Err(Reason::LaterFragment) => unusual::ipv4(ctx, link.len)?,
+                Err(Reason::NotTcpUdp) => return echo::v4(ctx, link.len),
+                Err(reason) => return Err(reason),
+            };
+            balance(ctx, packet)
+        }
+        ETHERTYPE_IPV6 if features::any(Features::IPV6) => {
+            let packet = match parse::ipv6(frame, link.len) {
+                Ok(packet) => packet,
+                Err(Reason::NotTcpUdp) => match echo::v6(ctx, link.len) {
+                    Err(Reason::NotTcpUdp) => unusual::ipv6(ctx, link.len)?,
+                    answered => return answered,
+                },
+                Err(reason) => return Err(reason),
+            };
+            balance(ctx, packet)
+        }
         ETHERTYPE_IPV4 | ETHERTYPE_IPV6 => Err(Reason::NoService),
         _ => Err(Reason::NotIp),
     }
@@ -72,12 +84,14 @@ fn balance<A: nat::Translated>(
 ) -> Result<(u32, Reason), Reason> {
     let node = maps::generation().ok_or(Reason::BadTable)?;
     let Some(target) = vip::lookup(&node, &packet) else {
+        fragment::remember_foreign(ctx, &node, &packet);
         return nat::reply(ctx, &packet);
     };
     trace::service(target.service);
     let opening = parse::transport(ctx_frame(ctx), &packet)?;
     let picked = pick::member(&node, target, &packet, opening)?;
     trace::flow(&picked);
+    fragment::remember(ctx, target, &packet, &picked);
     flow::keep(target, &packet, &picked);
     let action = forward::send(ctx, &node, target, &packet, &picked)?;
     count::member(picked.member.counter, packet.ip_len, picked.is_new);

@@ -7,9 +7,9 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, DevMap, LruHashMap, PerCpuArray};
 use balancer_common::layout::{
-    FlowKey, FlowRecord, GenerationHead, MARKS_PER_ELEMENT, MAX_EGRESS_PORTS, Marks, Member,
-    MemberCounters, NatKey, NatRecord, NatSettings, Node, ServiceOptions, ServiceV4, ServiceV6,
-    SlotBlock, TraceRecord,
+    FlowKey, FlowRecord, FragmentKey, FragmentRecord, GenerationHead, MARKS_PER_ELEMENT,
+    MAX_EGRESS_PORTS, Marks, Member, MemberCounters, NatKey, NatRecord, NatSettings, Node,
+    ServiceOptions, ServiceV4, ServiceV6, SlotBlock, TraceRecord,
 };
 use balancer_common::verdict::Reason;
 
@@ -59,15 +59,24 @@ static NAT_SETTINGS: Array<NatSettings> = Array::with_max_entries(2, MMAPABLE);
 /// One entry, for the program alone.
 #[map]
 static NAT_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+/// Where the first fragments of packets went; written by the program.
+#[map]
+static FRAGMENTS: LruHashMap<FragmentKey, FragmentRecord> = LruHashMap::with_max_entries(1, 0);
 /// One entry a member; written by the program.
 #[map]
 static COUNTERS: PerCpuArray<MemberCounters> = PerCpuArray::with_max_entries(1, 0);
 /// One entry a reason; written by the program.
 #[map]
 static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::COUNT as u32, 0);
+/// One entry: what an unusual packet was read as, between two stages.
+#[map]
+static UNUSUAL: PerCpuArray<[u64; UNUSUAL_WORDS]> = PerCpuArray::with_max_entries(1, 0);
 /// One entry, of a program loaded for `trace`; written by the program.
 #[map]
 static TRACE: Array<TraceRecord> = Array::with_max_entries(1, MMAPABLE);
+
+/// Words of [`UNUSUAL`]: the longest [`Packet`](balancer_common::parse::Packet).
+const UNUSUAL_WORDS: usize = 12;
 
 /// The generation in force and its head.
 pub(crate) struct Generation {
@@ -200,6 +209,46 @@ pub(crate) fn nat_settings(node: &Generation) -> Option<&'static NatSettings> {
 #[inline(always)]
 pub(crate) fn nat_scratch() -> Option<*mut Scratch> {
     NAT_SCRATCH.get_ptr_mut(0)
+}
+
+#[inline(always)]
+pub(crate) fn fragment(key: &FragmentKey) -> Option<FragmentRecord> {
+    // SAFETY: as in `flow`; what a reused entry says is another packet's, as
+    // rare as two packets of one identification.
+    unsafe { FRAGMENTS.get(key) }.copied()
+}
+
+/// Records where a first fragment went. If the insert fails, its later ones
+/// are dropped by name.
+#[inline(always)]
+pub(crate) fn record_fragment(key: &FragmentKey, record: &FragmentRecord) {
+    let _ = FRAGMENTS.insert(key, record, 0);
+}
+
+/// Puts a value where [`take_over`] finds it.
+#[inline(always)]
+pub(crate) fn hand_over<T: Copy>(value: T) {
+    const {
+        assert!(size_of::<T>() <= size_of::<[u64; UNUSUAL_WORDS]>());
+        assert!(align_of::<T>() <= align_of::<u64>());
+    }
+    if let Some(entry) = UNUSUAL.get_ptr_mut(0) {
+        // SAFETY: the entry of this CPU in a live map, long and aligned enough
+        // for a `T`, as asserted; nobody else uses it while this packet is at
+        // work.
+        unsafe { entry.cast::<T>().write(value) };
+    }
+}
+
+/// The value that was handed over. The verifier knows nothing of it.
+///
+/// # Safety
+/// A `T` has been handed over for this packet.
+#[inline(always)]
+pub(crate) unsafe fn take_over<T: Copy>() -> Option<T> {
+    let entry = UNUSUAL.get_ptr(0)?.cast::<T>();
+    // SAFETY: as in `hand_over`; it holds a `T`, as the caller says.
+    Some(unsafe { entry.read() })
 }
 
 /// Sends the frame out of the interface in `port`, or gives its XDP action

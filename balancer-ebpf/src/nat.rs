@@ -23,6 +23,7 @@ use balancer_common::parse::{self, Frame, PROTOCOL_TCP, Packet};
 use balancer_common::verdict::Reason;
 
 use crate::features;
+use crate::fragment;
 use crate::maps::{self, Generation};
 use crate::packet::XdpFrame;
 use crate::pick::Picked;
@@ -109,6 +110,7 @@ pub(crate) fn reply<A: Translated>(
     check_ttl(packet)?;
     let flags = tcp_flags(ctx, packet)?;
     record.note_reply(closing(flags), now());
+    fragment::remember_reply(ctx, packet);
     rewrite::headers(ctx, packet, &new, ports)?;
     let (egress, ethernet) = record.way();
     XdpFrame::of(ctx)
@@ -179,10 +181,10 @@ fn way_back(ctx: &XdpContext) -> Result<[u8; 12], Reason> {
     Ok([g, h, i, j, k, l, a, b, c, d, e, f])
 }
 
-/// 0 for UDP.
+/// 0 for UDP, and for later fragments.
 #[inline(always)]
 fn tcp_flags<A: Translated>(ctx: &XdpContext, packet: &Packet<A>) -> Result<u8, Reason> {
-    if packet.protocol != PROTOCOL_TCP {
+    if packet.protocol != PROTOCOL_TCP || packet.is_later() {
         return Ok(0);
     }
     let at = rewrite::transport_at(packet);

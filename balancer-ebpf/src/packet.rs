@@ -113,3 +113,47 @@ impl Frame for XdpFrame {
         Some(unsafe { core::ptr::read_unaligned(at as *const [u8; N]) })
     }
 }
+
+/// As [`XdpFrame`], for functions that are called. What is left of a shared
+/// read of the bounds there is a cut to 32 bits, after which the verifier no
+/// longer takes them for pointers; so each access reads them for itself.
+#[repr(transparent)]
+pub struct FreshFrame(XdpContext);
+
+impl FreshFrame {
+    /// The frame of this context.
+    #[inline(always)]
+    pub fn of(ctx: &XdpContext) -> &Self {
+        // SAFETY: `FreshFrame` is a transparent wrapper of `XdpContext`.
+        unsafe { &*core::ptr::from_ref(ctx).cast::<Self>() }
+    }
+
+    #[inline(always)]
+    fn bounds(&self) -> (usize, usize) {
+        // SAFETY: the kernel's context, which outlives the program.
+        unsafe {
+            let data = core::ptr::read_volatile(&raw const (*self.0.ctx).data);
+            let end = core::ptr::read_volatile(&raw const (*self.0.ctx).data_end);
+            (data as usize, end as usize)
+        }
+    }
+}
+
+impl Frame for FreshFrame {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        let (data, end) = self.bounds();
+        end - data
+    }
+
+    #[inline(always)]
+    fn bytes<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let (data, end) = self.bounds();
+        let at = data + offset;
+        if at + N > end {
+            return None;
+        }
+        // SAFETY: `N` bytes from `at` were held against the frame's end.
+        Some(unsafe { core::ptr::read_unaligned(at as *const [u8; N]) })
+    }
+}

@@ -4,7 +4,7 @@ use balancer_common::affinity::{Choice, Keep, Opening};
 use balancer_common::features::Features;
 use balancer_common::hash;
 use balancer_common::layout::{Member, SLOTS_PER_BLOCK, Target};
-use balancer_common::parse::Packet;
+use balancer_common::parse::{Packet, Part};
 use balancer_common::verdict::Reason;
 
 use crate::maps::{self, Generation};
@@ -53,7 +53,12 @@ pub(crate) fn member<A: Family>(
     let slots = maps::slots(block).ok_or(Reason::BadTable)?;
     let owners = slots.slots[(slot % SLOTS_PER_BLOCK) as usize];
 
-    let choice = if flow::has_all(target) {
+    let choice = if let Part::Later(record) = &packet.part
+        && record.service == target.service
+        && incarnation(target, record.member) == Some(record.incarnation)
+    {
+        Choice::of(record.member)
+    } else if flow::has_all(target) {
         flow::recorded(owners, target, packet)
     } else if owners.is_unsettled() {
         let choice = flow::in_change(owners, target, packet, opening);

@@ -3,10 +3,11 @@
 use balancer_common::features::Features;
 use balancer_common::hash::{self, Address};
 use balancer_common::layout::{GenerationHead, Target};
-use balancer_common::parse::{PROTOCOL_IPIP, PROTOCOL_IPV6, Packet};
+use balancer_common::parse::{Frame, PROTOCOL_IPIP, PROTOCOL_IPV6, Packet};
 
 use crate::features;
 use crate::maps::Generation;
+use crate::packet::FreshFrame;
 
 /// An address family with a service array of its own.
 pub(crate) trait Family: Address {
@@ -14,6 +15,9 @@ pub(crate) trait Family: Address {
     const TUNNEL_PROTOCOL: u8;
 
     fn mask(head: &GenerationHead) -> u32;
+
+    /// Source and destination in the IP header at `ip_at`.
+    fn addresses(frame: &FreshFrame, ip_at: usize) -> Option<(Self, Self)>;
 
     /// The bucket's target, if the bucket holds this key.
     fn bucket(
@@ -31,6 +35,11 @@ impl Family for [u8; 4] {
     #[inline(always)]
     fn mask(head: &GenerationHead) -> u32 {
         head.mask_v4
+    }
+
+    #[inline(always)]
+    fn addresses(frame: &FreshFrame, ip_at: usize) -> Option<(Self, Self)> {
+        Some((frame.bytes(ip_at + 12)?, frame.bytes(ip_at + 16)?))
     }
 
     #[inline(always)]
@@ -56,6 +65,11 @@ impl Family for [u8; 16] {
     #[inline(always)]
     fn mask(head: &GenerationHead) -> u32 {
         head.mask_v6
+    }
+
+    #[inline(always)]
+    fn addresses(frame: &FreshFrame, ip_at: usize) -> Option<(Self, Self)> {
+        Some((frame.bytes(ip_at + 8)?, frame.bytes(ip_at + 24)?))
     }
 
     #[inline(always)]

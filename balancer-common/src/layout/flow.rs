@@ -41,18 +41,23 @@ pub struct FragmentKey {
     pub destination: [u8; 16],
     /// Identification as in the packet; IPv4's in the first two bytes.
     pub identification: [u8; 4],
-    /// IP protocol number of what is in fragments; a word, see
+    /// IPv4: IP protocol number of what is in fragments. IPv6, where
+    /// fragments may differ in it: 44, of the fragment header. A word, see
     /// [`FlowRecord::era`].
     pub protocol: u32,
 }
 
-/// What the first fragment of a packet said.
+/// What the first fragment of a packet said. Aligned for the program's stack,
+/// as it is moved by eight bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct FragmentRecord {
     /// Source and destination port, network order.
     pub ports: [u8; 4],
-    /// Number of the service.
+    /// IP protocol number of what is in fragments.
+    pub protocol: u32,
+    /// Number of the service; 0 where the packet is for none, though it is
+    /// for a service's address.
     pub service: u32,
     /// Index of the member it went to, in its service.
     pub member: u16,
@@ -84,7 +89,7 @@ const _: () = {
     assert!(size_of::<FlowKey>() == 24);
     assert!(size_of::<FlowRecord>() == 16);
     assert!(size_of::<FragmentKey>() == 40);
-    assert!(size_of::<FragmentRecord>() == 12);
+    assert!(size_of::<FragmentRecord>() == 16);
     assert!(size_of::<SourceKey>() == 20);
     assert!(size_of::<LimitKey>() == 20);
 };

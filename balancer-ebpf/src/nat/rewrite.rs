@@ -72,7 +72,8 @@ impl Translated for [u8; 16] {
     }
 }
 
-/// Rewrites a packet whose transport header is whole.
+/// Rewrites a packet whose transport header is whole, or a later fragment,
+/// which has none.
 #[inline(always)]
 pub(crate) fn headers<A: Translated>(
     ctx: &XdpContext,
@@ -81,6 +82,9 @@ pub(crate) fn headers<A: Translated>(
     ports: [u8; 4],
 ) -> Result<(), Reason> {
     let frame = XdpFrame::of(ctx);
+    if packet.is_later() {
+        return A::rewrite(frame, packet, new).ok_or(Reason::BadLength);
+    }
     let at = transport_at(packet);
     let delta = A::delta(packet, new).and(Delta::of(packet.ports, ports));
     let is_tcp = packet.protocol == PROTOCOL_TCP;

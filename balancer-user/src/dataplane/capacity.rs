@@ -24,8 +24,13 @@ pub struct Capacity {
     pub flows: u32,
     /// Entries of the table of translations.
     pub translations: u32,
+    /// Packets in fragments whose first one is remembered.
+    pub fragments: u32,
 }
 
+/// The fragments of a packet come within moments: at a million packets in
+/// fragments a second, these are remembered for 16 milliseconds.
+const FRAGMENTS: u32 = 1 << 14;
 const LEAST_BUCKETS: u32 = 64;
 const LEAST_SERVICES: u32 = 64;
 const LEAST_MEMBERS: u32 = 1024;
@@ -69,6 +74,7 @@ impl Capacity {
             counters: members * 2,
             flows: state.settings.flow_records,
             translations: translations(state),
+            fragments: FRAGMENTS,
         }
     }
 

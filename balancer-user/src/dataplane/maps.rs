@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aya::maps::{Map, MapData, MapInfo, MapType};
 use balancer_common::layout::{
-    FlowKey, FlowRecord, GENERATIONS, MARKS_PER_ELEMENT, MAX_EGRESS_PORTS, Marks, Member,
-    MemberCounters, NatKey, NatRecord, NatSettings, Node, ServiceOptions, ServiceV4, ServiceV6,
-    SlotBlock,
+    FlowKey, FlowRecord, FragmentKey, FragmentRecord, GENERATIONS, MARKS_PER_ELEMENT,
+    MAX_EGRESS_PORTS, Marks, Member, MemberCounters, NatKey, NatRecord, NatSettings, Node,
+    ServiceOptions, ServiceV4, ServiceV6, SlotBlock,
 };
 use balancer_common::verdict::Reason;
 
@@ -69,6 +69,7 @@ pub(super) const MAPS: &[Row] = &[
     },
     records::<FlowKey, FlowRecord>("FLOWS", |capacity| capacity.flows),
     records::<FlowKey, FlowRecord>("PROBATION", |capacity| capacity.flows),
+    records::<FragmentKey, FragmentRecord>("FRAGMENTS", |capacity| capacity.fragments),
     occasional::<NatKey, NatRecord>("NAT", |capacity| capacity.translations),
     counts::<MemberCounters>("COUNTERS", |capacity| capacity.counters),
     counts::<u64>("REASONS", |_| Reason::COUNT as u32),

@@ -13,6 +13,7 @@ use balancer_user::dataplane::{ServiceKey, ServiceState, State};
 
 use super::mutate::mutate;
 use super::packet::{ACK, FIN, MORE_FRAGMENTS, NOISE, Packet, RST, SYN};
+use super::packet::{fragment_v6, options, routing};
 use super::rng::Rng;
 
 /// Longest frame that is drawn.
@@ -62,8 +63,9 @@ impl Generator {
     /// The next frame: [`MIN_FRAME`] to [`MOST_LEN`] bytes.
     pub fn frame(&mut self) -> Vec<u8> {
         let mut frame = match self.rng.below(100) {
-            0..50 => self.packet().build(),
-            50..74 => self.wrong_packet().build(),
+            0..46 => self.packet().build(),
+            46..54 => self.fragment(),
+            54..74 => self.wrong_packet().build(),
             74..80 => self.truncated(),
             80..95 => {
                 let mut frame = self.packet().build();
@@ -117,11 +119,74 @@ impl Generator {
             packet.options = vec![1; 4 * (1 + self.rng.below(10))];
         }
         packet.transport_checksum = self.rng.pick(&[0, 1, 0x1234, 0xfffe, 0xffff]);
+        if address.is_ipv6() && self.rng.chance(15) {
+            packet.extensions = self.extensions();
+        }
         packet.payload_len = self.payload_len(&packet);
         if self.rng.chance(20) {
             packet.padding_len = 1 + self.rng.below(20);
         }
         packet
+    }
+
+    /// One to four extension headers, mostly ones to step over.
+    fn extensions(&mut self) -> Vec<(u8, Vec<u8>)> {
+        let count = 1 + self.rng.below(4);
+        let headers = (0..count).map(|index| match self.rng.below(12) {
+            0..3 if index == 0 => options(0, 1),
+            0..6 => options(60, 1 + self.rng.below(3) as u8),
+            6..9 => routing(u8::from(self.rng.chance(10))),
+            9 => options(60, 40),
+            10 => options(self.rng.pick(&[0, 50, 51, 135, 139, 140]), 1),
+            _ => fragment_v6(0, self.rng.next() as u32),
+        });
+        headers.collect()
+    }
+
+    /// A fragment: first ones and later ones of few packets, so that they
+    /// find each other.
+    fn fragment(&mut self) -> Vec<u8> {
+        let mut packet = self.packet();
+        let identification = self.rng.below(2) as u16;
+        let offset = self.rng.pick(&[0, 0, 0, 1, 185]);
+        packet.identification = identification;
+        packet.source.set_port(40_000);
+        if self.rng.chance(10) {
+            let elsewhere = neighbour(packet.destination.ip());
+            packet.destination.set_ip(elsewhere);
+        }
+        packet.headless = offset != 0;
+        let more = offset == 0 || self.rng.chance(50);
+        if packet.destination.is_ipv4() {
+            packet.fragment = offset | if more { MORE_FRAGMENTS } else { 0 };
+        } else {
+            let place = offset << 3 | u16::from(more);
+            let header = fragment_v6(place, u32::from(identification));
+            packet.extensions.truncate(2);
+            let at = self.rng.below(packet.extensions.len() + 1);
+            packet.extensions.insert(at, header);
+        }
+        packet.payload_len = match self.rng.below(8) {
+            0 => 0,
+            1 => self.rng.pick(&[8, 16, 1400]),
+            _ => packet.payload_len,
+        };
+        if offset == 0 && self.rng.chance(20) {
+            // Too short for its header, or just not.
+            let header_len = if packet.protocol == 6 { 20 } else { 8 };
+            let before = if packet.destination.is_ipv4() {
+                20 + packet.options.len()
+            } else {
+                packet
+                    .extensions
+                    .iter()
+                    .map(|(_, rest)| 1 + rest.len())
+                    .sum()
+            };
+            let cut = 1 + self.rng.below(header_len);
+            packet.ip_len = Some((before + header_len - cut) as u16);
+        }
+        packet.build()
     }
 
     /// An echo request, mostly a right one to a service's address.
@@ -188,6 +253,11 @@ impl Generator {
         }
         let header_len = if packet.destination.is_ipv4() { 20 } else { 40 }
             + packet.options.len()
+            + packet
+                .extensions
+                .iter()
+                .map(|(_, rest)| 1 + rest.len())
+                .sum::<usize>()
             + if packet.protocol == 6 { 20 } else { 8 };
         let limit = self.rng.pick(&self.mtus) + self.rng.below(5);
         let overhead = header_len + self.rng.pick(&[0, 20, 40]) + 2;
@@ -211,7 +281,7 @@ impl Generator {
                 packet.data_offset = Some(rng.below(16) as u8);
             }
             8 => packet.vlans = vec![100; 1 + rng.below(3)],
-            9 => packet.extension = Some(rng.pick(&[0, 43, 44, 51, 60, 135])),
+            9 => packet.extensions = vec![options(60, 1); 3 + rng.below(4)],
             _ => packet.protocol = rng.pick(&[0, 1, 2, 4, 41, 47, 50, 58, 59, 132, 255]),
         }
         packet

@@ -46,8 +46,14 @@ pub struct Packet {
     pub fragment: u16,
     /// IPv4: options, a multiple of four bytes.
     pub options: Vec<u8>,
-    /// IPv6: number of an extension header of eight bytes that comes first.
-    pub extension: Option<u8>,
+    /// IPv4: identification.
+    pub identification: u16,
+    /// IPv6: extension headers, each with its number and what follows its
+    /// first byte: see [`options`], [`routing`] and [`fragment_v6`].
+    pub extensions: Vec<(u8, Vec<u8>)>,
+    /// Whether the transport header is left out: a later fragment begins with
+    /// payload.
+    pub headless: bool,
     /// TCP: flags.
     pub flags: u8,
     /// TCP and UDP: the checksum, right or wrong.
@@ -81,7 +87,9 @@ impl Packet {
             ttl: 64,
             fragment: 0,
             options: Vec::new(),
-            extension: None,
+            identification: 0x5eed,
+            extensions: Vec::new(),
+            headless: false,
             flags: SYN,
             transport_checksum: 0,
             payload_len: 0,
@@ -151,14 +159,20 @@ impl Packet {
                 self.ipv6(&mut frame, octets_v6(source), octets_v6(destination));
             }
         }
-        self.transport(&mut frame);
+        if !self.headless {
+            self.transport(&mut frame);
+        }
         frame.extend_from_slice(&NOISE[..self.payload_len]);
         frame.resize(frame.len() + self.padding_len, 0);
         frame
     }
 
     fn transport_len(&self) -> usize {
-        let header_len = if self.protocol == TCP { 20 } else { 8 };
+        let header_len = match self.protocol {
+            _ if self.headless => 0,
+            TCP => 20,
+            _ => 8,
+        };
         header_len + self.payload_len
     }
 
@@ -169,7 +183,7 @@ impl Packet {
         frame.push(self.version.unwrap_or(4) << 4 | self.header_words.unwrap_or(words as u8));
         frame.push(self.traffic_class);
         frame.extend(self.ip_len.unwrap_or(len).to_be_bytes());
-        frame.extend([0x5e, 0xed]);
+        frame.extend(self.identification.to_be_bytes());
         frame.extend(self.fragment.to_be_bytes());
         frame.extend([self.ttl, self.protocol, 0, 0]);
         frame.extend(source);
@@ -180,17 +194,21 @@ impl Packet {
     }
 
     fn ipv6(&self, frame: &mut Vec<u8>, source: [u8; 16], destination: [u8; 16]) {
-        let extension_len = if self.extension.is_some() { 8 } else { 0 };
+        let extension_len: usize = self.extensions.iter().map(|(_, rest)| 1 + rest.len()).sum();
         let len = (extension_len + self.transport_len()) as u16;
         let version = u32::from(self.version.unwrap_or(6));
         let first = version << 28 | u32::from(self.traffic_class) << 20 | 0x5_eed5;
         frame.extend(first.to_be_bytes());
         frame.extend(self.ip_len.unwrap_or(len).to_be_bytes());
-        frame.extend([self.extension.unwrap_or(self.protocol), self.ttl]);
+        let numbers = self.extensions.iter().map(|(number, _)| *number);
+        let mut next = numbers.chain([self.protocol]).skip(1);
+        let first = self.extensions.first().map_or(self.protocol, |it| it.0);
+        frame.extend([first, self.ttl]);
         frame.extend(source);
         frame.extend(destination);
-        if self.extension.is_some() {
-            frame.extend([self.protocol, 0, 0, 0, 0, 0, 0, 0]);
+        for (_, rest) in &self.extensions {
+            frame.push(next.next().unwrap_or(self.protocol));
+            frame.extend_from_slice(rest);
         }
     }
 
@@ -209,6 +227,32 @@ impl Packet {
             frame.extend(self.transport_checksum.to_be_bytes());
         }
     }
+}
+
+/// Hop-by-hop (0) or destination options (60) of `units` times eight bytes:
+/// padding (RFC 8200, 4.2: PadN).
+pub fn options(number: u8, units: u8) -> (u8, Vec<u8>) {
+    let len = usize::from(units) * 8 - 1;
+    let mut rest = vec![0; len];
+    rest[0] = units - 1;
+    rest[1] = 1;
+    // What one PadN cannot fill, Pad1 does: zeros.
+    rest[2] = (len - 3).min(255) as u8;
+    (number, rest)
+}
+
+/// A routing header of eight bytes with these segments left.
+pub fn routing(segments_left: u8) -> (u8, Vec<u8>) {
+    (43, vec![0, 0, segments_left, 0, 0, 0, 0])
+}
+
+/// A fragment header; the last bit of `place` says that more follow, and its
+/// high 13 are the offset in units of eight bytes.
+pub fn fragment_v6(place: u16, identification: u32) -> (u8, Vec<u8>) {
+    let mut rest = vec![0];
+    rest.extend(place.to_be_bytes());
+    rest.extend(identification.to_be_bytes());
+    (44, rest)
 }
 
 fn octets_v6(address: IpAddr) -> [u8; 16] {

@@ -58,6 +58,17 @@ pub struct Owner {
     write: Option<Write>,
 }
 
+impl Owner {
+    /// This member, whatever the flow's records say.
+    pub fn of(member: u16) -> Self {
+        Self {
+            member,
+            is_first: false,
+            write: None,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Write {
     Protected,

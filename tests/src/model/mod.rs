@@ -7,19 +7,22 @@
 //! both get wrong in the same way has to be in the documents.
 //!
 //! A packet is judged in this order, and the first fault names the reason:
-//! what tells its service ([`parse::flow`]), the service, the rest of the
-//! packet ([`parse::transport`]), the owner of its flow ([`affinity`]), then
-//! next hop, MTU and kind of that owner. Before the service is known a packet passes, from
-//! there on it is dropped.
+//! what tells its service ([`parse::flow`], and of a later fragment the
+//! record of the first), the service, the rest of the packet
+//! ([`parse::transport`]), the owner of its flow ([`affinity`]), then next
+//! hop, MTU and kind of that owner. Before the service is known a packet
+//! passes, from there on it is dropped.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 
 use balancer_common::layout::{Member, MemberCounters, Target};
 use balancer_common::verdict::Reason;
 use balancer_user::dataplane::trial::{Action, Outcome};
 use balancer_user::dataplane::{Counters, ServiceId, ServiceKey, ServiceState, State};
 
-use affinity::{FlowName, Records};
+use affinity::{FlowName, Owner, Records};
+use fragment::{Fragments, Origin};
 use parse::{Flow, Opening};
 
 pub mod affinity;
@@ -27,6 +30,7 @@ pub mod build;
 pub mod decap;
 pub mod echo;
 pub mod forward;
+pub mod fragment;
 pub mod hash;
 pub mod nat;
 pub mod parse;
@@ -41,6 +45,7 @@ pub struct Model {
     services: HashMap<ServiceKey, ServiceId>,
     records: Records,
     translations: nat::Table,
+    fragments: Fragments,
     members: BTreeMap<u32, MemberCounters>,
     reasons: [u64; Reason::COUNT],
 }
@@ -56,6 +61,7 @@ impl Model {
             services: index(state),
             records: Records::default(),
             translations: nat::Table::default(),
+            fragments: Fragments::default(),
             members: BTreeMap::new(),
             reasons: [0; Reason::COUNT],
         }
@@ -73,6 +79,11 @@ impl Model {
     /// How many flows have a record, or a translation, in the largest table.
     pub fn record_count(&self) -> usize {
         self.records.count().max(self.translations.len())
+    }
+
+    /// How many packets in fragments are remembered.
+    pub fn fragment_count(&self) -> usize {
+        self.fragments.count()
     }
 
     /// What the counters should say: every member that got a packet, and all
@@ -102,10 +113,11 @@ impl Model {
             Ok(()) => {}
             Err(reason) => {
                 outcome.reason = reason;
-                // A packet that is not for a service is never dropped.
-                outcome.action = match outcome.service {
-                    None => Action::Pass,
-                    Some(_) => Action::Drop,
+                // A packet that is not for a service is never dropped. That a
+                // later fragment is for one, its address alone has to tell.
+                outcome.action = match (outcome.service, reason) {
+                    (Some(_), _) | (None, Reason::FragmentUnknown) => Action::Drop,
+                    (None, _) => Action::Pass,
                 };
                 outcome.frame = frame.to_vec();
             }
@@ -115,11 +127,16 @@ impl Model {
     }
 
     fn judge(&mut self, frame: &[u8], outcome: &mut Outcome) -> Result<(), Reason> {
-        let flow = match parse::flow(frame) {
+        let mut flow = match parse::flow(frame) {
             Err(Reason::NotTcpUdp) => return self.judge_echo(frame, outcome),
             flow => flow?,
         };
+        let has_address = self.has_address(flow.destination);
+        let origin = self.fragments.claim(&mut flow, has_address)?;
         let Some(id) = self.service_of(&flow) else {
+            if has_address {
+                self.fragments.remember(&flow, Origin::default());
+            }
             return self.judge_reply(frame, &flow, outcome);
         };
         outcome.service = Some(id);
@@ -129,10 +146,10 @@ impl Model {
             .table
             .slots()
             .expect("a state of the model has slots");
+        let hash = hash::flow(&self.state.flow_keys, &flow);
         if slots.is_empty() {
             return Err(Reason::NoBackend);
         }
-        let hash = hash::flow(&self.state.flow_keys, &flow);
         let at = if service.flags & Target::AFFINITY_SOURCE == 0 {
             hash::slot(hash, slots.len())
         } else {
@@ -143,12 +160,25 @@ impl Model {
             client: flow.source,
             ports: flow.ports,
         };
-        let owner = self.records.owner(service, slots[at], opening, &name);
+        // A later fragment goes where the first one went.
+        let first = origin.filter(|first| {
+            first.service == Some(id) && alive(service, first.member) == Some(first.incarnation)
+        });
+        let owner = match first {
+            Some(first) => Owner::of(first.member),
+            None => self.records.owner(service, slots[at], opening, &name),
+        };
         let member = member(service, owner.member).ok_or(Reason::BadTable)?;
         if alive(service, owner.member).is_none() {
             return Err(Reason::NoBackend);
         }
         self.records.keep(service, slots[at], &name, owner);
+        let origin = Origin {
+            service: Some(id),
+            member: owner.member,
+            incarnation: member.incarnation,
+        };
+        self.fragments.remember(&flow, origin);
         outcome.member = Some(owner.member);
         outcome.slot = Some(at as u32);
         outcome.hash = Some(hash);
@@ -173,11 +203,17 @@ impl Model {
     }
 
     /// A packet to no service's address: a backend's, or nobody's.
-    fn judge_reply(&self, frame: &[u8], flow: &Flow, outcome: &mut Outcome) -> Result<(), Reason> {
+    fn judge_reply(
+        &mut self,
+        frame: &[u8],
+        flow: &Flow,
+        outcome: &mut Outcome,
+    ) -> Result<(), Reason> {
         let service = self.translations.service_of(flow);
         outcome.service = Some(service.ok_or(Reason::NoService)?);
         parse::transport(frame, flow)?;
         outcome.frame = self.translations.reply(frame, flow)?;
+        self.fragments.remember(flow, Origin::default());
         outcome.action = Action::Tx;
         outcome.reason = Reason::ReplyForwarded;
         Ok(())
@@ -186,14 +222,17 @@ impl Model {
     /// The port itself before any port.
     fn judge_echo(&self, frame: &[u8], outcome: &mut Outcome) -> Result<(), Reason> {
         let (asked, answer) = echo::answer(frame).ok_or(Reason::NotTcpUdp)?;
-        let is_ours = self.services.keys().any(|key| key.address == asked);
-        if !self.state.settings.answer_echo || !is_ours {
+        if !self.state.settings.answer_echo || !self.has_address(asked) {
             return Err(Reason::NotTcpUdp);
         }
         outcome.action = Action::Tx;
         outcome.reason = Reason::EchoAnswered;
         outcome.frame = answer;
         Ok(())
+    }
+
+    fn has_address(&self, address: IpAddr) -> bool {
+        self.services.keys().any(|key| key.address == address)
     }
 
     fn service_of(&self, flow: &Flow) -> Option<ServiceId> {

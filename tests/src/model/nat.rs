@@ -11,7 +11,7 @@ use balancer_common::verdict::Reason;
 use balancer_user::dataplane::ServiceId;
 
 use super::forward::ones_complement_sum;
-use super::parse::Flow;
+use super::parse::{Flow, Part};
 
 const TCP: u8 = 6;
 
@@ -170,6 +170,10 @@ fn rewrite(frame: &[u8], flow: &Flow, ethernet: [u8; 12], ends: [SocketAddr; 2])
         out[ip + 8..ip + 40].copy_from_slice(&addresses);
         ip + 8
     };
+    // What a later fragment begins with is in the middle of something.
+    if let Part::Later(_) = flow.part {
+        return out;
+    }
     out[transport..transport + 4].copy_from_slice(&ports);
     let old_addresses = &frame[addresses_at..addresses_at + addresses.len()];
     let old = [old_addresses, &frame[transport..transport + 4]].concat();

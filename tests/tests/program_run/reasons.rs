@@ -1,10 +1,12 @@
 //! One case or more for every reason a packet is not forwarded: it leaves as
 //! it came, and the reason's counter is the only one that moves.
 
+use std::net::SocketAddr;
+
 use balancer_common::layout::{Member, Slot};
 use balancer_common::verdict::{Disposition, Reason};
 use balancer_tests::frames::Packet;
-use balancer_tests::frames::packet::{ACK, MORE_FRAGMENTS};
+use balancer_tests::frames::packet::{ACK, MORE_FRAGMENTS, fragment_v6, options, routing};
 use balancer_tests::model::build::{READY, ipip_v4, ipip_v6, l2};
 use balancer_user::dataplane::State;
 use balancer_user::dataplane::trial::Action;
@@ -89,23 +91,86 @@ fn header_that_contradicts_its_ethertype_passes() {
 }
 
 #[test]
-fn icmp_tunnels_and_extension_headers_pass() {
+fn icmp_tunnels_and_unknown_headers_pass() {
     let frames = [
         with(tcp_v4(), |packet| packet.protocol = 1),
         with(tcp_v4(), |packet| packet.protocol = 4),
         with(tcp_v6(), |packet| packet.protocol = 58),
-        with(tcp_v6(), |packet| packet.extension = Some(0)),
-        // RFC 8200, 4.5: a fragment header.
-        with(tcp_v6(), |packet| packet.extension = Some(44)),
+        // Encrypted or authenticated (RFC 4303, RFC 4302); mobility.
+        with(tcp_v6(), |packet| packet.extensions = vec![options(50, 1)]),
+        with(tcp_v6(), |packet| packet.extensions = vec![options(51, 1)]),
+        with(tcp_v6(), |packet| packet.extensions = vec![options(135, 1)]),
+        // RFC 8200, 4.1: hop-by-hop options come first or not at all.
+        with(tcp_v6(), |packet| {
+            packet.extensions = vec![options(60, 1), options(0, 1)];
+        }),
+        // Fragments of anything else are the stack's, as the whole would be.
+        with(tcp_v6(), |packet| {
+            packet.protocol = 58;
+            packet.extensions = vec![fragment_v6(1, 9)];
+        }),
+        with(tcp_v6(), |packet| {
+            packet.protocol = 58;
+            packet.extensions = vec![fragment_v6(185 << 3, 9)];
+        }),
+        with(tcp_v4(), |packet| {
+            packet.protocol = 1;
+            packet.fragment = 185;
+        }),
     ];
     assert_all(&only(l2(7)), Reason::NotTcpUdp, &frames);
 }
 
 #[test]
-fn later_fragment_passes_as_it_has_no_ports() {
+fn packet_that_has_nodes_to_visit_passes() {
     let frames = [
-        with(tcp_v4(), |packet| packet.fragment = 1),
-        with(udp_v4(), |packet| packet.fragment = MORE_FRAGMENTS | 185),
+        with(tcp_v6(), |packet| packet.extensions = vec![routing(1)]),
+        with(tcp_v6(), |packet| {
+            packet.extensions = vec![options(0, 2), routing(0), routing(255)];
+        }),
+    ];
+    assert_all(&only(l2(7)), Reason::SourceRouted, &frames);
+}
+
+#[test]
+fn fifth_extension_header_passes() {
+    let frames = [
+        with(tcp_v6(), |packet| {
+            packet.extensions = vec![options(60, 1); 5];
+        }),
+        with(tcp_v6(), |packet| {
+            packet.extensions = vec![options(60, 1); 4];
+            packet.extensions.push(fragment_v6(0, 1));
+        }),
+    ];
+    assert_all(&only(l2(7)), Reason::TooManyExtensions, &frames);
+}
+
+#[test]
+fn later_fragment_to_another_address_passes() {
+    let elsewhere = |packet: &mut Packet| {
+        packet.destination = match packet.destination {
+            SocketAddr::V4(_) => at("192.0.2.2:80"),
+            SocketAddr::V6(_) => at("[2001:db8::2]:80"),
+        };
+    };
+    let frames = [
+        with(tcp_v4(), |packet| {
+            packet.fragment = 1;
+            elsewhere(packet);
+        }),
+        with(udp_v4(), |packet| {
+            packet.fragment = MORE_FRAGMENTS | 185;
+            elsewhere(packet);
+        }),
+        with(tcp_v6(), |packet| {
+            packet.extensions = vec![fragment_v6(185 << 3, 9)];
+            elsewhere(packet);
+        }),
+        // Whose it is, a header that may precede any protocol does not tell.
+        with(tcp_v6(), |packet| {
+            packet.extensions = vec![fragment_v6(185 << 3, 9), options(60, 1)];
+        }),
     ];
     assert_all(&only(l2(7)), Reason::LaterFragment, &frames);
 }
@@ -136,16 +201,36 @@ fn packet_to_another_address_port_or_protocol_passes() {
 }
 
 #[test]
-fn first_fragment_for_a_service_is_dropped() {
+fn first_fragment_without_its_whole_transport_header_is_dropped() {
+    let first = |packet: &mut Packet| match packet.destination {
+        SocketAddr::V4(_) => packet.fragment = MORE_FRAGMENTS,
+        SocketAddr::V6(_) => packet.extensions = vec![fragment_v6(1, 9)],
+    };
     let frames = [
-        with(tcp_v4(), |packet| packet.fragment = MORE_FRAGMENTS),
-        // A fragment before any other fault.
+        // RFC 1858, 3: ports, and the flags in the next fragment.
+        with(tcp_v4(), |packet| {
+            first(packet);
+            packet.ip_len = Some(28);
+        }),
+        with(tcp_v4(), |packet| {
+            first(packet);
+            packet.ip_len = Some(39);
+        }),
         with(udp_v4(), |packet| {
-            packet.fragment = MORE_FRAGMENTS;
-            packet.ttl = 0;
+            first(packet);
+            packet.ip_len = Some(27);
+        }),
+        with(tcp_v6(), |packet| {
+            first(packet);
+            packet.ip_len = Some(8 + 19);
+        }),
+        // TCP options in the next fragment.
+        with(tcp_v4(), |packet| {
+            first(packet);
+            packet.data_offset = Some(6);
         }),
     ];
-    assert_all(&only(l2(7)), Reason::Fragment, &frames);
+    assert_all(&only(l2(7)), Reason::TinyFragment, &frames);
 }
 
 #[test]

@@ -1,0 +1,113 @@
+//! Packets that are not read at once: IPv6 with extension headers, and
+//! fragments. What they stand for is handed over in a map, so that the one way
+//! from there on is verified once and the stack holds nothing of this.
+
+use aya_ebpf::programs::XdpContext;
+use balancer_common::parse::{Packet, Part};
+use balancer_common::unusual::{self, Unusual};
+use balancer_common::verdict::Reason;
+
+use crate::fragment;
+use crate::maps;
+use crate::packet::FreshFrame;
+use crate::vip::Family;
+
+/// Number for a packet that was read.
+const READ: u32 = 0;
+/// Number for a later fragment, whose ports are still to be found: its `part`
+/// holds the identification.
+const LATER: u32 = 1;
+/// Added to the numbers of reasons.
+const REASONS: u32 = 2;
+
+/// The packet of a flow that an IPv4 packet stands for.
+#[inline(always)]
+pub(crate) fn ipv4(ctx: &XdpContext, ip_at: usize) -> Result<Packet<[u8; 4]>, Reason> {
+    let read = match read_v4(ctx, ip_at) {
+        LATER => claim_v4(),
+        read => read,
+    };
+    taken(read)
+}
+
+/// The packet of a flow that an IPv6 packet stands for.
+#[inline(always)]
+pub(crate) fn ipv6(ctx: &XdpContext, ip_at: usize) -> Result<Packet<[u8; 16]>, Reason> {
+    let read = match read_v6(ctx, ip_at) {
+        LATER => claim_v6(),
+        read => read,
+    };
+    taken(read)
+}
+
+// Functions of their own: what is rare shall not take the stack from what is
+// not.
+
+#[inline(never)]
+fn read_v4(ctx: &XdpContext, ip_at: usize) -> u32 {
+    handed_over(unusual::ipv4(FreshFrame::of(ctx), ip_at))
+}
+
+#[inline(never)]
+fn read_v6(ctx: &XdpContext, ip_at: usize) -> u32 {
+    handed_over(unusual::ipv6(FreshFrame::of(ctx), ip_at))
+}
+
+#[inline(never)]
+fn claim_v4() -> u32 {
+    claimed::<[u8; 4]>()
+}
+
+#[inline(never)]
+fn claim_v6() -> u32 {
+    claimed::<[u8; 16]>()
+}
+
+#[inline(always)]
+fn handed_over<A: Family>(read: Result<Unusual<A>, Reason>) -> u32 {
+    match read {
+        Ok(Unusual::Packet(packet)) => {
+            maps::hand_over(packet);
+            READ
+        }
+        Ok(Unusual::Later(packet, identification)) => {
+            maps::hand_over(Packet {
+                part: Part::First(identification),
+                ..packet
+            });
+            LATER
+        }
+        Ok(Unusual::Icmp(_)) => Reason::NotTcpUdp as u32 + REASONS,
+        Err(reason) => reason as u32 + REASONS,
+    }
+}
+
+#[inline(always)]
+fn claimed<A: Family>() -> u32 {
+    // SAFETY: a reader of this family has just handed it over.
+    let packet = unsafe { maps::take_over::<Packet<A>>() };
+    let claimed = match packet {
+        Some(packet) => match packet.part {
+            Part::First(identification) => fragment::claim(packet, identification),
+            _ => Err(Reason::BadTable),
+        },
+        None => Err(Reason::BadTable),
+    };
+    match claimed {
+        Ok(packet) => {
+            maps::hand_over(packet);
+            READ
+        }
+        Err(reason) => reason as u32 + REASONS,
+    }
+}
+
+#[inline(always)]
+fn taken<A: Family>(read: u32) -> Result<Packet<A>, Reason> {
+    if read != READ {
+        return Err(Reason::from_number(read - REASONS).unwrap_or(Reason::BadTable));
+    }
+    // SAFETY: a reader of this family has just handed it over.
+    let packet = unsafe { maps::take_over::<Packet<A>>() };
+    Ok(packet.ok_or(Reason::BadTable)?.within_bounds())
+}

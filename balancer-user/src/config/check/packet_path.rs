@@ -8,6 +8,7 @@ use super::super::model::{Affinity, Config, Forward, Quic, ServerId, Service};
 use super::super::spans::Place;
 use super::super::wording::counted;
 use super::{Context, rules};
+use crate::member::is_carried;
 
 /// Rules about the node beside all services.
 pub(super) fn check_node(context: &mut Context<'_>) {
@@ -17,10 +18,37 @@ pub(super) fn check_node(context: &mut Context<'_>) {
 
 /// Rules about one service.
 pub(super) fn check_service(context: &mut Context<'_>, index: usize, service: &Service) {
+    carried_out(context, index, service);
     fullnat_sources(context, index, service);
     match &service.quic {
         Some(quic) => server_ids(context, index, service, quic),
         None => unread_server_ids(context, index, service),
+    }
+}
+
+/// What the kernel program does not do yet must not be taken for done.
+fn carried_out(context: &mut Context<'_>, index: usize, service: &Service) {
+    let asked = [
+        ("forward", !is_carried(service.forward)),
+        ("mss_clamp", service.mss_clamp.is_some()),
+        ("allow_sources", !service.allow_sources.is_empty()),
+        ("deny_sources", !service.deny_sources.is_empty()),
+        ("source_limit", service.source_limit.is_some()),
+        ("quic", service.quic.is_some()),
+    ];
+    for (key, _) in asked.into_iter().filter(|(_, asked)| *asked) {
+        let what = match key {
+            "forward" => format!("forward = \"{}\"", service.forward),
+            key => format!("`{key}`"),
+        };
+        let message = format!(
+            "service {}: {what} is not carried out by this version's kernel program",
+            service.name
+        );
+        let place = Place::Service(index, key);
+        context.report(&rules::NOT_CARRIED_OUT, place, message, |finding| {
+            finding.help("leave it out until a version carries it out; see the changelog")
+        });
     }
 }
 

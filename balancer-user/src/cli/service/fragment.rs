@@ -346,8 +346,13 @@ mod tests {
         let text = fragment.to_toml().unwrap();
         let file = format!("[node]\ninterfaces = [\"eth0\"]\n{text}");
         let examined = config::examine("test", file, None);
+        // Whether this version carries it out is another question.
+        let findings = examined.report.findings().iter();
+        let faults: Vec<_> = findings
+            .filter(|finding| finding.rule != "not-carried-out")
+            .collect();
         assert!(
-            !examined.report.has_errors(),
+            faults.iter().all(|finding| finding.level.name() != "error"),
             "{}",
             examined.report.render(false)
         );

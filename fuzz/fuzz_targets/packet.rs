@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 use balancer_common::affinity::Opening;
 use balancer_common::hash::Address;
-use balancer_common::parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet};
+use balancer_common::parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, Part};
 use balancer_common::verdict::Reason;
 use balancer_common::{checksum, icmp};
 
@@ -51,6 +51,9 @@ where
     assert_eq!(packet, read(frame));
     let (packet, flow) = match (packet, model::flow(frame)) {
         (Ok(packet), Ok(flow)) => (packet, flow),
+        // Left to `unusual`: fragments, extension headers and ICMP, which the
+        // program-run tests compare with the model.
+        (Err(Reason::LaterFragment | Reason::NotTcpUdp), _) => return,
         (Err(reason), Err(wanted)) => return assert_eq!(reason, wanted),
         (packet, flow) => panic!("{packet:?}, the model says {flow:?}"),
     };
@@ -69,14 +72,9 @@ where
             packet.protocol,
             packet.traffic_class,
             packet.ttl,
-            packet.is_fragment
+            packet.part
         ),
-        (
-            flow.protocol,
-            flow.traffic_class,
-            flow.ttl,
-            flow.is_fragment
-        )
+        (flow.protocol, flow.traffic_class, flow.ttl, Part::Whole)
     );
     assert_eq!(
         (header_len, packet.ip_len as usize),

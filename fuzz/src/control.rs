@@ -172,6 +172,7 @@ impl Control {
             runtime_changes: self.changes.clone(),
             last_reload: None,
             last_apply: None,
+            features: Vec::new(),
             interfaces: Vec::new(),
             services: Vec::new(),
             reasons: Default::default(),

@@ -85,7 +85,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         return Ok(bad_usage(ErrorKind::ArgumentConflict, message));
     }
     logging::start(if args.verbose {
-        "warn,balancer=debug"
+        "warn,ebpf_balancer=debug"
     } else {
         "warn"
     })?;

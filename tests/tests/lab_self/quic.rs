@@ -6,7 +6,7 @@ use std::time::Duration;
 use balancer_tests::lab::client::{Ngtcp2Run, QuicClient};
 use balancer_tests::lab::quic::ServerId;
 use balancer_tests::lab::server::{Ngtcp2Server, QuicConfig, QuicServer, download_pattern};
-use balancer_tests::lab::{Lab, LabConfig};
+use balancer_tests::lab::{Lab, LabConfig, wait_for};
 
 use crate::LIMIT;
 
@@ -51,6 +51,9 @@ fn connection_outlives_a_new_port_and_a_new_address() {
         assert_ne!(second.client.port(), first.client.port());
         let third = quic.download_moving(4 << 20, 1 << 20, Some(other)).unwrap();
         assert_eq!(third.client, SocketAddr::new(other, quic.port().unwrap()));
+        // The client may have its last byte before the server has counted it.
+        let counted = || (server.exchanges() >= 3).then_some(());
+        wait_for("the third exchange", LIMIT, counted).unwrap();
         assert_eq!((server.connections(), server.exchanges()), (1, 3));
     }
 }

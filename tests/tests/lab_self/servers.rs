@@ -186,7 +186,9 @@ fn held_connections_and_downloads_tell_when_they_break() {
     let mut held = HeldConnections::open(client, &target, 60).unwrap();
     assert_eq!(held.by_backend(), [("backend0".to_owned(), 60)].into());
     assert_eq!(held.ask_again().unwrap(), []);
-    let seen = server.accesses().unwrap();
+    // nginx writes its log after the answer.
+    let logged = || server.accesses().ok().filter(|seen| seen.len() >= 120);
+    let seen = wait_for("120 lines of the log", LIMIT, logged).unwrap();
     let clients: BTreeSet<_> = seen.iter().map(|access| access.client).collect();
     assert_eq!((seen.len(), clients.len()), (120, 60), "not held");
     let whole = Downloads::start(client, &target, "/slow", 4 << 20, 3).unwrap();

@@ -5,7 +5,7 @@
 //! and backends; `server` starts nginx, iperf3, dnsmasq and QUIC servers in it;
 //! `client` runs curl, wrk, iperf3, dig, QUIC clients and HTTP loads of our own;
 //! `raw` sends frames made by hand, `capture` sees what crosses an interface and
-//! judges every checksum. The lab attaches
+//! judges every checksum; `diagnosis` tells where packets were lost. The lab attaches
 //! nothing of the balancer: who builds a lab decides what runs in the balancer's
 //! namespace. All traffic stays inside the namespaces, and everything is removed
 //! again: on drop, after a panic, on Ctrl-C (see [`cleanup`]). It needs root.
@@ -16,6 +16,7 @@ pub mod capture;
 pub mod checksums;
 pub mod cleanup;
 pub mod client;
+pub mod diagnosis;
 pub mod link;
 pub mod namespace;
 pub mod offload;

@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use balancer_tests::balancer::Balancer;
 use balancer_tests::lab::LabConfig;
 use balancer_tests::lab::client::{Broken, Downloads, HeldConnections, HttpLoad, Target};
+use balancer_tests::lab::diagnosis::losses;
 
 use crate::every_mode;
 use crate::fixture::{DOWNLOAD_LEN, Mode, Network, SLOW_DOWNLOAD};
@@ -47,7 +49,9 @@ fn outlive_changes(mode: Mode) -> Result<()> {
         vec!["remove", "web", REMOVED],
     ] {
         balancer.succeed(&[vec!["backend"], change.clone()].concat())?;
-        new_connections_work(&network)?;
+        new_connections_work(&network)
+            .with_context(|| explained(&network, &balancer))
+            .with_context(|| format!("new connections, after {change:?}"))?;
         let what = format!("downloads, after {change:?}");
         only_the_removed_lost(&downloads.broken(), &what)?;
     }
@@ -72,6 +76,13 @@ fn new_connections_work(network: &Network) -> Result<()> {
     let report = load.run(network.lab.client(0).namespace())?;
     ensure!(report.failed == 0, "{:?}", report.failures);
     Ok(())
+}
+
+/// What balancer and kernels counted, as far as they can tell.
+fn explained(network: &Network, balancer: &Balancer<'_>) -> String {
+    let status = balancer.succeed(&["status"]);
+    let status = status.unwrap_or_else(|error| format!("{error:#}"));
+    format!("{status}\n{}", losses(&network.lab))
 }
 
 fn only_the_removed_lost(broken: &[Broken], what: &str) -> Result<()> {

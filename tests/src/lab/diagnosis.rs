@@ -23,7 +23,11 @@ pub fn losses(lab: &Lab) -> String {
 }
 
 fn counters(node: &Node) -> anyhow::Result<String> {
-    let output = node.namespace().command("nstat").args(["-a", "-s"]).output()?;
+    let output = node
+        .namespace()
+        .command("nstat")
+        .args(["-a", "-s"])
+        .output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let telling = text.lines().filter_map(|line| {
         let mut words = line.split_whitespace();

@@ -37,7 +37,7 @@ impl Delta {
     /// The bytes of `old`, two or a multiple of four at an even place of what
     /// is summed, became those of `new`.
     #[inline(always)]
-    pub fn of<const N: usize>(old: [u8; N], new: [u8; N]) -> Self {
+    pub fn of<const N: usize>(old: &[u8; N], new: &[u8; N]) -> Self {
         const { assert!(N == 2 || N.is_multiple_of(4)) };
         if N == 2 {
             let [old, new] = [[old[0], old[1]], [new[0], new[1]]].map(u16::from_ne_bytes);
@@ -48,7 +48,7 @@ impl Delta {
         while at < N {
             let word =
                 |of: &[u8; N]| u32::from_ne_bytes([of[at], of[at + 1], of[at + 2], of[at + 3]]);
-            sum += u64::from(!word(&old)) + u64::from(word(&new));
+            sum += u64::from(!word(old)) + u64::from(word(new));
             at += 4;
         }
         Self(sum)
@@ -132,7 +132,7 @@ mod tests {
             let field = |address: [u8; 8], ports: [u8; 4]| {
                 finish(1 + sum(&before) + sum(&address) + sum(&ports)).to_be_bytes()
             };
-            let delta = Delta::of(old, new).and(Delta::of(old_ports, new_ports));
+            let delta = Delta::of(&old, &new).and(Delta::of(&old_ports, &new_ports));
             let (was, is) = (field(old, old_ports), field(new, new_ports));
             prop_assert_eq!(delta.apply(was), is);
             let udp = |field| if field == [0, 0] { [0xff, 0xff] } else { field };
@@ -144,8 +144,8 @@ mod tests {
     #[test]
     fn udp_checksum_that_comes_out_as_zero_is_sent_as_ones() {
         // Sums of 0xfffe before and 0xffff after.
-        assert_eq!(Delta::of([0, 1], [0, 2]).apply_udp([0, 1]), [0xff, 0xff]);
-        assert_eq!(Delta::of([0, 1], [0, 2]).apply([0, 1]), [0, 0]);
+        assert_eq!(Delta::of(&[0, 1], &[0, 2]).apply_udp([0, 1]), [0xff, 0xff]);
+        assert_eq!(Delta::of(&[0, 1], &[0, 2]).apply([0, 1]), [0, 0]);
         assert_eq!(Delta::NONE.apply_udp([0xff, 0xff]), [0xff, 0xff]);
     }
 

@@ -27,7 +27,7 @@ pub use counters::{
     HANDSHAKE_BUCKETS, HANDSHAKE_SLOTS, Handshake, HandshakeCounters, MemberCounters,
 };
 pub use flow::{FlowKey, FlowRecord, FragmentKey, FragmentRecord, LimitKey, SourceKey};
-pub use nat::{MAX_NAT_SOURCES, NatKey, NatRecord, NatSettings};
+pub use nat::{Candidate, MAX_NAT_SOURCES, NatKey, NatRecord, NatSettings};
 pub use slot::Slot;
 
 /// Bumped with every change of a structure here.
@@ -127,6 +127,10 @@ impl Target {
     pub const LIMIT: u16 = 32;
     /// Flag: the MSS of a SYN is lowered.
     pub const CLAMP_MSS: u16 = 64;
+    /// Flag: all members are [`Member::NAT`].
+    pub const NAT: u16 = 128;
+    /// Flag: all members are [`Member::FULLNAT`].
+    pub const FULLNAT: u16 = 256;
 }
 
 /// One bucket of `SERVICES_V4`. An empty bucket is all zero.

@@ -98,6 +98,8 @@ reasons! {
     TooManyExtensions = 21, "too_many_extensions", Pass;
     /// A later fragment to a service's address whose first one did not come, or not lately.
     FragmentUnknown = 22, "fragment_unknown", Drop;
+    /// No address and port is left to send a new flow to its backend from.
+    PortsExhausted = 23, "ports_exhausted", Drop;
 }
 
 impl Reason {

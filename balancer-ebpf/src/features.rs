@@ -7,6 +7,17 @@ use balancer_common::features::Features;
 #[unsafe(no_mangle)]
 static FEATURES: u32 = Features::ALL.0;
 
+/// How many CPUs there may be; set likewise.
+#[unsafe(no_mangle)]
+static CPUS: u32 = 1;
+
+/// How many CPUs share what each has a part of.
+#[inline(always)]
+pub(crate) fn cpus() -> u32 {
+    // SAFETY: as in `any`.
+    unsafe { core::ptr::read_volatile(&raw const CPUS) }
+}
+
 /// Whether some service or setting asks for any of `wanted`. What stands
 /// behind a `false` is not in the program that the kernel runs.
 #[inline(always)]

@@ -14,7 +14,7 @@ use balancer_common::verdict::Reason;
 
 use crate::features;
 use crate::maps::{self, Generation};
-use crate::nat::{self, Translated};
+use crate::nat;
 use crate::packet::XdpFrame;
 use crate::pick::Picked;
 use crate::vip::Family;
@@ -23,7 +23,7 @@ use crate::vip::Family;
 const TAGS_AT: usize = 12;
 
 #[inline(always)]
-pub(crate) fn send<A: Translated>(
+pub(crate) fn send<A: Family>(
     ctx: &XdpContext,
     node: &Generation,
     target: &Target,
@@ -52,8 +52,8 @@ pub(crate) fn send<A: Translated>(
         Member::GUE_V6 if features::any(Features::GUE_V6) => {
             gue_v6(ctx, packet, picked, ethernet)?;
         }
-        Member::NAT if features::any(Features::NAT) => {
-            nat::to_backend(ctx, node, target, packet, picked)?;
+        _ if nat::is_translated(target, member) => {
+            nat::to_backend(ctx, node, target, picked)?;
             write_addresses(ctx, ethernet)?;
         }
         _ => return Err(Reason::BadTable),

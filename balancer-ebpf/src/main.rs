@@ -78,10 +78,7 @@ fn stages(ctx: &XdpContext) -> Result<(u32, Reason), Reason> {
 }
 
 #[inline(always)]
-fn balance<A: nat::Translated>(
-    ctx: &XdpContext,
-    packet: Packet<A>,
-) -> Result<(u32, Reason), Reason> {
+fn balance<A: vip::Family>(ctx: &XdpContext, packet: Packet<A>) -> Result<(u32, Reason), Reason> {
     let node = maps::generation().ok_or(Reason::BadTable)?;
     let Some(target) = vip::lookup(&node, &packet) else {
         fragment::remember_foreign(ctx, &node, &packet);
@@ -89,7 +86,8 @@ fn balance<A: nat::Translated>(
     };
     trace::service(target.service);
     let opening = parse::transport(ctx_frame(ctx), &packet)?;
-    let picked = pick::member(&node, target, &packet, opening)?;
+    let kept = nat::follow(ctx, target, &packet)?;
+    let picked = pick::member(&node, target, &packet, opening, kept)?;
     trace::flow(&picked);
     fragment::remember(ctx, target, &packet, &picked);
     flow::keep(target, &packet, &picked);

@@ -201,9 +201,15 @@ pub(crate) fn translate(key: &NatKey, record: &NatRecord) {
     let _ = NAT.insert(key, record, 0);
 }
 
+/// Removes a record.
 #[inline(always)]
-pub(crate) fn nat_settings(node: &Generation) -> Option<&'static NatSettings> {
-    NAT_SETTINGS.get(node.index)
+pub(crate) fn forget_translation(key: &NatKey) {
+    let _ = NAT.remove(key);
+}
+
+#[inline(always)]
+pub(crate) fn nat_settings(generation: u32) -> Option<&'static NatSettings> {
+    NAT_SETTINGS.get(generation)
 }
 
 #[inline(always)]

@@ -27,6 +27,8 @@ pub(crate) struct Picked {
     pub(crate) is_new: bool,
 }
 
+/// `kept` is the index plus one of the member that a translation holds, or 0.
+///
 /// Writes nothing: whoever only asks for a flow's member does just that.
 #[inline(always)]
 pub(crate) fn member<A: Family>(
@@ -34,6 +36,7 @@ pub(crate) fn member<A: Family>(
     target: &Target,
     packet: &Packet<A>,
     opening: Opening,
+    kept: u32,
 ) -> Result<Picked, Reason> {
     if target.table_len == 0 {
         return Err(Reason::NoBackend);
@@ -53,7 +56,9 @@ pub(crate) fn member<A: Family>(
     let slots = maps::slots(block).ok_or(Reason::BadTable)?;
     let owners = slots.slots[(slot % SLOTS_PER_BLOCK) as usize];
 
-    let choice = if let Part::Later(record) = &packet.part
+    let choice = if features::any(Features::FULLNAT) && kept > 0 {
+        Choice::of((kept - 1) as u16)
+    } else if let Part::Later(record) = &packet.part
         && record.service == target.service
         && incarnation(target, record.member) == Some(record.incarnation)
     {

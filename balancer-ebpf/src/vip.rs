@@ -2,7 +2,7 @@
 
 use balancer_common::features::Features;
 use balancer_common::hash::{self, Address};
-use balancer_common::layout::{GenerationHead, Target};
+use balancer_common::layout::{GenerationHead, NatSettings, Target};
 use balancer_common::parse::{Frame, PROTOCOL_IPIP, PROTOCOL_IPV6, Packet};
 
 use crate::features;
@@ -13,6 +13,8 @@ use crate::packet::FreshFrame;
 pub(crate) trait Family: Address {
     /// IP protocol number of such a packet inside a tunnel.
     const TUNNEL_PROTOCOL: u8;
+    /// Half of `NatSettings::sources` that is the family's.
+    const NAT_POOL: u32;
 
     fn mask(head: &GenerationHead) -> u32;
 
@@ -31,6 +33,7 @@ pub(crate) trait Family: Address {
 
 impl Family for [u8; 4] {
     const TUNNEL_PROTOCOL: u8 = PROTOCOL_IPIP;
+    const NAT_POOL: u32 = NatSettings::V4 as u32;
 
     #[inline(always)]
     fn mask(head: &GenerationHead) -> u32 {
@@ -61,6 +64,7 @@ impl Family for [u8; 4] {
 
 impl Family for [u8; 16] {
     const TUNNEL_PROTOCOL: u8 = PROTOCOL_IPV6;
+    const NAT_POOL: u32 = NatSettings::V6 as u32;
 
     #[inline(always)]
     fn mask(head: &GenerationHead) -> u32 {

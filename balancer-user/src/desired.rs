@@ -7,16 +7,17 @@
 
 mod book;
 mod seating;
+mod translation;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use balancer_common::layout::{NatSettings, Target};
+use balancer_common::layout::Target;
 use book::{Book, Drain, Owner};
 pub use seating::Seating;
 
-use crate::config::model::{Affinity, Backend, Config, Protocol, Seed, Service};
+use crate::config::model::{Affinity, Backend, Config, Forward, Protocol, Seed, Service};
 use crate::dataplane::{ServiceId, ServiceKey, ServiceState, Settings, State};
 use crate::health;
 use crate::maglev;
@@ -168,7 +169,7 @@ impl Builder {
                 settings: Settings {
                     answer_echo: config.node.answer_echo,
                     flow_records: config.node.flow_table_size,
-                    nat: nat_settings(config),
+                    nat: translation::settings(config),
                     ..Settings::default()
                 },
                 services,
@@ -316,21 +317,6 @@ impl Builder {
     }
 }
 
-/// What rules translations; nothing where no service translates, so that a
-/// change of these settings is none for the others.
-fn nat_settings(config: &Config) -> NatSettings {
-    let is_used = |service: &Service| service.forward.is_translation();
-    if !config.services.iter().any(is_used) {
-        return NatSettings::default();
-    }
-    let nanoseconds = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-    NatSettings {
-        idle_ns: nanoseconds(config.node.nat_idle_timeout),
-        closed_ns: nanoseconds(config.node.nat_closed_timeout),
-        ..NatSettings::default()
-    }
-}
-
 /// The keys that lead to a service.
 pub fn keys(service: &Service) -> Vec<ServiceKey> {
     let protocol = match service.protocol {
@@ -348,8 +334,13 @@ pub fn keys(service: &Service) -> Vec<ServiceKey> {
     }
 }
 
-/// The state with what the service's affinity asks for.
+/// The state with what the service's mode and affinity ask for.
 fn with_affinity(service: &Service, mut state: ServiceState) -> ServiceState {
+    state.flags |= match service.forward {
+        Forward::Nat => Target::NAT,
+        Forward::Fullnat => Target::FULLNAT,
+        Forward::L2 | Forward::Ipip | Forward::Gue => 0,
+    };
     match service.affinity {
         Affinity::Hash => {}
         Affinity::Source => state.flags |= Target::AFFINITY_SOURCE,

@@ -59,9 +59,6 @@ pub fn build(
     let Some(destination) = backend.mac.or(hop.destination) else {
         return member;
     };
-    if !is_carried(service.forward) {
-        return member;
-    }
     if service.forward == Forward::L2 && !hop.on_link && backend.mac.is_none() {
         return member;
     }
@@ -108,17 +105,7 @@ fn kind(service: &Service, backend: &Backend) -> u8 {
         (Forward::Gue, IpAddr::V4(_)) => Member::GUE_V4,
         (Forward::Gue, IpAddr::V6(_)) => Member::GUE_V6,
         (Forward::Nat, _) => Member::NAT,
-        // Only a kind that is not `NONE` has counters and a name in drops.
-        (Forward::Fullnat, _) => Member::L2,
-    }
-}
-
-/// Whether this packet path carries out the mode; members of the others stay
-/// unresolved, so that their packets are dropped by that name.
-pub fn is_carried(forward: Forward) -> bool {
-    match forward {
-        Forward::L2 | Forward::Ipip | Forward::Gue | Forward::Nat => true,
-        Forward::Fullnat => false,
+        (Forward::Fullnat, _) => Member::FULLNAT,
     }
 }
 

@@ -84,14 +84,26 @@ impl NatRecord {
     /// has torn it down.
     #[inline(always)]
     pub const fn is_closed(&self) -> bool {
-        self.client & self.backend & Self::FIN != 0 || (self.client | self.backend) & Self::RST != 0
+        self.closed_bits() != 0
     }
 
-    /// Whether another flow may take the record's place at `now`.
+    #[inline(always)]
+    const fn closed_bits(&self) -> u8 {
+        self.client & self.backend & Self::FIN | (self.client | self.backend) & Self::RST
+    }
+
+    /// Whether another flow may take the record's place at `now`. A `now` that
+    /// another CPU has read a little before `seen_ns` is no age.
+    ///
+    /// One comparison in the end: the program asks in a loop, and the verifier
+    /// walks every branch of every round.
     #[inline(always)]
     pub const fn is_over(&self, now: u64, settings: &NatSettings) -> bool {
-        let silent = now.saturating_sub(self.seen_ns);
-        silent >= settings.idle_ns || self.is_closed() && silent >= settings.closed_ns
+        let bits = self.closed_bits() as u64;
+        let is_closed = (bits | bits >> 1) & 1;
+        let only_closed = (settings.idle_ns ^ settings.closed_ns) & is_closed.wrapping_neg();
+        let patience = settings.idle_ns ^ only_closed;
+        now.wrapping_sub(self.seen_ns) as i64 >= patience as i64
     }
 }
 
@@ -99,15 +111,16 @@ impl NatRecord {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct NatSettings {
-    /// Nanoseconds of silence after which a translation is over.
+    /// Nanoseconds of silence after which a translation is over; at most
+    /// `i64::MAX`, as the other.
     pub idle_ns: u64,
     /// The same for a TCP connection that is closed.
     pub closed_ns: u64,
-    /// `fullnat`: the first port of CPU 0.
+    /// `fullnat`: the first port that is sent from.
     pub first_port: u32,
-    /// `fullnat`: how many ports of each address a CPU has; the next CPU's
-    /// follow.
-    pub ports_per_cpu: u32,
+    /// `fullnat`: how many there are. Every CPU has an equal part, one behind
+    /// the other; what does not divide is left over.
+    pub port_count: u32,
     /// `fullnat`: addresses in each half of `sources`, at most
     /// [`MAX_NAT_SOURCES`].
     pub source_counts: [u32; 2],
@@ -121,6 +134,45 @@ impl NatSettings {
     pub const V4: usize = 0;
     /// Half of `sources` for IPv6.
     pub const V6: usize = 1;
+
+    /// Where a CPU's `cursor` stands in its part of the ports of a family:
+    /// the index of an address and a port. All addresses come before the next
+    /// port. `None` if there is nothing to send from.
+    #[inline(always)]
+    pub const fn candidate(
+        &self,
+        family: usize,
+        (cpu, cpus): (u32, u32),
+        cursor: u32,
+    ) -> Option<Candidate> {
+        if cpus == 0 || family > Self::V6 {
+            return None;
+        }
+        let (count, per_cpu) = (self.source_counts[family], self.port_count / cpus);
+        let all = count.wrapping_mul(per_cpu);
+        // The last two mean the first; the compiler wants to see them, as the
+        // program may hold no division that could panic.
+        if all == 0 || count == 0 || per_cpu == 0 {
+            return None;
+        }
+        let at = cursor % all;
+        Some(Candidate {
+            source: at % count,
+            port: (self.first_port + cpu * per_cpu + at / count) as u16,
+            next: at + 1,
+        })
+    }
+}
+
+/// An address and a port that a flow may be sent from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Candidate {
+    /// Index of the address in its half of [`NatSettings::sources`].
+    pub source: u32,
+    /// The port, host order.
+    pub port: u16,
+    /// The cursor behind it.
+    pub next: u32,
 }
 
 impl Default for NatSettings {
@@ -162,6 +214,60 @@ mod tests {
                 ..NatRecord::zeroed()
             };
             assert_eq!(record.is_closed(), closed, "{client} {backend}");
+        }
+    }
+
+    #[test]
+    fn cpus_share_the_ports_and_use_every_address_before_the_next_port() {
+        let settings = NatSettings {
+            first_port: 1000,
+            port_count: 7,
+            source_counts: [2, 0],
+            ..NatSettings::zeroed()
+        };
+        let drawn = |cpu| {
+            let mut cursor = 0;
+            [(); 7].map(|()| {
+                let found = settings.candidate(NatSettings::V4, (cpu, 3), cursor);
+                let Candidate { source, port, next } = found.unwrap();
+                cursor = next;
+                (source, port)
+            })
+        };
+        let first = [(0, 1000), (1, 1000), (0, 1001), (1, 1001)];
+        assert_eq!(drawn(0)[..4], first);
+        assert_eq!(drawn(0)[4..], first[..3]);
+        assert_eq!(drawn(2)[..2], [(0, 1004), (1, 1004)]);
+        assert_eq!(settings.candidate(NatSettings::V6, (0, 3), 0), None);
+        assert_eq!(settings.candidate(NatSettings::V4, (0, 8), 0), None);
+    }
+
+    #[test]
+    fn no_two_cpus_draw_the_same_port_and_none_draws_one_outside_the_range() {
+        for (first_port, port_count, cpus) in [
+            (1024_u32, 1024, 1),
+            (32_768, 28_232, 2),
+            (40_000, 1027, 64),
+            (65_535 - 1023, 1024, 7),
+        ] {
+            let settings = NatSettings {
+                first_port,
+                port_count,
+                source_counts: [0, 3],
+                ..NatSettings::zeroed()
+            };
+            let mut drawn = std::collections::BTreeSet::new();
+            for cpu in 0..cpus {
+                let all = 3 * (port_count / cpus);
+                let mut cursor = 0;
+                for _ in 0..all {
+                    let found = settings.candidate(NatSettings::V6, (cpu, cpus), cursor);
+                    let Candidate { source, port, next } = found.unwrap();
+                    assert!((first_port..first_port + port_count).contains(&port.into()));
+                    assert!(drawn.insert((source, port)), "{source} {port} twice");
+                    cursor = next;
+                }
+            }
         }
     }
 

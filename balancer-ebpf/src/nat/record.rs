@@ -5,9 +5,9 @@
 //! field of their own. An entry that the kernel gives to another flow in the
 //! meantime is the least recently used one, which one just looked up is not.
 
-use balancer_common::layout::{NatRecord, NatSettings};
+use balancer_common::layout::{NatKey, NatRecord, NatSettings};
 
-use super::rewrite::Addresses;
+use super::Scratch;
 
 /// How late the time of a flow's last packet may be written.
 const SECOND_NS: u64 = 1_000_000_000;
@@ -40,20 +40,25 @@ impl Record {
         self.get().service
     }
 
-    /// What the key's packets become.
+    /// Copies what becomes of a reply; `false` if the record is of none.
     #[inline(always)]
-    pub(crate) fn rewritten(&self) -> (Addresses<'_>, [u8; 4]) {
+    pub(crate) fn write_reply(&self, scratch: &mut Scratch) -> bool {
         let record = self.get();
-        let addresses = Addresses {
-            source: &record.source,
-            destination: &record.destination,
-        };
-        (addresses, record.ports)
+        if record.kind != NatRecord::REPLY {
+            return false;
+        }
+        scratch.source = record.source;
+        scratch.destination = record.destination;
+        scratch.ports = record.ports;
+        scratch.record.service = record.service;
+        scratch.record.egress = record.egress;
+        scratch.record.ethernet = record.ethernet;
+        true
     }
 
     /// The interface and the Ethernet addresses of replies.
     #[inline(always)]
-    pub(crate) fn way(&self) -> (u32, &[u8; 12]) {
+    fn way(&self) -> (u32, &[u8; 12]) {
         let record = self.get();
         (record.egress, &record.ethernet)
     }
@@ -103,17 +108,54 @@ impl Record {
         }
     }
 
-    /// A backend's packet of the flow.
+    /// The key of the packets that answer what leaves by this record: of a
+    /// request's replies, of a reply's requests.
     #[inline(always)]
-    pub(crate) fn note_reply(self, closing: u8, now: u64) {
+    pub(crate) fn write_answer_key(&self, protocol: u32, key: &mut NatKey) {
+        let record = self.get();
+        let [a, b, c, d] = record.ports;
+        key.source = record.destination;
+        key.destination = record.source;
+        key.ports = [c, d, a, b];
+        key.protocol = protocol;
+    }
+
+    /// Whether the record has these packets leave as `reply` has their replies
+    /// come in.
+    #[inline(always)]
+    pub(crate) fn leaves_as(&self, reply: &NatKey) -> bool {
+        let record = self.get();
+        let [a, b, c, d] = record.ports;
+        record.kind == NatRecord::REQUEST
+            && word(&record.source) == word(&reply.destination)
+            && word(&record.destination) == word(&reply.source)
+            && [c, d, a, b] == reply.ports
+    }
+
+    /// Index and incarnation of the member that a request record names.
+    #[inline(always)]
+    pub(crate) fn seat(&self) -> (u16, u16) {
+        (self.get().member, self.get().incarnation)
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_closed(&self) -> bool {
+        self.get().is_closed()
+    }
+
+    /// A backend's packet of the flow; gives whether none was noted for long.
+    #[inline(always)]
+    pub(crate) fn note_reply(self, closing: u8, now: u64) -> bool {
+        let is_late = self.is_late(now);
         let backend = self.get().backend | closing;
-        if backend != self.get().backend || self.is_late(now) {
+        if backend != self.get().backend || is_late {
             // SAFETY: as in `get`.
             unsafe {
                 (&raw mut (*self.0).backend).write_volatile(backend);
                 (&raw mut (*self.0).seen_ns).write_volatile(now);
             }
         }
+        is_late
     }
 
     #[inline(always)]

@@ -224,15 +224,6 @@ fn check_fixed(old: &Config, new: &Config) -> Result<(), Problem> {
         ("xdp_mode", old.xdp_mode == new.xdp_mode),
         ("seed", old.seed == new.seed),
         (
-            "fullnat_sources_v4",
-            old.fullnat_sources_v4 == new.fullnat_sources_v4,
-        ),
-        (
-            "fullnat_sources_v6",
-            old.fullnat_sources_v6 == new.fullnat_sources_v6,
-        ),
-        ("fullnat_ports", old.fullnat_ports == new.fullnat_ports),
-        (
             "handshake_sample",
             old.handshake_sample == new.handshake_sample,
         ),

@@ -116,9 +116,6 @@ pub fn describe(node: &Node, service: &Service, backend: &Backend, found: &Found
             "neighbour {} on {} does not answer",
             hop.neighbour, hop.interface
         ),
-        _ if !member::is_carried(service.forward) => {
-            format!("this kernel program cannot forward by {}", service.forward)
-        }
         Some(Ok(hop)) if service.forward == Forward::L2 => format!(
             "behind the gateway {} on {}, and l2 needs it on the link; use ipip",
             hop.neighbour, hop.interface

@@ -58,6 +58,7 @@ impl Object {
         purpose: Purpose,
         set: Option<&MapSet>,
     ) -> Result<Self, Error> {
+        let cpus = possible_cpus()?;
         let tracing = u8::from(purpose == Purpose::Trace);
         let mut loader = EbpfLoader::new();
         for (name, entries) in sizes {
@@ -68,6 +69,7 @@ impl Object {
         }
         loader
             .override_global("TRACING", &tracing, true)
+            .override_global("CPUS", &cpus, true)
             .override_global("FEATURES", &features.0, true);
         let mut ebpf = loader
             .load(embedded::BALANCER.bytes()?)
@@ -135,6 +137,13 @@ impl Object {
     pub(super) fn clear_counters(&mut self, index: u32) -> Result<(), Error> {
         self.counts.members.clear(index)
     }
+}
+
+/// How many CPUs this machine may have: what is per CPU has so many parts.
+pub fn possible_cpus() -> Result<u32, Error> {
+    let cpus = aya::util::nr_cpus()
+        .map_err(|(path, error)| Error::kernel(format!("counting CPUs in {path}"), error))?;
+    u32::try_from(cpus).map_err(|error| Error::kernel("counting CPUs", error))
 }
 
 /// A verifier's complaint is long; its end says what is wrong.

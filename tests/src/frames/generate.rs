@@ -7,7 +7,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use balancer_common::layout::Member;
+use balancer_common::layout::{Member, NatSettings};
 use balancer_user::dataplane::trial::MIN_FRAME;
 use balancer_user::dataplane::{ServiceKey, ServiceState, State};
 
@@ -24,14 +24,18 @@ pub const MOST_LEN: usize = 1600;
 const CLIENTS: usize = 16;
 const CLIENT_PORTS: usize = 48;
 
+/// Ports of the pool that replies come to.
+const FIRST_PORTS: usize = 100;
+
 /// Draws frames.
 #[derive(Debug, Clone)]
 pub struct Generator {
     rng: Rng,
     keys: Vec<ServiceKey>,
     /// Where replies come from that have to be rewritten: backend, port (0 is
-    /// any) and protocol.
-    backends: Vec<ServiceKey>,
+    /// any) and protocol; and whether they come to the pool.
+    backends: Vec<(ServiceKey, bool)>,
+    pool: NatSettings,
     mtus: Vec<usize>,
 }
 
@@ -56,6 +60,7 @@ impl Generator {
             rng: Rng::new(seed),
             keys,
             backends: services().flat_map(backends).collect(),
+            pool: state.settings.nat,
             mtus,
         }
     }
@@ -84,11 +89,18 @@ impl Generator {
     /// nothing wrong.
     fn packet(&mut self) -> Packet {
         let is_reply = !self.backends.is_empty() && self.rng.chance(10);
-        let keys = if is_reply { &self.backends } else { &self.keys };
-        let key = self.rng.pick(keys);
+        let (key, is_pooled) = if is_reply {
+            self.rng.pick(&self.backends)
+        } else {
+            (self.rng.pick(&self.keys), false)
+        };
         let (address, port) = self.near(key);
         let server = SocketAddr::new(address, port);
-        let client = self.client(address.is_ipv4());
+        let client = if is_pooled {
+            self.pooled(address.is_ipv4())
+        } else {
+            self.client(address.is_ipv4())
+        };
         let (source, destination) = if is_reply {
             (server, client)
         } else {
@@ -242,6 +254,19 @@ impl Generator {
         SocketAddr::new(address, port)
     }
 
+    /// An end of the pool that a flow may be sent from.
+    fn pooled(&mut self, is_v4: bool) -> SocketAddr {
+        let family = usize::from(!is_v4);
+        let number = self.rng.below(self.pool.source_counts[family] as usize);
+        let octets = self.pool.sources[family][number];
+        let address = match octets.first_chunk::<4>() {
+            Some(first) if is_v4 => IpAddr::from(*first),
+            _ => IpAddr::from(octets),
+        };
+        let port = self.pool.first_port as usize + self.rng.below(FIRST_PORTS);
+        SocketAddr::new(address, port as u16)
+    }
+
     /// Mostly short; else one that makes the packet, wrapped or not, as long
     /// as some member's MTU or a few bytes off it.
     fn payload_len(&mut self, packet: &Packet) -> usize {
@@ -325,8 +350,8 @@ impl Generator {
 }
 
 /// What a service's backends are to the balancer that rewrites for them.
-fn backends(service: &ServiceState) -> Vec<ServiceKey> {
-    let translates = |member: &&Member| member.kind == Member::NAT;
+fn backends(service: &ServiceState) -> Vec<(ServiceKey, bool)> {
+    let translates = |member: &&Member| matches!(member.kind, Member::NAT | Member::FULLNAT);
     let members = service.members.iter().filter(translates);
     let address = |member: &Member| {
         if service.keys[0].address.is_ipv4() {
@@ -338,13 +363,16 @@ fn backends(service: &ServiceState) -> Vec<ServiceKey> {
     };
     members
         .flat_map(|member| {
-            service.keys.iter().map(move |key| ServiceKey {
-                address: address(member),
-                port: match u16::from_be_bytes(member.port) {
-                    0 => key.port,
-                    port => port,
-                },
-                protocol: key.protocol,
+            service.keys.iter().map(move |key| {
+                let backend = ServiceKey {
+                    address: address(member),
+                    port: match u16::from_be_bytes(member.port) {
+                        0 => key.port,
+                        port => port,
+                    },
+                    protocol: key.protocol,
+                };
+                (backend, member.kind == Member::FULLNAT)
             })
         })
         .collect()

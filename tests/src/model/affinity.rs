@@ -59,7 +59,8 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// This member, whatever the flow's records say.
+    /// The member that a translation or a first fragment holds, whatever the
+    /// flow's records say.
     pub fn of(member: u16) -> Self {
         Self {
             member,

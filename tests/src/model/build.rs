@@ -7,7 +7,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use balancer_common::layout::{FLOW_KEYS, Member, Slot};
+use balancer_common::layout::{FLOW_KEYS, Member, NatSettings, Slot, Target};
+use balancer_user::dataplane::object::possible_cpus;
 use balancer_user::dataplane::{ServiceKey, ServiceState, Table};
 use bytemuck::Zeroable;
 
@@ -114,6 +115,37 @@ pub fn nat_v6(number: u16, port: u16) -> Member {
     }
 }
 
+/// The member as `fullnat` reaches it.
+pub fn full(member: Member) -> Member {
+    Member {
+        kind: Member::FULLNAT,
+        ..member
+    }
+}
+
+/// A pool: `addresses` of each family, `10.8.0.1` and `fd08::1` the first, and
+/// for every CPU `ports` from 20000 on, the first CPU's first.
+///
+/// # Panics
+/// When the CPUs cannot be counted.
+pub fn pool(addresses: [u32; 2], ports: u32) -> NatSettings {
+    let cpus = possible_cpus().expect("the machine has CPUs");
+    let mut pool = NatSettings {
+        first_port: 20_000,
+        port_count: ports * cpus,
+        source_counts: addresses,
+        ..NatSettings::default()
+    };
+    for (number, place) in (1..).zip(&mut pool.sources[NatSettings::V4]) {
+        place[..4].copy_from_slice(&[10, 8, 0, number]);
+    }
+    for (number, place) in (1..).zip(&mut pool.sources[NatSettings::V6]) {
+        place[..2].copy_from_slice(&[0xfd, 0x08]);
+        place[15] = number;
+    }
+    pool
+}
+
 /// Writes what the kernel program reads of an outer IPv4 header but cannot
 /// afford to add up: the sum of its constant words.
 fn with_outer_sum(mut member: Member, inner: u8) -> Member {
@@ -150,7 +182,13 @@ pub fn service(keys: Vec<ServiceKey>, members: Vec<Member>, slots: Vec<Slot>) ->
             _ => member,
         })
         .collect();
-    ServiceState::new(keys, members, Table::new(Arc::from(slots)))
+    let mut state = ServiceState::new(keys, members, Table::new(Arc::from(slots)));
+    state.flags = match state.members.first().map(|member| member.kind) {
+        Some(Member::NAT) => Target::NAT,
+        Some(Member::FULLNAT) => Target::FULLNAT,
+        _ => 0,
+    };
+    state
 }
 
 /// Keys of the flow hash, drawn from a number.

@@ -141,6 +141,7 @@ impl Model {
         };
         outcome.service = Some(id);
         let opening = parse::transport(frame, &flow)?;
+        let kept = self.follow(frame, &flow, id)?;
         let service = &self.state.services[&id];
         let slots = service
             .table
@@ -164,8 +165,8 @@ impl Model {
         let first = origin.filter(|first| {
             first.service == Some(id) && alive(service, first.member) == Some(first.incarnation)
         });
-        let owner = match first {
-            Some(first) => Owner::of(first.member),
+        let owner = match kept.or(first.map(|first| first.member)) {
+            Some(member) => Owner::of(member),
             None => self.records.owner(service, slots[at], opening, &name),
         };
         let member = member(service, owner.member).ok_or(Reason::BadTable)?;
@@ -189,6 +190,13 @@ impl Model {
                 self.translations
                     .request(frame, &flow, id, member, ethernet)?
             }
+            Member::FULLNAT => self.translations.full_request(
+                frame,
+                &flow,
+                (id, &self.state.settings.nat),
+                (owner.member, member),
+                (forward::ethernet(frame, member), kept.is_some()),
+            )?,
             _ => forward::send(frame, &flow, member, hash)?,
         };
         outcome.action = match member.egress {
@@ -200,6 +208,20 @@ impl Model {
         counters.bytes += flow.ip_len as u64;
         counters.flows += u64::from(opening == Opening::Syn || owner.is_first);
         Ok(())
+    }
+
+    /// A service whose packets are rewritten looks at the TTL first, and its
+    /// flows may have a member already.
+    fn follow(&mut self, frame: &[u8], flow: &Flow, id: ServiceId) -> Result<Option<u16>, Reason> {
+        let service = &self.state.services[&id];
+        if service.flags & (Target::NAT | Target::FULLNAT) != 0 {
+            nat::check_ttl(flow)?;
+        }
+        if service.flags & Target::FULLNAT == 0 {
+            return Ok(None);
+        }
+        let members = &service.members;
+        Ok(self.translations.member_of(frame, flow, id, members))
     }
 
     /// A packet to no service's address: a backend's, or nobody's.

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use balancer_tests::balancer::{Balancer, Decap};
 use balancer_tests::lab::capture::Capture;
 use balancer_tests::lab::server::{Nginx, NginxConfig};
-use balancer_tests::lab::{Lab, LabConfig, Node, Replies};
+use balancer_tests::lab::{Lab, LabConfig, Node, Replies, link};
 
 /// Asks a web server, and has patience: a server that is busy with the transfers
 /// of a test, on a machine busy with others, is not dead. A flap here would break
@@ -38,6 +38,7 @@ pub(crate) enum Forward {
     Ipip,
     Gue,
     Nat,
+    Fullnat,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +54,14 @@ impl Family {
         match self {
             Self::V4 => v4,
             Self::V6 => v6,
+        }
+    }
+
+    fn of_address(address: IpAddr) -> Self {
+        if address.is_ipv4() {
+            Self::V4
+        } else {
+            Self::V6
         }
     }
 
@@ -80,6 +89,7 @@ impl Mode {
     /// behind a router; what translates has backends that know of no service
     /// address, and whose way to the clients is through the balancer.
     pub(crate) fn lab(self, config: LabConfig) -> Result<Network> {
+        let client_mtu = config.client_mtu;
         let lab = match self.forward {
             Forward::L2 => Lab::l2(config)?,
             Forward::Ipip | Forward::Gue => Lab::routed(config)?,
@@ -88,9 +98,17 @@ impl Mode {
                 vips_on_backends: false,
                 ..config
             })?,
+            Forward::Fullnat => Lab::l2(LabConfig {
+                vips_on_backends: false,
+                ..config
+            })?,
         };
         let decaps = match self.forward {
             Forward::Ipip | Forward::Gue => decaps(&lab)?,
+            Forward::Fullnat => {
+                hold_pool(&lab, client_mtu)?;
+                Vec::new()
+            }
             Forward::L2 | Forward::Nat => Vec::new(),
         };
         Ok(Network {
@@ -109,6 +127,34 @@ fn decaps(lab: &Lab) -> Result<Vec<Decap>> {
         .iter()
         .map(|backend| Decap::start(backend.namespace(), "eth0", &from))
         .collect()
+}
+
+/// What `fullnat` sends from: on the segment, and nobody's else.
+fn pool() -> Vec<IpAddr> {
+    let v4 = (1..=4).map(|host| Ipv4Addr::new(10, 1, 3, host).into());
+    let v6 = (1..=4).map(|host| Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0xf, 0, host).into());
+    v4.chain(v6).collect()
+}
+
+/// The balancer's kernel answers ARP and neighbour discovery for the pool. The
+/// backends' link takes longer packets than the clients', and they have to know.
+fn hold_pool(lab: &Lab, client_mtu: u32) -> Result<()> {
+    for address in pool() {
+        let prefix_len = if address.is_ipv4() { 32 } else { 128 };
+        let balancer = lab.balancer().namespace();
+        link::add_address(balancer, "eth0", address, prefix_len)?;
+        for backend in lab.backends() {
+            let route = link::Route {
+                to: address,
+                prefix_len,
+                via: None,
+                interface: Some("eth0"),
+                mtu: Some(client_mtu),
+            };
+            link::add_route(backend.namespace(), &route)?;
+        }
+    }
+    Ok(())
 }
 
 /// A lab with what a mode needs on its backends.
@@ -130,7 +176,7 @@ impl Network {
     pub(crate) fn served(&self, backend: &Node) -> IpAddr {
         match self.mode.forward {
             Forward::L2 | Forward::Ipip | Forward::Gue => self.vip(),
-            Forward::Nat => self.mode.backends.of(backend),
+            Forward::Nat | Forward::Fullnat => self.mode.backends.of(backend),
         }
     }
 
@@ -177,16 +223,46 @@ impl Network {
 
     /// A balancer with these services.
     pub(crate) fn balancer(&self, services: &[Service]) -> Result<Balancer<'_>> {
-        let text: Vec<String> = services.iter().map(Service::toml).collect();
+        let mut text = vec![self.pool()];
+        text.extend(services.iter().map(Service::toml));
         let balancer = self.lab.balancer().namespace();
         Balancer::start(balancer, self.interfaces(), &text.join("\n"))
+    }
+
+    /// What `[node]` says of the pool. A closed flow's port is soon another's,
+    /// as many short ones follow each other here.
+    fn pool(&self) -> String {
+        if self.mode.forward != Forward::Fullnat {
+            return String::new();
+        }
+        let list = |family| {
+            let pool = pool()
+                .into_iter()
+                .filter(|ip| Family::of_address(*ip) == family);
+            let quoted: Vec<String> = pool.map(|ip| format!("\"{ip}\"")).collect();
+            quoted.join(", ")
+        };
+        format!(
+            "fullnat_sources_v4 = [{}]\nfullnat_sources_v6 = [{}]\n\
+             fullnat_ports = \"1024-65535\"\nnat_closed_timeout = \"2s\"\n",
+            list(Family::V4),
+            list(Family::V6)
+        )
+    }
+
+    /// Whether a server may see a client at that address.
+    pub(crate) fn is_seen_as(&self, client: IpAddr, seen: IpAddr) -> bool {
+        match self.mode.forward {
+            Forward::Fullnat => pool().contains(&seen),
+            _ => seen == client,
+        }
     }
 
     /// Where packets come in that the balancer has to see: of clients, and of
     /// backends if it translates.
     fn interfaces(&self) -> &'static [&'static str] {
         match self.mode.forward {
-            Forward::L2 | Forward::Ipip | Forward::Gue => &["eth0"],
+            Forward::L2 | Forward::Ipip | Forward::Gue | Forward::Fullnat => &["eth0"],
             Forward::Nat => &["eth0", "eth1"],
         }
     }

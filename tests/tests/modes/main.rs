@@ -35,6 +35,8 @@ macro_rules! every_mode {
             gue_ipv6_in_ipv6: Gue V6 V6,
             nat_ipv4: Nat V4 V4,
             nat_ipv6: Nat V6 V6,
+            fullnat_ipv4: Fullnat V4 V4,
+            fullnat_ipv6: Fullnat V6 V6,
         }
     };
     (@rows $run:path, $($name:ident: $forward:ident $vip:ident $backends:ident,)+) => {

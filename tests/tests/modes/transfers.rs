@@ -47,7 +47,10 @@ fn requests_reach_every_backend(network: &Network, server: SocketAddr) -> Result
         ensure!(response.status == 200, "{response:?}");
         let seen = response.header("x-client");
         ensure!(
-            seen == Some(network.client().to_string().as_str()),
+            seen.is_some_and(|seen| {
+                seen.parse()
+                    .is_ok_and(|seen| network.is_seen_as(network.client(), seen))
+            }),
             "{response:?}"
         );
         answered.extend(response.backend().map(str::to_owned));

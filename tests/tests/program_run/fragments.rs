@@ -18,7 +18,7 @@ fn udp_v6() -> Packet {
 }
 
 /// Fragments of a datagram of 1,600 bytes: offset in eight bytes, payload.
-fn fragment(packet: Packet, offset: u16, identification: u16) -> Packet {
+pub(crate) fn fragment(packet: Packet, offset: u16, identification: u16) -> Packet {
     let (more, is_later) = (offset < 185, offset != 0);
     let place = if packet.destination.is_ipv4() {
         let more = if more { MORE_FRAGMENTS } else { 0 };

@@ -15,6 +15,7 @@ mod fixture;
 mod flip;
 mod flows;
 mod fragments;
+mod fullnat;
 mod lives;
 mod modes;
 mod nat;

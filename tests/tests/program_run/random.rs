@@ -6,6 +6,8 @@ use balancer_tests::lab::{Mac, Namespace, link};
 use balancer_tests::model::Model;
 use balancer_user::dataplane::State;
 use balancer_user::dataplane::trial::{MIN_FRAME, Trial};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 
 use crate::scenario::everything;
 
@@ -100,7 +102,19 @@ pub(crate) fn number_from_env(name: &str, default: u64) -> u64 {
     value.map_or(default, |text| text.parse().unwrap())
 }
 
-/// An interface to send packets out of, in a namespace of its own.
+/// Keeps this thread on the first CPU: each has its part of a pool's ports.
+pub(crate) fn on_first_cpu() {
+    on_cpu(0);
+}
+
+/// Keeps this thread on that CPU, by its index.
+pub(crate) fn on_cpu(index: usize) {
+    let mut set = CpuSet::new();
+    set.set(index).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &set).unwrap();
+}
+
+/// An interface to send packets out of, on a thread on the first CPU in a namespace of its own.
 pub(crate) fn with_egress(name: &str, work: impl FnOnce(u32) + Send) {
     let namespace = Namespace::create(&format!("{name}-{}", std::process::id())).unwrap();
     link::bridge(&namespace, "egress", Mac([2, 0, 0, 0, 0, 2]), 1500).unwrap();
@@ -109,7 +123,11 @@ pub(crate) fn with_egress(name: &str, work: impl FnOnce(u32) + Send) {
         egress > 1,
         "number {egress} is where test runs say frames come from"
     );
-    namespace.run(|| work(egress)).unwrap();
+    let pinned = || {
+        on_first_cpu();
+        work(egress);
+    };
+    namespace.run(pinned).unwrap();
 }
 
 /// `BALANCER_TEST_SEED` and `BALANCER_TEST_FRAMES` choose other frames and

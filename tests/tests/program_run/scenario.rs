@@ -1,9 +1,10 @@
 //! One state with a service of every kind, in as many versions as wanted.
 
-use balancer_common::layout::{Member, ServiceOptions, Slot, Target};
+use balancer_common::layout::{Member, NatSettings, ServiceOptions, Slot, Target};
 use balancer_tests::frames::Rng;
 use balancer_tests::model::build::{
-    READY, TCP, UDP, flow_keys, gue_v4, gue_v6, ipip_v4, ipip_v6, key, l2, nat_v4, nat_v6, service,
+    READY, TCP, UDP, flow_keys, full, gue_v4, gue_v6, ipip_v4, ipip_v6, key, l2, nat_v4, nat_v6,
+    pool, service,
 };
 use balancer_user::dataplane::{ServiceKey, ServiceState, State};
 use bytemuck::Zeroable;
@@ -23,8 +24,11 @@ pub(crate) fn everything(version: u64, egress: u32) -> State {
     state.flow_keys = flow_keys(version / 2);
     state.settings.answer_echo = version % 3 != 2;
     // Longer than a test runs: to the model, time stands still.
-    state.settings.nat.idle_ns = HOUR_NS;
-    state.settings.nat.closed_ns = HOUR_NS;
+    state.settings.nat = NatSettings {
+        idle_ns: HOUR_NS,
+        closed_ns: HOUR_NS,
+        ..pool([4, 1], 100)
+    };
     for (number, (keys, members, slot_count)) in
         (1..).zip([services(egress), translated(egress)].concat())
     {
@@ -161,7 +165,31 @@ fn translated(egress: u32) -> Vec<Parts> {
             vec![nat_v4(150, 0), elsewhere(nat_v4(151, 0)), nat_v4(152, 8080)],
             13,
         ),
-        // Backends of the one before, as another service's.
+        (
+            v4(10, 80, TCP),
+            vec![
+                full(nat_v4(160, 0)),
+                full(nat_v4(161, 0)),
+                full(elsewhere(nat_v4(162, 8080))),
+            ],
+            13,
+        ),
+        (
+            v4(10, 53, UDP),
+            vec![full(nat_v4(163, 0)), full(nat_v4(164, 5353))],
+            13,
+        ),
+        (
+            v6(10, 0, TCP),
+            vec![full(nat_v6(165, 0)), full(narrow(nat_v6(166, 443)))],
+            13,
+        ),
+        (
+            v6(10, 53, UDP),
+            vec![full(nat_v6(167, 0)), full(lost(nat_v6(168, 5353)))],
+            13,
+        ),
+        // Backends of the first, as another service's.
         (v4(9, 8080, TCP), vec![nat_v4(150, 80), nat_v4(152, 0)], 13),
         (v4(8, 53, UDP), vec![nat_v4(153, 0), nat_v4(154, 5353)], 13),
         (

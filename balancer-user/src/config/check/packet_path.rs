@@ -8,7 +8,6 @@ use super::super::model::{Affinity, Config, Forward, Quic, ServerId, Service};
 use super::super::spans::Place;
 use super::super::wording::counted;
 use super::{Context, rules};
-use crate::member::is_carried;
 
 /// Rules about the node beside all services.
 pub(super) fn check_node(context: &mut Context<'_>) {
@@ -29,7 +28,6 @@ pub(super) fn check_service(context: &mut Context<'_>, index: usize, service: &S
 /// What the kernel program does not do yet must not be taken for done.
 fn carried_out(context: &mut Context<'_>, index: usize, service: &Service) {
     let asked = [
-        ("forward", !is_carried(service.forward)),
         ("mss_clamp", service.mss_clamp.is_some()),
         ("allow_sources", !service.allow_sources.is_empty()),
         ("deny_sources", !service.deny_sources.is_empty()),
@@ -37,12 +35,8 @@ fn carried_out(context: &mut Context<'_>, index: usize, service: &Service) {
         ("quic", service.quic.is_some()),
     ];
     for (key, _) in asked.into_iter().filter(|(_, asked)| *asked) {
-        let what = match key {
-            "forward" => format!("forward = \"{}\"", service.forward),
-            key => format!("`{key}`"),
-        };
         let message = format!(
-            "service {}: {what} is not carried out by this version's kernel program",
+            "service {}: `{key}` is not carried out by this version's kernel program",
             service.name
         );
         let place = Place::Service(index, key);

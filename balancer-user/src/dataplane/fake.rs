@@ -261,6 +261,9 @@ mod tests {
     fn capacity() -> Capacity {
         Capacity {
             blocks: 200,
+            // For all keys that a state may have, and marks of their addresses.
+            buckets_v4: 256,
+            buckets_v6: 256,
             ..Capacity::for_state(&State::empty())
         }
     }

@@ -1,5 +1,8 @@
 //! Any frame through every reader of the packet path.
 //!
+//! Readers are asked in the order of the kernel program: the quick one, then
+//! the one for extension headers and fragments.
+//!
 //! What must hold: nothing panics; what is accepted lies inside the frame;
 //! reading twice gives the same, and padding behind the packet changes
 //! nothing; service, flow and every fault are what the reference model says,
@@ -12,15 +15,12 @@ use std::net::IpAddr;
 
 use balancer_common::affinity::Opening;
 use balancer_common::hash::Address;
+use balancer_common::layout::FragmentRecord;
 use balancer_common::parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, Part};
+use balancer_common::unusual::{self, Unusual};
 use balancer_common::verdict::Reason;
 use balancer_common::{checksum, icmp};
-
-// The one file of the model that is needed: the crate around it holds the lab,
-// which takes a minute to build with coverage counters in it.
-#[allow(unreachable_pub, reason = "the model's own crate makes it public")]
-#[path = "../../tests/src/model/parse.rs"]
-mod model;
+use balancer_fuzz::model::parse as model;
 
 fn check(frame: &[u8]) {
     let link = parse::link(frame);
@@ -32,34 +32,57 @@ fn check(frame: &[u8]) {
     assert!(link.len <= frame.len());
     match link.ethertype {
         ETHERTYPE_IPV4 => {
-            packet(frame, link.len, |frame| parse::ipv4(frame, link.len));
+            packet(frame, link.len, |frame| read_v4(frame, link.len));
             echo_v4(frame, link.len);
         }
         ETHERTYPE_IPV6 => {
-            packet(frame, link.len, |frame| parse::ipv6(frame, link.len));
+            packet(frame, link.len, |frame| read_v6(frame, link.len));
             echo_v6(frame, link.len);
         }
         _ => assert_eq!(model::flow(frame), Err(Reason::NotIp)),
     }
 }
 
-fn packet<A>(frame: &[u8], ip_at: usize, read: impl Fn(&[u8]) -> Result<Packet<A>, Reason>)
+fn read_v4(frame: &[u8], ip_at: usize) -> Result<Unusual<[u8; 4]>, Reason> {
+    match parse::ipv4(frame, ip_at) {
+        Ok(packet) => {
+            let read = Ok(Unusual::Packet(packet));
+            assert_eq!(unusual::ipv4(frame, ip_at), read);
+            read
+        }
+        Err(Reason::LaterFragment) => unusual::ipv4(frame, ip_at),
+        Err(reason) => Err(reason),
+    }
+}
+
+fn read_v6(frame: &[u8], ip_at: usize) -> Result<Unusual<[u8; 16]>, Reason> {
+    match parse::ipv6(frame, ip_at) {
+        Ok(packet) => {
+            let read = Ok(Unusual::Packet(packet));
+            assert_eq!(unusual::ipv6(frame, ip_at), read);
+            read
+        }
+        Err(Reason::NotTcpUdp) => unusual::ipv6(frame, ip_at),
+        Err(reason) => Err(reason),
+    }
+}
+
+fn packet<A>(frame: &[u8], ip_at: usize, read: impl Fn(&[u8]) -> Result<Unusual<A>, Reason>)
 where
     A: Address + Copy + Debug + PartialEq + Into<IpAddr>,
 {
-    let packet = read(frame);
-    assert_eq!(packet, read(frame));
-    let (packet, flow) = match (packet, model::flow(frame)) {
+    let unusual = read(frame);
+    assert_eq!(unusual, read(frame));
+    let (packet, flow) = match (taken(unusual), model::flow(frame)) {
         (Ok(packet), Ok(flow)) => (packet, flow),
-        // Left to `unusual`: fragments, extension headers and ICMP, which the
-        // program-run tests compare with the model.
-        (Err(Reason::LaterFragment | Reason::NotTcpUdp), _) => return,
         (Err(reason), Err(wanted)) => return assert_eq!(reason, wanted),
         (packet, flow) => panic!("{packet:?}, the model says {flow:?}"),
     };
     let header_len = packet.header_len as usize;
     assert_eq!(packet.ip_at, ip_at);
-    assert!(ip_at + header_len + packet.ports.len() <= frame.len());
+    // A later fragment has no ports, and may end with its headers.
+    assert!(packet.is_later() || ip_at + header_len + packet.ports.len() <= frame.len());
+    assert_eq!(packet.within_bounds(), packet);
     assert_eq!(packet.source.into(), flow.source);
     assert_eq!(packet.destination.into(), flow.destination);
     let [a, b, c, d] = packet.ports;
@@ -68,14 +91,10 @@ where
         flow.ports
     );
     assert_eq!(
-        (
-            packet.protocol,
-            packet.traffic_class,
-            packet.ttl,
-            packet.part
-        ),
-        (flow.protocol, flow.traffic_class, flow.ttl, Part::Whole)
+        (packet.protocol, packet.traffic_class, packet.ttl),
+        (flow.protocol, flow.traffic_class, flow.ttl)
     );
+    assert_eq!(part_of(unusual), Some(flow.part));
     assert_eq!(
         (header_len, packet.ip_len as usize),
         (flow.header_len, flow.ip_len)
@@ -85,10 +104,48 @@ where
     assert_eq!(opening, model::transport(frame, &flow).map(opening_of));
     if opening.is_ok() {
         let end = ip_at + packet.ip_len as usize;
-        assert!(header_len + 8 <= packet.ip_len as usize && end <= frame.len());
+        let least = if packet.is_later() { 1 } else { 8 };
+        assert!(header_len + least <= packet.ip_len as usize && end <= frame.len());
         let padded = [&frame[..end], &[0xa5; 7]].concat();
-        assert_eq!(read(&padded), Ok(packet));
+        assert_eq!(read(&padded), unusual);
         assert_eq!(parse::transport(padded.as_slice(), &packet), opening);
+    }
+}
+
+/// The packet of a flow; of a later fragment, as if its first one had been of
+/// the protocol that it claims.
+fn taken<A>(read: Result<Unusual<A>, Reason>) -> Result<Packet<A>, Reason> {
+    match read? {
+        Unusual::Packet(packet) => Ok(packet),
+        Unusual::Icmp(_) => Err(Reason::NotTcpUdp),
+        Unusual::Later(packet, _) => {
+            let first = FragmentRecord {
+                ports: packet.ports,
+                protocol: u32::from(packet.protocol),
+                service: 0,
+                member: 0,
+                incarnation: 0,
+            };
+            let part = Part::Later(first);
+            Ok(Packet { part, ..packet })
+        }
+    }
+}
+
+/// In the model's words; it has identifications in host order.
+fn part_of<A>(read: Result<Unusual<A>, Reason>) -> Option<model::Part> {
+    let host = |identification: u32| match (size_of::<A>(), identification.to_ne_bytes()) {
+        (4, [high, low, ..]) => u32::from(u16::from_be_bytes([high, low])),
+        (_, bytes) => u32::from_be_bytes(bytes),
+    };
+    match read.ok()? {
+        Unusual::Icmp(_) => None,
+        Unusual::Later(_, identification) => Some(model::Part::Later(host(identification))),
+        Unusual::Packet(packet) => match packet.part {
+            Part::Whole => Some(model::Part::Whole),
+            Part::First(identification) => Some(model::Part::First(host(identification))),
+            Part::Later(_) => None,
+        },
     }
 }
 

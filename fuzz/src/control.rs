@@ -167,16 +167,9 @@ impl Control {
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            uptime_seconds: 0,
             config_file: "running.toml".to_owned(),
             runtime_changes: self.changes.clone(),
-            last_reload: None,
-            last_apply: None,
-            features: Vec::new(),
-            interfaces: Vec::new(),
-            services: Vec::new(),
-            reasons: Default::default(),
-            problems: Vec::new(),
+            ..Status::default()
         }
     }
 }

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 pub mod control;
 pub mod findings;
+pub mod model;
 
 /// Makes a target of a function: `target!("packet", check)`, where the name is
 /// that of the file and of the directory with its seeds.

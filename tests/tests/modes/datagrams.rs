@@ -14,6 +14,9 @@ use crate::fixture::{Mode, Network};
 const IPERF3_PORT: u16 = 5201;
 const BITS_PER_SECOND: u64 = 40_000_000;
 
+/// In one packet, and in six fragments.
+const DATAGRAM_LENS: [usize; 2] = [1200, 8192];
+
 const QUERIES: usize = 40;
 /// Records of 200 bytes each; dnsmasq sends up to 4096 bytes.
 const LARGE_RECORDS: usize = 16;
@@ -50,7 +53,9 @@ fn measure(mode: Mode) -> Result<()> {
             seen.bits_per_second / 1e6,
             seen.retransmits
         );
-        datagrams_arrive(&network, server, 1200, reverse)?;
+        for len in DATAGRAM_LENS {
+            datagrams_arrive(&network, server, len, reverse)?;
+        }
     }
     watch.judge()?;
     let status = balancer.status()?;

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use balancer_tests::bench::forwarding;
 use balancer_tests::bench::packets::{self, Effort};
+use balancer_tests::bench::requests;
 use balancer_tests::frames::hex;
 use balancer_tests::model::build::{TCP, flow_keys, ipip_v4, key, service};
 use balancer_tests::model::forward::checksum;
@@ -28,6 +29,11 @@ fn every_case_meets_the_packets_and_the_verdicts_it_names() {
 #[test]
 fn frames_sent_over_interfaces_arrive_behind_the_real_daemon() {
     forwarding::try_balancer(5000).unwrap();
+}
+
+#[test]
+fn web_requests_are_answered_through_every_middle_of_ours() {
+    requests::try_balancer().unwrap();
 }
 
 fn stimulus(flows: u64) -> Stimulus {

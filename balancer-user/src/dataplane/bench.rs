@@ -7,7 +7,7 @@
 mod hot_loop;
 mod sink;
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use aya::maps::MapInfo;
@@ -152,6 +152,13 @@ impl Subject {
             .fd()
             .map_err(|error| Error::kernel("the program's descriptor", error))
     }
+}
+
+/// Has the kernel keep account of the time it spends in BPF programs, until
+/// the descriptor is closed; `/proc/PID/fdinfo` of who holds a program tells.
+pub fn time_programs() -> Result<OwnedFd, Error> {
+    aya::sys::enable_stats(aya::sys::Stats::RunTime)
+        .map_err(|error| Error::kernel("having BPF programs timed", error))
 }
 
 /// Name and memory of a map by its number.

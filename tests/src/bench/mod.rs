@@ -2,7 +2,8 @@
 //!
 //! `packets` runs the kernel program in a hot loop, `footprint` looks at what
 //! it takes of the kernel, `forwarding` sends frames through it over real
-//! interfaces, `changes` is the way of a change from command to kernel. Figures are compared with each other and
+//! interfaces, `requests` is web traffic through it and what else a user would
+//! pick, `changes` is the way of a change from command to kernel. Figures are compared with each other and
 //! with those of the reference, never with a fixed time: other machines are
 //! other times.
 
@@ -13,6 +14,7 @@ mod machine;
 pub mod packets;
 mod reference;
 mod report;
+pub mod requests;
 mod spread;
 mod svg;
 
@@ -39,7 +41,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     /// Measure only cases whose name contains this, or only one part:
-    /// "footprint", "forwarding" or "changes".
+    /// "footprint", "forwarding", "requests" or "changes".
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
     /// Turns of floor and case; medians and deciles are over these.
@@ -51,10 +53,16 @@ pub struct Options {
     /// Frames of one turn of forwarding over interfaces.
     #[arg(long, default_value_t = 500_000)]
     frames: u32,
+    /// Seconds of one turn of requests.
+    #[arg(long, default_value_t = 3)]
+    seconds: u32,
     /// CPU to run on; the last one by default.
     #[arg(long)]
     cpu: Option<usize>,
 }
+
+/// A turn of requests takes seconds.
+const MOST_LAB_ROUNDS: usize = 5;
 
 /// Everything that was measured.
 #[derive(Debug, Serialize)]
@@ -64,6 +72,7 @@ struct Report {
     packets: Vec<packets::Figure>,
     footprint: Vec<footprint::Amount>,
     forwarding: Vec<forwarding::Figure>,
+    requests: Option<requests::Requests>,
     changes: Vec<changes::Figure>,
 }
 
@@ -81,6 +90,7 @@ pub fn run(options: &Options) -> Result<()> {
         packets: Vec::new(),
         footprint: Vec::new(),
         forwarding: Vec::new(),
+        requests: None,
         changes: Vec::new(),
     };
     let show = !options.json;
@@ -117,6 +127,13 @@ pub fn run(options: &Options) -> Result<()> {
         if show {
             report::forwarding(&report.forwarding);
         }
+    }
+    if is_wanted("requests") {
+        let requests = requests::measure(rounds.min(MOST_LAB_ROUNDS), options.seconds.max(1))?;
+        if show {
+            report::requests(&requests);
+        }
+        report.requests = Some(requests);
     }
     if is_wanted("changes") {
         report.changes = changes::measure(rounds)?;

@@ -3,6 +3,7 @@
 use super::footprint::Amount;
 use super::machine::Machine;
 use super::packets::{Figure, Floors};
+use super::requests::{Account, Requests};
 use super::{changes, forwarding};
 
 pub(super) fn machine(machine: &Machine) {
@@ -100,6 +101,41 @@ pub(super) fn forwarding(figures: &[forwarding::Figure]) {
             figure
                 .of_nftables
                 .map(|ratio| format!("{ratio:.1} x"))
+                .unwrap_or_default(),
+            mark(figure.is_met())
+        );
+        println!("{}", line.trim_end());
+    }
+}
+
+pub(super) fn requests(requests: &Requests) {
+    if requests.account == Account::Processes {
+        println!(
+            "\nOther things keep {:.1} CPUs busy: rates of requests are worth little, and CPU time \
+             is that of the processes alone.",
+            requests.background_cpus
+        );
+    }
+    println!(
+        "\n{:<20} {:<22} {:>9} {:>9} {:>8} {:>8} {:>8} {:>9}",
+        "load", "through", "a second", "Mbit/s", "CPU us", "added", "own", "HAProxy"
+    );
+    for figure in &requests.figures {
+        let line = format!(
+            "{:<20} {:<22} {:>9.0} {:>9.0} {:>8.1} {:>8.1} {:>8} {:>9}  {}",
+            figure.load,
+            figure.who,
+            figure.per_second.median,
+            figure.megabits_per_second.median,
+            figure.cpu_micros.median,
+            figure.added_micros,
+            figure
+                .own_micros
+                .map(|own| format!("{own:.1}"))
+                .unwrap_or_default(),
+            figure
+                .of_haproxy
+                .map(|share| format!("{share:.2} x"))
                 .unwrap_or_default(),
             mark(figure.is_met())
         );

@@ -3,6 +3,9 @@
 //! What counts is that the program is there, not which package brought it: a
 //! machine with another nginx keeps its own.
 
+use std::path::Path;
+use std::process::Command;
+
 use super::{Outcome, Policy, Report, Scope, apt};
 use crate::process::find_program;
 
@@ -67,7 +70,39 @@ const PROGRAMS: &[Program] = &[
     },
     bench("nft", "nftables"),
     bench("haproxy", "haproxy"),
+    Program {
+        command: NGINX_STREAM,
+        scope: Scope::Bench,
+        apt: "libnginx-mod-stream",
+        dnf: "nginx-mod-stream",
+        pacman: "nginx-mod-stream",
+    },
 ];
+
+/// No program but a module of one.
+const NGINX_STREAM: &str = "ngx_stream_module.so";
+
+/// Whether the program, or the module, is there.
+fn is_installed(command: &str) -> bool {
+    match command {
+        NGINX_STREAM => nginx_streams().unwrap_or(false),
+        _ => find_program(command).is_some(),
+    }
+}
+
+/// Whether nginx has its stream proxy, built in or as a module.
+fn nginx_streams() -> Option<bool> {
+    let output = Command::new(find_program("nginx")?)
+        .arg("-V")
+        .output()
+        .ok()?;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let built_in = text.split_whitespace().any(|word| word == "--with-stream");
+    let mut words = text.split_whitespace();
+    let modules = words.find_map(|word| word.strip_prefix("--modules-path="));
+    let module = modules.map(|path| Path::new(path).join(NGINX_STREAM));
+    Some(built_in || module.is_some_and(|path| path.exists()))
+}
 
 /// The package managers whose commands we know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,9 +156,8 @@ pub(super) fn ensure_only(commands: &[&str], policy: Policy, report: &mut Report
 }
 
 fn ensure_all(wanted: Vec<&Program>, policy: Policy, report: &mut Report) {
-    let (found, missing): (Vec<&Program>, Vec<&Program>) = wanted
-        .into_iter()
-        .partition(|it| find_program(it.command).is_some());
+    let (found, missing): (Vec<&Program>, Vec<&Program>) =
+        wanted.into_iter().partition(|it| is_installed(it.command));
     if !found.is_empty() {
         report.item(NAME, Outcome::Found(commands(&found)));
     }

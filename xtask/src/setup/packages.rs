@@ -11,7 +11,8 @@ use crate::process::find_program;
 
 const NAME: &str = "programs";
 
-/// A program and the packages that have it, as each distribution calls them.
+/// A program and the packages that have it, as each distribution calls them;
+/// [`UNPACKAGED`] where it has none.
 struct Program {
     command: &'static str,
     scope: Scope,
@@ -19,6 +20,9 @@ struct Program {
     dnf: &'static str,
     pacman: &'static str,
 }
+
+/// Instead of a package.
+const UNPACKAGED: &str = "";
 
 const fn lab(
     command: &'static str,
@@ -58,8 +62,9 @@ const PROGRAMS: &[Program] = &[
     lab("iperf3", "iperf3", "iperf3", "iperf3"),
     lab("dnsmasq", "dnsmasq-base", "dnsmasq", "dnsmasq"),
     lab("dig", "bind9-dnsutils", "bind-utils", "bind"),
-    lab("gtlsserver", "ngtcp2-server", "ngtcp2", "libngtcp2"),
-    lab("gtlsclient", "ngtcp2-client", "ngtcp2", "libngtcp2"),
+    // Fedora and Arch have the library alone.
+    lab("gtlsserver", "ngtcp2-server", UNPACKAGED, UNPACKAGED),
+    lab("gtlsclient", "ngtcp2-client", UNPACKAGED, UNPACKAGED),
     // libFuzzer is C++.
     Program {
         command: "c++",
@@ -134,6 +139,14 @@ impl Manager {
         }
     }
 
+    fn packages(self, programs: &[&Program]) -> Vec<&'static str> {
+        let named = programs.iter().map(|it| self.package(it));
+        named
+            .filter(|package| *package != UNPACKAGED)
+            .flat_map(|package| package.split(' '))
+            .collect()
+    }
+
     fn install_command(self) -> &'static str {
         match self {
             Self::Apt => "apt-get install --no-remove --no-install-recommends",
@@ -174,15 +187,10 @@ fn fetch(missing: &[&Program], policy: Policy, report: &Report) -> Outcome {
             "{names}: install them with this system's package manager"
         ));
     };
-    let packages: Vec<&str> = missing
-        .iter()
-        .flat_map(|it| manager.package(it).split(' '))
-        .collect();
+    let packages = manager.packages(missing);
     let advice = format!("`{} {}`", manager.install_command(), packages.join(" "));
     if manager != Manager::Apt {
-        return Outcome::Missing(format!(
-            "{names}: setup installs on Debian only; run {advice}"
-        ));
+        return Outcome::Missing(by_hand(manager, missing));
     }
     if !policy.root {
         return Outcome::NeedsRoot(format!("{names}: {advice}"));
@@ -196,6 +204,31 @@ fn fetch(missing: &[&Program], policy: Policy, report: &Report) -> Outcome {
         Ok(quieted) => Outcome::Installed(format!("{names}; kept off: {}", quieted.join(" "))),
         Err(error) => Outcome::Missing(format!("{names}: {error:#}")),
     }
+}
+
+/// What to do where setup installs nothing.
+fn by_hand(manager: Manager, missing: &[&Program]) -> String {
+    let (packaged, unpackaged): (Vec<&Program>, Vec<&Program>) = missing
+        .iter()
+        .partition(|it| manager.package(it) != UNPACKAGED);
+    let mut advice = Vec::new();
+    if !packaged.is_empty() {
+        advice.push(format!(
+            "{}: setup installs on Debian only; run `{} {}`",
+            commands(&packaged),
+            manager.install_command(),
+            manager.packages(&packaged).join(" ")
+        ));
+    }
+    if !unpackaged.is_empty() {
+        advice.push(format!(
+            "{}: no package of this system has them; build them from source and put them on the \
+             PATH (gtlsserver and gtlsclient are examples of ngtcp2, built with GnuTLS, libev and \
+             nghttp3)",
+            commands(&unpackaged)
+        ));
+    }
+    advice.join("; ")
 }
 
 fn commands(programs: &[&Program]) -> String {
@@ -236,6 +269,28 @@ mod tests {
         };
         let outcome = fetch(&[&ABSENT], policy, &Report::default());
         assert!(matches!(outcome, Outcome::Missing(_)));
+    }
+
+    #[test]
+    fn program_without_a_package_is_said_to_need_building() {
+        let gtls: Vec<&Program> = PROGRAMS
+            .iter()
+            .filter(|it| it.command.starts_with("gtls") || it.command == "curl")
+            .collect();
+        for manager in [Manager::Dnf, Manager::Pacman] {
+            let advice = by_hand(manager, &gtls);
+            let command = format!("{} curl`", manager.install_command());
+            assert!(advice.contains(&command), "{advice}");
+            assert!(
+                advice.contains("gtlsserver gtlsclient: no package"),
+                "{advice}"
+            );
+        }
+    }
+
+    #[test]
+    fn debian_has_a_package_for_everything() {
+        assert!(PROGRAMS.iter().all(|it| it.apt != UNPACKAGED));
     }
 
     #[test]

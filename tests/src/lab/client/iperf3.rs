@@ -8,6 +8,13 @@ use serde_json::Value;
 
 use crate::lab::namespace::Namespace;
 use crate::lab::process;
+use crate::lab::wait::wait_for;
+
+/// How long a server may be busy with the run before: it ends after the client
+/// does.
+const BUSY_LIMIT: Duration = Duration::from_secs(20);
+/// What it answers meanwhile.
+const BUSY: &str = "the server is busy running a test";
 
 /// A run of iperf3 against an [`crate::lab::server::Iperf3Server`].
 #[derive(Clone, Debug)]
@@ -65,11 +72,18 @@ impl Iperf3Run {
         }
     }
 
-    /// Runs it.
+    /// Runs it, once the server is done with whoever was there before.
     ///
     /// # Errors
     /// When iperf3 is not there, cannot reach the server, or loses it.
     pub fn run(&self, namespace: &Namespace) -> Result<Throughput> {
+        wait_for("an iperf3 server that is free", BUSY_LIMIT, || {
+            self.try_run(namespace).transpose()
+        })?
+    }
+
+    /// None if the server is busy.
+    fn try_run(&self, namespace: &Namespace) -> Result<Option<Throughput>> {
         let mut command = namespace.command("iperf3");
         command.args(["--json", "--client", &self.server.ip().to_string()]);
         command.args(["--port", &self.server.port().to_string()]);
@@ -97,10 +111,11 @@ impl Iperf3Run {
                 String::from_utf8_lossy(&output.stderr)
             )
         })?;
-        if let Some(error) = report["error"].as_str() {
-            bail!("iperf3 to {}: {error}", self.server);
+        match report["error"].as_str() {
+            Some(error) if error.contains(BUSY) => Ok(None),
+            Some(error) => bail!("iperf3 to {}: {error}", self.server),
+            None => Ok(Some(throughput(&report["end"]))),
         }
-        Ok(throughput(&report["end"]))
     }
 }
 

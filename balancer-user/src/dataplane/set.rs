@@ -175,6 +175,11 @@ pub(super) fn left(pin_dir: &Path) -> Result<Left, Error> {
     })
 }
 
+/// The set that was made last, attached or not.
+pub(super) fn newest(pin_dir: &Path) -> Result<Option<MapSet>, Error> {
+    Ok(all(pin_dir)?.into_iter().max_by_key(|set| set.number))
+}
+
 /// Removes all sets but this one; whether there were any.
 pub(super) fn remove_others(pin_dir: &Path, but: Option<&MapSet>) -> Result<bool, Error> {
     let mut removed = false;

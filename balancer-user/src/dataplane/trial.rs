@@ -5,6 +5,8 @@
 //! as the program left them. `trace`, the rehearsal and the program-run
 //! tests are this.
 
+use std::path::Path;
+
 use balancer_common::features::Features;
 use balancer_common::layout::TraceRecord;
 use balancer_common::verdict::Reason;
@@ -14,8 +16,9 @@ use super::mapping::Mapped;
 use super::maps;
 use super::memory::KernelMemory;
 use super::object::{Object, Purpose};
+use super::set::{self, MapSet};
 use super::tables::Tables;
-use super::{Counters, Error, ServiceId, State, features, plan, runner};
+use super::{Counters, Error, ServiceId, State, attach, features, plan, runner};
 
 pub use super::runner::{MAX_FRAME, MIN_FRAME, Runner};
 
@@ -96,15 +99,70 @@ impl Trial {
         let mut object = Object::load(&sizes, features, Purpose::Trace, None)?;
         let mut tables = Tables::new(object.map_memory()?);
         tables.apply(&plan(state, &State::empty()))?;
+        Self::of(object, tables, features, state.clone())
+    }
+
+    /// As [`Trial::with`], its maps pinned under `pin_dir` like those of a
+    /// running balancer, for [`Trial::after_restart`] to go on with.
+    pub fn pinned(
+        pin_dir: &Path,
+        capacity: Capacity,
+        features: Features,
+        state: &State,
+    ) -> Result<Self, Error> {
+        attach::prepare_pin_dir(pin_dir)?;
+        let set = MapSet::create(pin_dir, 0)?;
+        let mut object = Object::load(
+            &maps::sizes(&capacity),
+            features,
+            Purpose::Trace,
+            Some(&set),
+        )?;
+        let mut tables = Tables::new(object.map_memory()?);
+        tables.apply(&plan(state, &State::empty()))?;
+        Self::of(object, tables, features, state.clone())
+    }
+
+    /// What a balancer goes on with that finds `pin_dir` as another one left
+    /// it: a fresh copy of the program over the same maps. Nothing is known
+    /// but what is in them.
+    pub fn after_restart(pin_dir: &Path) -> Result<Self, Error> {
+        let mut old = set::newest(pin_dir)?.ok_or_else(|| {
+            Error::Foreign(format!("{}: no maps are pinned there", pin_dir.display()))
+        })?;
+        let sizes = old.sizes()?;
+        let tables = Tables::adopt(KernelMemory::open(&mut old)?, sizes["FLOWS"])?;
+        let state = tables.state().clone();
+        let features = features::needed(&state);
+        let (sizes, kept) = maps::succession(&sizes, &Capacity::for_state(&state), false);
+        let set = old.next()?;
+        old.hand_on(&set, &kept)?;
+        let mut object = Object::load(&sizes, features, Purpose::Trace, Some(&set))?;
+        object.succeed(&old)?;
+        old.remove()?;
+        Self::of(object, tables, features, state)
+    }
+
+    fn of(
+        mut object: Object,
+        tables: Tables<KernelMemory>,
+        features: Features,
+        state: State,
+    ) -> Result<Self, Error> {
         Ok(Self {
             record: object.map_trace()?,
             object,
             tables,
             features,
-            state: state.clone(),
+            state,
             buffer: runner::buffer(),
             logger: None,
         })
+    }
+
+    /// What is in force, with slots.
+    pub fn state(&self) -> &State {
+        &self.state
     }
 
     /// Changes the state, as a change of the running balancer would.

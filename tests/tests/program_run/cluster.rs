@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use balancer_tests::lab::cleanup::Scratch;
 use balancer_user::config::examine;
 use balancer_user::config::model::{Backend, Config, Mac, Seed, Service};
 use balancer_user::dataplane::capacity::Capacity;
@@ -27,6 +28,8 @@ pub(crate) struct Cluster {
     pub(crate) state: State,
     world: World,
     builder: Builder,
+    /// Where the maps outlive a trial.
+    pins: Scratch,
 }
 
 fn file(backends: usize) -> String {
@@ -74,6 +77,7 @@ impl Cluster {
             now: Instant::now(),
             world,
             builder: Builder::default(),
+            pins: Scratch::for_pins("cluster"),
         };
         for number in 0..backends {
             cluster.set_health(&format!("web-{number}"), health::State::Up);
@@ -81,7 +85,8 @@ impl Cluster {
         cluster.state = cluster.build();
         let capacity = Capacity::for_state(&cluster.state);
         let features = features::needed(&cluster.state);
-        cluster.trial = Trial::with(capacity, features, &cluster.state).unwrap();
+        let pins = cluster.pins.path();
+        cluster.trial = Trial::pinned(pins, capacity, features, &cluster.state).unwrap();
         cluster
     }
 
@@ -109,6 +114,20 @@ impl Cluster {
         }
         self.state = self.build();
         self.trial.change(&self.state).unwrap();
+    }
+
+    /// The daemon is killed while it carries out an event, after it has stored
+    /// what the change may leave in force and before it has made it; the next
+    /// one knows the file, what was stored and what is pinned.
+    pub(crate) fn restart(&mut self) {
+        let in_force = self.builder.seating();
+        self.build();
+        let stored = in_force.with(&self.builder.seating());
+        let stored = serde_json::to_string(&stored).unwrap();
+        self.trial = Trial::after_restart(self.pins.path()).unwrap();
+        let seating = serde_json::from_str(&stored).unwrap();
+        self.builder = Builder::adopt(&seating, self.trial.state()).unwrap();
+        self.reconcile();
     }
 
     fn build(&mut self) -> State {

@@ -1,8 +1,9 @@
 //! Flows that live long, under everything that happens to their service.
 //!
 //! A hundred thousand flows are opened; then backends come, go, drain, fail,
-//! recover and change their weight, in random order. A flow whose backend is
-//! alive has to stay with it, whether it was busy during the changes or
+//! recover and change their weight, in random order, and the balancer is
+//! killed and started again in between. A flow whose backend is alive has to
+//! stay with it, whether it was busy during the changes or
 //! silent for less than the horizon. A flow whose backend died is over: its
 //! client opens another one.
 
@@ -30,6 +31,8 @@ const BACKENDS: usize = 12;
 const STEPS: usize = 48;
 const STEPS_A_ROUND: usize = 6;
 const BUSY: usize = 10;
+/// One change in so many meets a restart, and one in so many more at random.
+const RESTARTS: usize = 6;
 
 /// One flow, and the backend that its handshake reached.
 #[derive(Debug, Clone, Copy)]
@@ -103,6 +106,7 @@ struct Run {
     held: usize,
     flooded: u32,
     over: usize,
+    restarts: usize,
 }
 
 impl Run {
@@ -126,6 +130,7 @@ impl Run {
             held: 0,
             flooded: 0,
             over: 0,
+            restarts: 0,
         };
         for number in 0..scaled(FLOWS).max(FLOWS / 10) {
             let client = 10 << 24 | number;
@@ -200,9 +205,16 @@ impl Run {
         } else {
             "nothing"
         };
-        self.steps.push(format!("{what} {number}"));
         self.lives.insert(number, life);
-        self.cluster.reconcile();
+        let in_turn = self.steps.len() % RESTARTS == RESTARTS - 1;
+        if in_turn || self.rng.below(RESTARTS) == 0 {
+            self.steps.push(format!("{what} {number} and restart"));
+            self.restarts += 1;
+            self.cluster.restart();
+        } else {
+            self.steps.push(format!("{what} {number}"));
+            self.cluster.reconcile();
+        }
     }
 
     /// The next SYNs of a flood, from two CPUs.
@@ -305,8 +317,8 @@ fn live_through(seed: u64, steps: usize, flood: u32) {
         }
     }
     println!(
-        "held {} times, {} flows over, {:?}",
-        run.held, run.over, run.steps
+        "held {} times, {} flows over, {} restarts, {:?}",
+        run.held, run.over, run.restarts, run.steps
     );
     assert!(
         run.held > run.flows.len() / 10,

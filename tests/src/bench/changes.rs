@@ -12,6 +12,7 @@ use balancer_user::maglev;
 use bytemuck::Zeroable;
 use serde::Serialize;
 
+use super::spread::Spread;
 use crate::balancer::Balancer;
 use crate::lab::{Lab, LabConfig, cleanup};
 
@@ -23,11 +24,7 @@ const BACKENDS: usize = 50;
 #[derive(Debug, Serialize)]
 pub(super) struct Figure {
     pub(super) what: String,
-    /// Median, in microseconds.
-    pub(super) median_micros: f64,
-    /// Ninth decile, in microseconds.
-    pub(super) p90_micros: f64,
-    pub(super) rounds: usize,
+    pub(super) micros: Spread,
 }
 
 /// Building a table, filling it in the kernel, and a change by command.
@@ -42,17 +39,11 @@ pub(super) fn measure(rounds: usize) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-fn figure(what: impl Into<String>, mut times: Vec<Duration>) -> Figure {
-    times.sort();
-    let at = |share: f64| {
-        let index = ((times.len() - 1) as f64 * share).round() as usize;
-        times[index].as_secs_f64() * 1e6
-    };
+fn figure(what: impl Into<String>, times: Vec<Duration>) -> Figure {
+    let micros = times.iter().map(|time| time.as_secs_f64() * 1e6);
     Figure {
         what: what.into(),
-        median_micros: at(0.5),
-        p90_micros: at(0.9),
-        rounds: times.len(),
+        micros: Spread::of(micros.collect()),
     }
 }
 

@@ -21,7 +21,10 @@ const MEGABYTE: f64 = 1e6;
 pub(super) struct Amount {
     pub(super) what: String,
     pub(super) unit: &'static str,
+    /// The median, where it was measured more than once.
     pub(super) amount: f64,
+    /// Of what differs from round to round.
+    pub(super) spread: Option<Spread>,
     pub(super) reference: Option<f64>,
     /// Most the project allows itself.
     pub(super) limit: Option<f64>,
@@ -33,8 +36,16 @@ impl Amount {
             what: what.into(),
             unit,
             amount,
+            spread: None,
             reference: None,
             limit: None,
+        }
+    }
+
+    fn of_rounds(what: impl Into<String>, unit: &'static str, spread: Spread) -> Self {
+        Self {
+            spread: Some(spread),
+            ..Self::new(what, unit, spread.median)
         }
     }
 
@@ -83,7 +94,7 @@ pub(super) fn measure(rounds: usize) -> Result<Vec<Amount>> {
         ));
         let times = (0..rounds).map(|_| Ok(millis(loaded(16, features)?.load_time)));
         let load = Spread::of(times.collect::<Result<_>>()?);
-        amounts.push(Amount::new(format!("load time, {name}"), "ms", load.median));
+        amounts.push(Amount::of_rounds(format!("load time, {name}"), "ms", load));
     }
     Ok(amounts)
 }

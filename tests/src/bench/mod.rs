@@ -3,9 +3,9 @@
 //! `packets` runs the kernel program in a hot loop, `footprint` looks at what
 //! it takes of the kernel, `forwarding` sends frames through it over real
 //! interfaces, `requests` is web traffic through it and what else a user would
-//! pick, `changes` is the way of a change from command to kernel. Figures are compared with each other and
-//! with those of the reference, never with a fixed time: other machines are
-//! other times.
+//! pick, `changes` is the way of a change from command to kernel. Figures are
+//! compared with each other and with those of the reference, never with a
+//! fixed time: other machines are other times.
 
 mod changes;
 mod footprint;
@@ -41,7 +41,8 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     /// Measure only cases whose name contains this, or only one part:
-    /// "footprint", "forwarding", "requests" or "changes".
+    /// "packets" (all cases), "footprint", "forwarding", "requests" or
+    /// "changes".
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
     /// Turns of floor and case; medians and deciles are over these.

@@ -4,6 +4,7 @@ use super::footprint::Amount;
 use super::machine::Machine;
 use super::packets::{Figure, Floors};
 use super::requests::{Account, Requests};
+use super::spread::Spread;
 use super::{changes, forwarding};
 
 pub(super) fn machine(machine: &Machine) {
@@ -59,8 +60,8 @@ fn mark(is_met: Option<bool>) -> &'static str {
 
 pub(super) fn footprint(amounts: &[Amount]) {
     println!(
-        "\n{:<64} {:>11}  {:>9}  {:>9}",
-        "the loaded program", "", "reference", "limit"
+        "\n{:<58} {:>9}  {:>15}  {:>9}  {:>9}",
+        "the loaded program", "", "10 % - 90 %", "reference", "limit"
     );
     for amount in amounts {
         let number = |value: f64| match amount.unit {
@@ -72,9 +73,10 @@ pub(super) fn footprint(amounts: &[Amount]) {
             .map(|reference| format!("{:.3} x", amount.amount / reference))
             .unwrap_or_default();
         let line = format!(
-            "{:<64} {:>11}  {of_reference:>9}  {:>9}  {}",
+            "{:<58} {:>9}  {:>15}  {of_reference:>9}  {:>9}  {}",
             amount.what,
             number(amount.amount),
+            amount.spread.map(deciles).unwrap_or_default(),
             amount.limit.map(number).unwrap_or_default(),
             mark(amount.is_met())
         );
@@ -84,16 +86,18 @@ pub(super) fn footprint(amounts: &[Amount]) {
 
 pub(super) fn forwarding(figures: &[forwarding::Figure]) {
     println!(
-        "\n{:<42} {:>5} {:>13}  {:>13}  {:>10}",
-        "forwarding", "cores", "packets/s", "made apart", "nftables"
+        "\n{:<42} {:>5} {:>10}  {:>13}  {:>11}  {:>8}",
+        "forwarding", "cores", "packets/s", "10 % - 90 %", "made apart", "nftables"
     );
     for figure in figures {
         let millions = |rate: f64| format!("{:.2} M", rate / 1e6);
+        let spread = figure.packets_per_second;
         let line = format!(
-            "{:<42} {:>5} {:>13}  {:>13}  {:>10}  {}",
+            "{:<42} {:>5} {:>10}  {:>13}  {:>11}  {:>8}  {}",
             figure.who,
             figure.cores,
             millions(figure.packets_per_second.median),
+            format!("{:.2} - {:.2}", spread.p10 / 1e6, spread.p90 / 1e6),
             figure
                 .forwarded_per_second
                 .map(millions)
@@ -117,17 +121,31 @@ pub(super) fn requests(requests: &Requests) {
         );
     }
     println!(
-        "\n{:<20} {:<22} {:>9} {:>9} {:>8} {:>8} {:>8} {:>9}",
-        "load", "through", "a second", "Mbit/s", "CPU us", "added", "own", "HAProxy"
+        "\n{:<18} {:<20} {:>8} {:>15} {:>7} {:>7} {:>13} {:>7} {:>6} {:>8}",
+        "load",
+        "through",
+        "a second",
+        "10 % - 90 %",
+        "Mbit/s",
+        "CPU us",
+        "10 % - 90 %",
+        "added",
+        "own",
+        "HAProxy"
     );
     for figure in &requests.figures {
         let line = format!(
-            "{:<20} {:<22} {:>9.0} {:>9.0} {:>8.1} {:>8.1} {:>8} {:>9}  {}",
+            "{:<18} {:<20} {:>8.0} {:>15} {:>7.0} {:>7.1} {:>13} {:>7.1} {:>6} {:>8}  {}",
             figure.load,
             figure.who,
             figure.per_second.median,
+            format!(
+                "{:.0} - {:.0}",
+                figure.per_second.p10, figure.per_second.p90
+            ),
             figure.megabits_per_second.median,
             figure.cpu_micros.median,
+            deciles(figure.cpu_micros),
             figure.added_micros,
             figure
                 .own_micros
@@ -144,17 +162,18 @@ pub(super) fn requests(requests: &Requests) {
 }
 
 pub(super) fn changes(figures: &[changes::Figure]) {
-    println!("\n{:<60} {:>10} {:>10}", "change", "median", "90 %");
+    println!("\n{:<60} {:>10}  {:>17}", "change", "median", "10 % - 90 %");
     for figure in figures {
+        let millis = figure.micros.scaled(1e-3);
         println!(
-            "{:<60} {:>10} {:>10}",
+            "{:<60} {:>7.3} ms  {:>17}",
             figure.what,
-            millis(figure.median_micros),
-            millis(figure.p90_micros)
+            millis.median,
+            format!("{:.3} - {:.3}", millis.p10, millis.p90)
         );
     }
 }
 
-fn millis(micros: f64) -> String {
-    format!("{:.3} ms", micros / 1000.0)
+fn deciles(spread: Spread) -> String {
+    format!("{:.1} - {:.1}", spread.p10, spread.p90)
 }

@@ -30,6 +30,16 @@ impl Spread {
             rounds: figures.len(),
         }
     }
+
+    /// The same in another unit.
+    pub(super) fn scaled(self, factor: f64) -> Self {
+        Self {
+            median: self.median * factor,
+            p10: self.p10 * factor,
+            p90: self.p90 * factor,
+            rounds: self.rounds,
+        }
+    }
 }
 
 #[cfg(test)]

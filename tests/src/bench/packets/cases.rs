@@ -8,8 +8,8 @@ use balancer_user::dataplane::bench::Stimulus;
 
 use super::case::Case;
 use super::frames::{
-    CLIENT_V4, CLIENT_V6, SERVICE_V4, SERVICE_V6, arp, at, datagram, echo, reply, segment, syn,
-    tunnelled,
+    CLIENT_V4, CLIENT_V6, Outer, Place, SERVICE_V4, SERVICE_V6, arp, at, datagram, echo, fragment,
+    reply, segment, syn, tunnelled,
 };
 use super::scene::{LONG_NS, Scene};
 use crate::bench::reference as c;
@@ -38,6 +38,8 @@ pub(super) fn all() -> Vec<Case> {
         modes(),
         translated(),
         datagrams(),
+        kinds_of_service(),
+        in_fragments(),
         others(),
         in_change(),
         scale(),
@@ -149,34 +151,50 @@ fn modes() -> Vec<Case> {
 /// `nat`: each flow has a translation of its own, for the replies.
 fn translated() -> Vec<Case> {
     let v4 = tcp4().to(|number| nat_v4(number, 8080));
-    let v6 = tcp6().to(|number| nat_v6(number, 0));
-    let one = v4.many(1, 1);
+    let v6 = tcp6().to(|number| nat_v6(number, 8080));
+    let (one4, one6) = (v4.many(1, 1), v6.many(1, 1));
+    let replies = |name, scene, client: Stimulus, backend, to| {
+        Case::new(name, scene, reply(backend, to))
+            .flows(1 << 16)
+            .after(scene, client.with_flows(1 << 16))
+            .ends(Reason::ReplyForwarded)
+    };
     vec![
         Case::new("tcp4 nat, 1 flow", v4, segment4()),
         Case::new("tcp4 nat, 65,536 flows", v4, segment4()).flows(1 << 16),
+        Case::new("tcp6 nat, 1 flow", v6, segment6()),
         Case::new("tcp6 nat, 65,536 flows", v6, segment6()).flows(1 << 16),
         Case::new("tcp4 nat, new flows", v4, syn4()).ever_new(),
-        Case::new(
+        Case::new("tcp6 nat, new flows", v6, syn6()).ever_new(),
+        replies(
             "tcp4 nat, replies of 65,536 flows",
-            one,
-            reply("10.1.0.0:8080"),
-        )
-        .flows(1 << 16)
-        .after(one, segment4().with_flows(1 << 16))
-        .ends(Reason::ReplyForwarded),
+            one4,
+            segment4(),
+            "10.1.0.0:8080",
+            CLIENT_V4,
+        ),
+        replies(
+            "tcp6 nat, replies of 65,536 flows",
+            one6,
+            segment6(),
+            "[fd00::]:8080",
+            CLIENT_V6,
+        ),
     ]
 }
 
 fn datagrams() -> Vec<Case> {
-    let any_port = |scene| Scene { port: 0, ..scene };
+    let v4 = |name, flows| Case::new(name, udp4(), datagram4()).flows(flows).grows(V4);
+    let v6 = |name, flows| Case::new(name, udp6(), datagram6()).flows(flows).grows(V6);
     vec![
-        Case::new("udp4", udp4(), datagram4())
-            .flows(1 << 16)
-            .grows(V4)
-            .at_most(0.25, c::UDP),
-        Case::new("udp6", udp6(), datagram6())
-            .flows(1 << 16)
-            .grows(V6),
+        v4("udp4 1 flow", 1),
+        v4("udp4 1,024 flows", 1 << 10),
+        v4("udp4 65,536 flows", 1 << 16).at_most(0.25, c::UDP),
+        v4("udp4 1,048,576 flows", 1 << 20),
+        v6("udp6 1 flow", 1),
+        v6("udp6 1,024 flows", 1 << 10),
+        v6("udp6 65,536 flows", 1 << 16),
+        v6("udp6 1,048,576 flows", 1 << 20),
         Case::new(
             "udp4, every flow on record",
             udp4().asking(records),
@@ -185,18 +203,58 @@ fn datagrams() -> Vec<Case> {
         .flows(1 << 16)
         .grows(V4),
         Case::new(
+            "udp6, every flow on record",
+            udp6().asking(records),
+            datagram6(),
+        )
+        .flows(1 << 16)
+        .grows(V6),
+    ]
+}
+
+/// What a service asks for.
+fn kinds_of_service() -> Vec<Case> {
+    let v4 = |name, scene, stimulus| Case::new(name, scene, stimulus).flows(1 << 16).grows(V4);
+    let v6 = |name, scene, stimulus| Case::new(name, scene, stimulus).flows(1 << 16).grows(V6);
+    let any_port = |scene| Scene { port: 0, ..scene };
+    vec![
+        v4(
             "tcp4 by the source alone",
             tcp4().asking(by_source),
             segment4(),
-        )
-        .flows(1 << 16)
-        .grows(V4),
-        Case::new("tcp4 any-port service", any_port(tcp4()), segment4())
-            .flows(1 << 16)
-            .grows(V4),
-        Case::new("tcp6 any-port service", any_port(tcp6()), segment6())
-            .flows(1 << 16)
-            .grows(V6),
+        ),
+        v4("tcp4 any-port service", any_port(tcp4()), segment4()),
+        v6("tcp6 any-port service", any_port(tcp6()), segment6()),
+        v4("udp4 any-port service", any_port(udp4()), datagram4()),
+        v6("udp6 any-port service", any_port(udp6()), datagram6()),
+    ]
+}
+
+/// Datagrams in fragments, each of a flow of its own, so that no record of a
+/// first fragment is another one's.
+fn in_fragments() -> Vec<Case> {
+    const PACKETS: u64 = 1 << 10;
+    let v4 = |name, place| {
+        let stimulus = fragment(place, CLIENT_V4, SERVICE_V4);
+        Case::new(name, udp4(), stimulus).flows(PACKETS).grows(V4)
+    };
+    let v6 = |name, place| {
+        let stimulus = fragment(place, CLIENT_V6, SERVICE_V6);
+        Case::new(name, udp6(), stimulus).flows(PACKETS).grows(V6)
+    };
+    let first4 = fragment(Place::First, CLIENT_V4, SERVICE_V4).with_flows(PACKETS);
+    let first6 = fragment(Place::First, CLIENT_V6, SERVICE_V6).with_flows(PACKETS);
+    vec![
+        v4("udp4 first fragment", Place::First),
+        v4("udp4 later fragment", Place::Later).after(udp4(), first4),
+        v4("udp4 later fragment, first one unseen", Place::Later)
+            .grows(0)
+            .ends(Reason::FragmentUnknown),
+        v6("udp6 first fragment", Place::First),
+        v6("udp6 later fragment", Place::Later).after(udp6(), first6),
+        v6("udp6 later fragment, first one unseen", Place::Later)
+            .grows(0)
+            .ends(Reason::FragmentUnknown),
     ]
 }
 
@@ -221,6 +279,7 @@ fn others() -> Vec<Case> {
         none("tcp4 of no service", tcp4(), none4),
         none("tcp6 of no service", tcp6(), none6),
         none("udp4 of no service", tcp4(), datagram4()),
+        none("udp6 of no service", tcp6(), datagram6()),
         Case::new("ARP", tcp4(), arp())
             .ends(Reason::NotIp)
             .at_most(0.20, c::NO_SERVICE),
@@ -243,6 +302,10 @@ fn in_change() -> Vec<Case> {
             .ever_new()
             .grows(V4)
             .to(8..16),
+        Case::new("tcp6 in change, no record", tcp6().in_change(), segment6())
+            .ever_new()
+            .grows(V6)
+            .to(8..16),
         Case::new("tcp4 in change, SYN flood", tcp4().in_change(), syn4())
             .ever_new()
             .grows(V4)
@@ -256,6 +319,10 @@ fn in_change() -> Vec<Case> {
         .grows(V6)
         .after(tcp6().in_change(), syn6().with_flows(1 << 16))
         .to(0..8),
+        Case::new("tcp6 in change, SYN flood", tcp6().in_change(), syn6())
+            .ever_new()
+            .grows(V6)
+            .to(0..8),
         Case::new("udp4 in change", udp4().in_change(), datagram4())
             .flows(1 << 16)
             .grows(V4)
@@ -293,21 +360,22 @@ fn scale() -> Vec<Case> {
 }
 
 fn backend_side() -> Vec<Case> {
-    let case = |form: Form, tunnel: (&str, &str), inner: &Stimulus, outer_len: i64| {
-        let stimulus = tunnelled(tunnel, inner);
-        Case::decap(
-            format!("decap {}", form.name()),
-            at(tunnel.0).ip(),
-            stimulus,
-            form,
-        )
-        .flows(1 << 16)
-        .grows(-outer_len)
+    let case = |form: Form, outer: Outer, inner: &Stimulus, outer_len: i64| {
+        let ends = if outer_len < V6 { TUNNEL_V4 } else { TUNNEL_V6 };
+        let stimulus = tunnelled(ends, outer, inner);
+        let source = at(ends.0).ip();
+        Case::decap(format!("decap {}", form.name()), source, stimulus, form)
+            .flows(1 << 16)
+            .grows(-outer_len)
     };
     vec![
-        case(Form::Ipip4in4, TUNNEL_V4, &segment4(), V4),
-        case(Form::Ipip6in4, TUNNEL_V4, &segment6(), V4),
-        case(Form::Ipip4in6, TUNNEL_V6, &segment4(), V6),
-        case(Form::Ipip6in6, TUNNEL_V6, &segment6(), V6),
+        case(Form::Ipip4in4, Outer::Ip, &segment4(), V4),
+        case(Form::Ipip6in4, Outer::Ip, &segment6(), V4),
+        case(Form::Ipip4in6, Outer::Ip, &segment4(), V6),
+        case(Form::Ipip6in6, Outer::Ip, &segment6(), V6),
+        case(Form::Gue4in4, Outer::Gue, &segment4(), V4 + UDP_LEN),
+        case(Form::Gue6in4, Outer::Gue, &segment6(), V4 + UDP_LEN),
+        case(Form::Gue4in6, Outer::Gue, &segment4(), V6 + UDP_LEN),
+        case(Form::Gue6in6, Outer::Gue, &segment6(), V6 + UDP_LEN),
     ]
 }

@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 
 use balancer_user::dataplane::bench::Stimulus;
 
-use crate::frames::Packet;
-use crate::frames::packet::{ACK, SYN};
+use crate::frames::packet::{ACK, MORE_FRAGMENTS, SYN, fragment_v6};
+use crate::frames::{Gue, Packet, Tunnel};
 use crate::model::forward::checksum;
 
 pub(super) const CLIENT_V4: &str = "10.0.0.0:33024";
@@ -70,13 +70,57 @@ pub(super) fn datagram(client: &str, service: &str) -> Stimulus {
     from_client(&Packet::udp(at(client), at(service)))
 }
 
-/// A segment of a backend to the client of [`segment`], IPv4.
-pub(super) fn reply(backend: &str) -> Stimulus {
-    let stimulus = segment(backend, CLIENT_V4);
+/// A segment of a backend to a client, whose address and port are the flow.
+pub(super) fn reply(backend: &str, client: &str) -> Stimulus {
+    let stimulus = segment(backend, client);
+    let address_len = if at(client).is_ipv4() { 4 } else { 16 };
     Stimulus {
-        address_at: ETHERNET + 17,
-        port_at: ETHERNET + 22,
+        address_at: stimulus.address_at + address_len,
+        port_at: stimulus.port_at + 2,
         ..stimulus
+    }
+}
+
+/// Which fragment of a datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// The one with the ports.
+    First,
+    /// One of the others.
+    Later,
+}
+
+/// A fragment with eight bytes of payload; the client's address is the flow,
+/// of both places alike.
+pub(super) fn fragment(place: Place, client: &str, service: &str) -> Stimulus {
+    const OFFSET: u16 = 2;
+    const IDENTIFICATION: u32 = 7;
+    let whole = Packet {
+        payload_len: 8,
+        headless: place == Place::Later,
+        ..Packet::udp(at(client), at(service))
+    };
+    let packet = match (place, at(client).is_ipv4()) {
+        (Place::First, true) => Packet {
+            fragment: MORE_FRAGMENTS,
+            ..whole
+        },
+        (Place::Later, true) => Packet {
+            fragment: OFFSET,
+            ..whole
+        },
+        (Place::First, false) => Packet {
+            extensions: vec![fragment_v6(1, IDENTIFICATION)],
+            ..whole
+        },
+        (Place::Later, false) => Packet {
+            extensions: vec![fragment_v6(OFFSET << 3, IDENTIFICATION)],
+            ..whole
+        },
+    };
+    Stimulus {
+        port_at: 0,
+        ..from_client(&packet)
     }
 }
 
@@ -154,21 +198,29 @@ pub(super) fn arp() -> Stimulus {
     })
 }
 
+/// What is between an outer IP header and the inner packet.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Outer {
+    /// Nothing.
+    Ip,
+    /// UDP without a checksum, GUE variant 1.
+    Gue,
+}
+
 /// The packet inside another, as a balancer sends it to a backend between
 /// these two ends.
-pub(super) fn tunnelled(ends: (&str, &str), inner: &Stimulus) -> Stimulus {
-    let is_v4 = inner.frame[12..ETHERNET] == [0x08, 0x00];
+pub(super) fn tunnelled(ends: (&str, &str), outer: Outer, inner: &Stimulus) -> Stimulus {
     let inner_len = ip_len(&inner.frame);
-    let packet = &inner.frame[ETHERNET..ETHERNET + inner_len];
-    let outer = Packet {
-        protocol: if is_v4 { 4 } else { 41 },
-        // What is built is a UDP header, which the inner packet replaces.
-        payload_len: inner_len - 8,
-        ..Packet::udp(at(ends.0), at(ends.1))
+    let packet = inner.frame[ETHERNET..ETHERNET + inner_len].to_vec();
+    let tunnel = Tunnel {
+        gue: match outer {
+            Outer::Ip => None,
+            Outer::Gue => Some(Gue::direct()),
+        },
+        ..Tunnel::ipip(at(ends.0).ip(), at(ends.1).ip(), packet)
     };
-    let mut frame = outer.build();
+    let frame = tunnel.build();
     let header_len = frame.len() - ETHERNET - inner_len;
-    frame[ETHERNET + header_len..].copy_from_slice(packet);
     padded(Stimulus {
         frame,
         address_at: inner.address_at + header_len,

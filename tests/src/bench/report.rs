@@ -121,7 +121,7 @@ pub(super) fn requests(requests: &Requests) {
         );
     }
     println!(
-        "\n{:<18} {:<20} {:>8} {:>15} {:>7} {:>7} {:>13} {:>7} {:>6} {:>8}",
+        "\n{:<18} {:<20} {:>8} {:>15} {:>7} {:>7} {:>15} {:>7} {:>6} {:>8}",
         "load",
         "through",
         "a second",
@@ -135,7 +135,7 @@ pub(super) fn requests(requests: &Requests) {
     );
     for figure in &requests.figures {
         let line = format!(
-            "{:<18} {:<20} {:>8.0} {:>15} {:>7.0} {:>7.1} {:>13} {:>7.1} {:>6} {:>8}  {}",
+            "{:<18} {:<20} {:>8.0} {:>15} {:>7.0} {:>7.1} {:>15} {:>7.1} {:>6} {:>8}  {}",
             figure.load,
             figure.who,
             figure.per_second.median,

@@ -11,10 +11,15 @@ use balancer_tests::model::build::{TCP, flow_keys, ipip_v4, key, service};
 use balancer_tests::model::forward::checksum;
 use balancer_user::dataplane::State;
 use balancer_user::dataplane::bench::{Chosen, HotLoop, Stimulus, Subject};
+use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
+use nix::unistd::Pid;
 
 /// Each case compares verdicts, lengths and counters before it is timed.
 #[test]
 fn every_case_meets_the_packets_and_the_verdicts_it_names() {
+    let mut here = CpuSet::new();
+    here.set(sched_getcpu().unwrap()).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &here).unwrap();
     let effort = Effort {
         rounds: 1,
         packets: 100,

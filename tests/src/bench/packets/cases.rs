@@ -1,5 +1,7 @@
 //! The cases, one line each.
 
+mod translated;
+
 use balancer_common::decap::Form;
 use balancer_common::layout::Target;
 use balancer_common::verdict::Reason;
@@ -9,11 +11,11 @@ use balancer_user::dataplane::bench::Stimulus;
 use super::case::Case;
 use super::frames::{
     CLIENT_V4, CLIENT_V6, Outer, Place, SERVICE_V4, SERVICE_V6, arp, at, datagram, echo, fragment,
-    reply, segment, syn, tunnelled,
+    segment, syn, tunnelled,
 };
 use super::scene::{LONG_NS, Scene};
 use crate::bench::reference as c;
-use crate::model::build::{TCP, UDP, gue_v4, gue_v6, ipip_v4, ipip_v6, l2, nat_v4, nat_v6};
+use crate::model::build::{TCP, UDP, gue_v4, gue_v6, ipip_v4, ipip_v6, l2};
 
 /// Bytes an outer IPv4 header adds.
 const V4: i64 = 20;
@@ -36,7 +38,8 @@ pub(super) fn all() -> Vec<Case> {
         established(),
         opening(),
         modes(),
-        translated(),
+        translated::nat(),
+        translated::fullnat(),
         datagrams(),
         kinds_of_service(),
         in_fragments(),
@@ -145,41 +148,6 @@ fn modes() -> Vec<Case> {
         v4("tcp4 in GUE over IPv6", tcp4().to(gue_v6)).grows(V6 + UDP_LEN),
         v6("tcp6 in GUE over IPv4", tcp6().to(gue_v4)).grows(V4 + UDP_LEN),
         v6("tcp6 in GUE over IPv6", tcp6().to(gue_v6)).grows(V6 + UDP_LEN),
-    ]
-}
-
-/// `nat`: each flow has a translation of its own, for the replies.
-fn translated() -> Vec<Case> {
-    let v4 = tcp4().to(|number| nat_v4(number, 8080));
-    let v6 = tcp6().to(|number| nat_v6(number, 8080));
-    let (one4, one6) = (v4.many(1, 1), v6.many(1, 1));
-    let replies = |name, scene, client: Stimulus, backend, to| {
-        Case::new(name, scene, reply(backend, to))
-            .flows(1 << 16)
-            .after(scene, client.with_flows(1 << 16))
-            .ends(Reason::ReplyForwarded)
-    };
-    vec![
-        Case::new("tcp4 nat, 1 flow", v4, segment4()),
-        Case::new("tcp4 nat, 65,536 flows", v4, segment4()).flows(1 << 16),
-        Case::new("tcp6 nat, 1 flow", v6, segment6()),
-        Case::new("tcp6 nat, 65,536 flows", v6, segment6()).flows(1 << 16),
-        Case::new("tcp4 nat, new flows", v4, syn4()).ever_new(),
-        Case::new("tcp6 nat, new flows", v6, syn6()).ever_new(),
-        replies(
-            "tcp4 nat, replies of 65,536 flows",
-            one4,
-            segment4(),
-            "10.1.0.0:8080",
-            CLIENT_V4,
-        ),
-        replies(
-            "tcp6 nat, replies of 65,536 flows",
-            one6,
-            segment6(),
-            "[fd00::]:8080",
-            CLIENT_V6,
-        ),
     ]
 }
 

@@ -81,6 +81,15 @@ pub(super) fn reply(backend: &str, client: &str) -> Stimulus {
     }
 }
 
+/// A segment of a backend to the pool of `fullnat`: to 256 ports from this
+/// one on, of as many addresses as it is spread over services.
+pub(super) fn pooled_reply(backend: &str, first: &str) -> Stimulus {
+    Stimulus {
+        address_at: 0,
+        ..reply(backend, first)
+    }
+}
+
 /// Which fragment of a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {

@@ -99,6 +99,7 @@ pub fn floors(effort: Effort) -> Result<Floors> {
 }
 
 /// Measures the chosen cases in turn and hands each figure on as it is known.
+/// The thread has to stay on its CPU, which has its own part of a pool's ports.
 pub fn measure(
     effort: Effort,
     only: Option<&str>,

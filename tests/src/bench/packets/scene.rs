@@ -3,9 +3,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use balancer_common::layout::{Member, NatSettings, Slot};
+use balancer_common::layout::{MAX_NAT_SOURCES, Member, NatSettings, Slot};
+use balancer_user::dataplane::object::possible_cpus;
 use balancer_user::dataplane::{ServiceKey, ServiceState, State, Table};
 use balancer_user::maglev::{self, Entry};
+use nix::sched::sched_getcpu;
 
 use crate::model::build::{flow_keys, ipip_v4, service};
 
@@ -13,6 +15,8 @@ use crate::model::build::{flow_keys, ipip_v4, service};
 pub(super) const BACKENDS: u16 = 16;
 /// Longer than any case takes, in nanoseconds.
 pub(super) const LONG_NS: u64 = 3_600_000_000_000;
+/// First port of `fullnat`, of the first CPU.
+const FIRST_PORT: u32 = 32_768;
 /// Slots of a service.
 const TABLE_SIZE: u32 = 65_537;
 
@@ -44,6 +48,8 @@ pub(super) struct Scene {
     pub(super) slots: Slots,
     /// Answer echo requests.
     pub(super) answer_echo: bool,
+    /// `fullnat`: ports of each CPU, of each of [`MAX_NAT_SOURCES`] addresses.
+    pub(super) ports: u32,
     /// What the services ask for beyond their members.
     pub(super) asks: fn(&mut ServiceState),
 }
@@ -60,6 +66,7 @@ impl Scene {
             member: ipip_v4,
             slots: Slots::Settled,
             answer_echo: false,
+            ports: 4096,
             asks: |_| (),
         }
     }
@@ -94,6 +101,10 @@ impl Scene {
         }
     }
 
+    pub(super) fn with_ports(self, ports: u32) -> Self {
+        Self { ports, ..self }
+    }
+
     /// Counters of all members are below this.
     pub(super) fn counters(&self) -> u32 {
         self.services * u32::from(self.backends)
@@ -109,7 +120,7 @@ impl Scene {
         state.settings.nat = NatSettings {
             idle_ns: LONG_NS,
             closed_ns: LONG_NS,
-            ..NatSettings::default()
+            ..pool(self.ports)
         };
         let table = Table::new(Arc::from(self.table()));
         for number in 0..self.services {
@@ -168,6 +179,30 @@ impl Scene {
             .map(slot)
             .collect()
     }
+}
+
+/// What `fullnat` sends from: `10.8.0.0`, `fd08::` and what follows.
+fn pool(ports: u32) -> NatSettings {
+    let mut pool = NatSettings {
+        first_port: FIRST_PORT,
+        port_count: ports * possible_cpus().unwrap_or(1),
+        source_counts: [MAX_NAT_SOURCES as u32; 2],
+        ..NatSettings::default()
+    };
+    for (number, source) in (0..).zip(&mut pool.sources[NatSettings::V4]) {
+        source[..4].copy_from_slice(&[10, 8, 0, number]);
+    }
+    for (number, source) in (0..).zip(&mut pool.sources[NatSettings::V6]) {
+        source[..2].copy_from_slice(&[0xfd, 0x08]);
+        source[15] = number;
+    }
+    pool
+}
+
+/// The first of so many ports of `fullnat` that this thread's CPU has.
+pub(super) fn first_port(ports: u32) -> u16 {
+    let cpu = sched_getcpu().unwrap_or(0);
+    (FIRST_PORT + cpu as u32 * ports) as u16
 }
 
 /// The address `number` after this one; its last two bytes are a number, and

@@ -19,6 +19,8 @@ pub mod features;
 pub mod hash;
 pub mod icmp;
 pub mod layout;
+pub mod mss;
 pub mod parse;
+pub mod too_big;
 pub mod unusual;
 pub mod verdict;

@@ -80,7 +80,7 @@ reasons! {
     NoBackend = 12, "no_backend", Drop;
     /// The backend's next hop or tunnel source is not known.
     NoNextHop = 13, "no_next_hop", Drop;
-    /// The packet would not fit the way to the backend.
+    /// The packet would not fit the way to the backend, and it is one that is not answered.
     ExceedsMtu = 14, "exceeds_mtu", Drop;
     /// The kernel gave no room for the outer header.
     NoHeadroom = 15, "no_headroom", Drop;
@@ -100,6 +100,8 @@ reasons! {
     FragmentUnknown = 22, "fragment_unknown", Drop;
     /// No address and port is left to send a new flow to its backend from.
     PortsExhausted = 23, "ports_exhausted", Drop;
+    /// The packet would not fit the way to the backend; the client was told what does.
+    TooBigAnswered = 24, "too_big_answered", Answer;
 }
 
 impl Reason {

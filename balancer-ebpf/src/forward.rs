@@ -22,6 +22,16 @@ use crate::vip::Family;
 /// Where VLAN tags begin: behind the two addresses.
 const TAGS_AT: usize = 12;
 
+/// Whether the packet fits the way to its member, if there is one.
+#[inline(always)]
+pub(crate) fn fits<A: Family>(packet: &Packet<A>, member: &Member) -> Result<bool, Reason> {
+    if member.flags & Member::RESOLVED == 0 {
+        return Err(Reason::NoNextHop);
+    }
+    Ok(packet.ip_len + encap::overhead(member.kind) <= u32::from(member.mtu))
+}
+
+/// Sends a packet that fits.
 #[inline(always)]
 pub(crate) fn send<A: Family>(
     ctx: &XdpContext,
@@ -31,12 +41,6 @@ pub(crate) fn send<A: Family>(
     picked: &Picked,
 ) -> Result<u32, Reason> {
     let member = picked.member;
-    if member.flags & Member::RESOLVED == 0 {
-        return Err(Reason::NoNextHop);
-    }
-    if packet.ip_len + encap::overhead(member.kind) > u32::from(member.mtu) {
-        return Err(Reason::ExceedsMtu);
-    }
     let ethernet = ethernet(ctx, member)?;
     match member.kind {
         Member::L2 if features::any(Features::L2) => write_addresses(ctx, ethernet)?,

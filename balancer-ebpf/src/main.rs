@@ -15,8 +15,10 @@ mod flow;
 mod forward;
 mod fragment;
 mod maps;
+mod mss;
 mod nat;
 mod pick;
+mod too_big;
 mod trace;
 mod unusual;
 mod vip;
@@ -78,7 +80,10 @@ fn stages(ctx: &XdpContext) -> Result<(u32, Reason), Reason> {
 }
 
 #[inline(always)]
-fn balance<A: vip::Family>(ctx: &XdpContext, packet: Packet<A>) -> Result<(u32, Reason), Reason> {
+fn balance<A: vip::Family + too_big::TooBig>(
+    ctx: &XdpContext,
+    packet: Packet<A>,
+) -> Result<(u32, Reason), Reason> {
     let node = maps::generation().ok_or(Reason::BadTable)?;
     let Some(target) = vip::lookup(&node, &packet) else {
         fragment::remember_foreign(ctx, &node, &packet);
@@ -91,6 +96,10 @@ fn balance<A: vip::Family>(ctx: &XdpContext, packet: Packet<A>) -> Result<(u32, 
     trace::flow(&picked);
     fragment::remember(ctx, target, &packet, &picked);
     flow::keep(target, &packet, &picked);
+    if !forward::fits(&packet, picked.member)? {
+        return too_big::answer(ctx, &packet, picked.member);
+    }
+    mss::clamp(ctx, target, &packet, opening);
     let action = forward::send(ctx, &node, target, &packet, &picked)?;
     count::member(picked.member.counter, packet.ip_len, picked.is_new);
     Ok((action, Reason::Forwarded))

@@ -62,6 +62,9 @@ static NAT_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 /// Where the first fragments of packets went; written by the program.
 #[map]
 static FRAGMENTS: LruHashMap<FragmentKey, FragmentRecord> = LruHashMap::with_max_entries(1, 0);
+/// One entry: when this CPU's next ICMP error is due; written by the program.
+#[map]
+static ERRORS_DUE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// One entry a member; written by the program.
 #[map]
 static COUNTERS: PerCpuArray<MemberCounters> = PerCpuArray::with_max_entries(1, 0);
@@ -229,6 +232,11 @@ pub(crate) fn fragment(key: &FragmentKey) -> Option<FragmentRecord> {
 #[inline(always)]
 pub(crate) fn record_fragment(key: &FragmentKey, record: &FragmentRecord) {
     let _ = FRAGMENTS.insert(key, record, 0);
+}
+
+#[inline(always)]
+pub(crate) fn errors_due() -> Option<*mut u64> {
+    ERRORS_DUE.get_ptr_mut(0)
 }
 
 /// Puts a value where [`take_over`] finds it.

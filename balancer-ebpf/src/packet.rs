@@ -137,6 +137,43 @@ impl FreshFrame {
             (data as usize, end as usize)
         }
     }
+
+    /// Writes at `offset`; `None` if the frame ends before the last byte.
+    #[inline(always)]
+    pub fn write<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> Option<()> {
+        let at = self.checked::<N>(offset)?;
+        // SAFETY: `N` bytes from `at` were held against the frame's end.
+        unsafe { core::ptr::write_unaligned(at as *mut [u8; N], bytes) };
+        Some(())
+    }
+
+    /// Writes words as they lie in memory, one after the other.
+    #[inline(always)]
+    pub fn write_words<const N: usize>(&self, offset: usize, words: [u32; N]) -> Option<()> {
+        for (index, word) in words.into_iter().enumerate() {
+            self.write(offset + 4 * index, word.to_ne_bytes())?;
+        }
+        Some(())
+    }
+
+    /// Adds the `N` bytes at `at`, a multiple of four and at most 512, to a
+    /// sum of words as they lie in memory, not folded; `None` if the frame
+    /// ends before them.
+    #[inline(always)]
+    pub fn add<const N: usize>(&self, at: usize, sum: u32) -> Option<u32> {
+        let at = self.checked::<N>(at)?;
+        // SAFETY: `N` bytes from `at` were held against the frame's end; the
+        // helper only reads, and nothing at all of its first argument.
+        let sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, at as *mut u32, N as u32, sum) };
+        u32::try_from(sum).ok()
+    }
+
+    #[inline(always)]
+    fn checked<const N: usize>(&self, offset: usize) -> Option<usize> {
+        let (data, end) = self.bounds();
+        let at = data + offset;
+        (at + N <= end).then_some(at)
+    }
 }
 
 impl Frame for FreshFrame {
@@ -148,11 +185,7 @@ impl Frame for FreshFrame {
 
     #[inline(always)]
     fn bytes<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        let (data, end) = self.bounds();
-        let at = data + offset;
-        if at + N > end {
-            return None;
-        }
+        let at = self.checked::<N>(offset)?;
         // SAFETY: `N` bytes from `at` were held against the frame's end.
         Some(unsafe { core::ptr::read_unaligned(at as *const [u8; N]) })
     }

@@ -152,12 +152,15 @@ impl Builder {
             book.rebuild(service, config.node.table_size, world, now);
             services.insert(
                 book.id,
-                with_affinity(
+                with_mss(
                     service,
-                    ServiceState::new(
-                        keys(service),
-                        book.members(config, service, world),
-                        book.table.clone(),
+                    with_affinity(
+                        service,
+                        ServiceState::new(
+                            keys(service),
+                            book.members(config, service, world),
+                            book.table.clone(),
+                        ),
                     ),
                 ),
             );
@@ -349,6 +352,15 @@ fn with_affinity(service: &Service, mut state: ServiceState) -> ServiceState {
             let nanos = u64::try_from(idle_timeout.as_nanos());
             state.options.flow_idle_ns = nanos.unwrap_or(u64::MAX);
         }
+    }
+    state
+}
+
+/// The state with what the service's MSS clamp asks for.
+fn with_mss(service: &Service, mut state: ServiceState) -> ServiceState {
+    if let Some(mss) = service.mss_clamp {
+        state.flags |= Target::CLAMP_MSS;
+        state.options.mss = mss;
     }
     state
 }

@@ -11,9 +11,10 @@ use balancer_common::layout::{Member, NatSettings};
 use balancer_user::dataplane::trial::MIN_FRAME;
 use balancer_user::dataplane::{ServiceKey, ServiceState, State};
 
+use super::chains;
 use super::mutate::mutate;
 use super::packet::{ACK, FIN, MORE_FRAGMENTS, NOISE, Packet, RST, SYN};
-use super::packet::{fragment_v6, options, routing};
+use super::packet::{fragment_v6, options};
 use super::rng::Rng;
 
 /// Longest frame that is drawn.
@@ -132,27 +133,16 @@ impl Generator {
         }
         packet.transport_checksum = self.rng.pick(&[0, 1, 0x1234, 0xfffe, 0xffff]);
         if address.is_ipv6() && self.rng.chance(15) {
-            packet.extensions = self.extensions();
+            packet.extensions = chains::extensions(&mut self.rng);
+        }
+        if packet.protocol == 6 && self.rng.chance(30) {
+            packet.tcp_options = chains::tcp_options(&mut self.rng);
         }
         packet.payload_len = self.payload_len(&packet);
         if self.rng.chance(20) {
             packet.padding_len = 1 + self.rng.below(20);
         }
         packet
-    }
-
-    /// One to four extension headers, mostly ones to step over.
-    fn extensions(&mut self) -> Vec<(u8, Vec<u8>)> {
-        let count = 1 + self.rng.below(4);
-        let headers = (0..count).map(|index| match self.rng.below(12) {
-            0..3 if index == 0 => options(0, 1),
-            0..6 => options(60, 1 + self.rng.below(3) as u8),
-            6..9 => routing(u8::from(self.rng.chance(10))),
-            9 => options(60, 40),
-            10 => options(self.rng.pick(&[0, 50, 51, 135, 139, 140]), 1),
-            _ => fragment_v6(0, self.rng.next() as u32),
-        });
-        headers.collect()
     }
 
     /// A fragment: first ones and later ones of few packets, so that they
@@ -283,7 +273,11 @@ impl Generator {
                 .iter()
                 .map(|(_, rest)| 1 + rest.len())
                 .sum::<usize>()
-            + if packet.protocol == 6 { 20 } else { 8 };
+            + if packet.protocol == 6 {
+                20 + packet.tcp_options.len()
+            } else {
+                8
+            };
         let limit = self.rng.pick(&self.mtus) + self.rng.below(5);
         let overhead = header_len + self.rng.pick(&[0, 20, 40]) + 2;
         limit.saturating_sub(overhead).min(MOST_LEN)

@@ -7,6 +7,7 @@
 //! [`shrink`] makes a frame that shows a fault smaller, [`hex`] prints it for
 //! `balancer trace --hex`.
 
+mod chains;
 pub mod generate;
 pub mod hex;
 pub mod mutate;

@@ -56,6 +56,8 @@ pub struct Packet {
     pub headless: bool,
     /// TCP: flags.
     pub flags: u8,
+    /// TCP: options, a multiple of four bytes.
+    pub tcp_options: Vec<u8>,
     /// TCP and UDP: the checksum, right or wrong.
     pub transport_checksum: u16,
     /// Bytes after the transport header.
@@ -70,7 +72,7 @@ pub struct Packet {
     pub ip_len: Option<u16>,
     /// UDP: instead of its length.
     pub udp_len: Option<u16>,
-    /// TCP: instead of 5.
+    /// TCP: instead of the header's words.
     pub data_offset: Option<u8>,
 }
 
@@ -91,6 +93,7 @@ impl Packet {
             extensions: Vec::new(),
             headless: false,
             flags: SYN,
+            tcp_options: Vec::new(),
             transport_checksum: 0,
             payload_len: 0,
             padding_len: 0,
@@ -170,7 +173,7 @@ impl Packet {
     fn transport_len(&self) -> usize {
         let header_len = match self.protocol {
             _ if self.headless => 0,
-            TCP => 20,
+            TCP => 20 + self.tcp_options.len(),
             _ => 8,
         };
         header_len + self.payload_len
@@ -217,10 +220,12 @@ impl Packet {
         frame.extend(self.destination.port().to_be_bytes());
         if self.protocol == TCP {
             frame.extend([1, 2, 3, 4, 5, 6, 7, 8]);
-            frame.extend([self.data_offset.unwrap_or(5) << 4, self.flags]);
+            let words = 5 + self.tcp_options.len() as u8 / 4;
+            frame.extend([self.data_offset.unwrap_or(words) << 4, self.flags]);
             frame.extend([0xff, 0xff]);
             frame.extend(self.transport_checksum.to_be_bytes());
             frame.extend([0, 0]);
+            frame.extend_from_slice(&self.tcp_options);
         } else {
             let len = self.udp_len.unwrap_or(self.transport_len() as u16);
             frame.extend(len.to_be_bytes());

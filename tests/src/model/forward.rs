@@ -18,14 +18,7 @@ pub fn check(flow: &Flow, member: &Member) -> Result<(), Reason> {
     if member.flags & Member::RESOLVED == 0 {
         return Err(Reason::NoNextHop);
     }
-    let outer_len = match member.kind {
-        Member::IPIP_V4 => 20,
-        Member::IPIP_V6 => 40,
-        Member::GUE_V4 => 20 + 8,
-        Member::GUE_V6 => 40 + 8,
-        _ => 0,
-    };
-    if flow.ip_len + outer_len > usize::from(member.mtu) {
+    if flow.ip_len + outer_len(member.kind) > usize::from(member.mtu) {
         return Err(Reason::ExceedsMtu);
     }
     Ok(())
@@ -67,6 +60,17 @@ pub fn send(frame: &[u8], flow: &Flow, member: &Member, hash: u64) -> Result<Vec
     }
     out.extend(&frame[flow.ip_at..]);
     Ok(out)
+}
+
+/// Bytes that go before a packet.
+pub fn outer_len(kind: u8) -> usize {
+    match kind {
+        Member::IPIP_V4 => 20,
+        Member::IPIP_V6 => 40,
+        Member::GUE_V4 => 20 + 8,
+        Member::GUE_V6 => 40 + 8,
+        _ => 0,
+    }
 }
 
 /// Ethernet addresses of the frame that leaves for the member.

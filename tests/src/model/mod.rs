@@ -32,8 +32,10 @@ pub mod echo;
 pub mod forward;
 pub mod fragment;
 pub mod hash;
+pub mod mss;
 pub mod nat;
 pub mod parse;
+pub mod too_big;
 
 /// Interface that test runs pretend a frame came in on: the loopback.
 pub const INGRESS: u32 = 1;
@@ -183,31 +185,62 @@ impl Model {
         outcome.member = Some(owner.member);
         outcome.slot = Some(at as u32);
         outcome.hash = Some(hash);
-        forward::check(&flow, member)?;
-        outcome.frame = match member.kind {
-            Member::NAT => {
-                let ethernet = forward::ethernet(frame, member);
-                self.translations
-                    .request(frame, &flow, id, member, ethernet)?
+        if let Err(reason) = forward::check(&flow, member) {
+            if reason != Reason::ExceedsMtu {
+                return Err(reason);
             }
-            Member::FULLNAT => self.translations.full_request(
-                frame,
-                &flow,
-                (id, &self.state.settings.nat),
-                (owner.member, member),
-                (forward::ethernet(frame, member), kept.is_some()),
-            )?,
-            _ => forward::send(frame, &flow, member, hash)?,
-        };
-        outcome.action = match member.egress {
+            outcome.frame = too_big::answer(frame, &flow, member)?;
+            outcome.reason = Reason::TooBigAnswered;
+            outcome.action = Action::Tx;
+            return Ok(());
+        }
+        let (egress, counter) = (member.egress, member.counter);
+        let way = (owner.member, hash, kept.is_some());
+        outcome.frame = self.deliver(frame, &flow, opening, id, way)?;
+        outcome.action = match egress {
             0 | INGRESS => Action::Tx,
             _ => Action::Redirect,
         };
-        let counters = self.members.entry(member.counter).or_default();
+        let counters = self.members.entry(counter).or_default();
         counters.packets += 1;
         counters.bytes += flow.ip_len as u64;
         counters.flows += u64::from(opening == Opening::Syn || owner.is_first);
         Ok(())
+    }
+
+    /// The frame that leaves for the member, in a way that is a member's index,
+    /// the flow's hash, and whether `fullnat` knows the flow.
+    fn deliver(
+        &mut self,
+        frame: &[u8],
+        flow: &Flow,
+        opening: Opening,
+        id: ServiceId,
+        (index, hash, is_known): (u16, u64, bool),
+    ) -> Result<Vec<u8>, Reason> {
+        let service = &self.state.services[&id];
+        let member = member(service, index).ok_or(Reason::BadTable)?;
+        let clamped = match opening {
+            Opening::Syn if service.flags & Target::CLAMP_MSS != 0 => {
+                mss::clamp(frame, flow, service.options.mss)
+            }
+            _ => frame.to_vec(),
+        };
+        let frame = &clamped;
+        match member.kind {
+            Member::NAT => {
+                let ethernet = forward::ethernet(frame, member);
+                self.translations.request(frame, flow, id, member, ethernet)
+            }
+            Member::FULLNAT => self.translations.full_request(
+                frame,
+                flow,
+                (id, &self.state.settings.nat),
+                (index, member),
+                (forward::ethernet(frame, member), is_known),
+            ),
+            _ => forward::send(frame, flow, member, hash),
+        }
     }
 
     /// A service whose packets are rewritten looks at the TTL first, and its

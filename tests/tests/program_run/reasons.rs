@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use balancer_common::layout::{Member, Slot};
 use balancer_common::verdict::{Disposition, Reason};
 use balancer_tests::frames::Packet;
-use balancer_tests::frames::packet::{ACK, MORE_FRAGMENTS, fragment_v6, options, routing};
+use balancer_tests::frames::packet::{MORE_FRAGMENTS, fragment_v6, options, routing};
 use balancer_tests::model::build::{READY, ipip_v4, ipip_v6, l2};
 use balancer_user::dataplane::State;
 use balancer_user::dataplane::trial::Action;
@@ -305,20 +305,52 @@ fn member_without_a_next_hop_drops_its_packets() {
     );
 }
 
+/// Later fragments have no answer, and short packets no quote.
 #[test]
-fn packet_that_fits_only_without_its_outer_header_is_dropped() {
-    let of_len = |len: usize| {
-        with(tcp_v4(), |packet| {
-            packet.flags = ACK;
-            packet.payload_len = len - 40;
+fn packet_that_does_not_fit_and_is_not_answered_is_dropped() {
+    let narrow = |mtu| Member { mtu, ..ipip_v4(7) };
+    let of_len = |len: usize| with(tcp_v4(), |packet| packet.payload_len = len - 40);
+    assert_all(
+        &only(narrow(560)),
+        Reason::ExceedsMtu,
+        &[of_len(548), of_len(541)],
+    );
+    let of_len = |len: usize| with(tcp_v6(), |packet| packet.payload_len = len - 60);
+    assert_all(
+        &only(narrow(1200)),
+        Reason::ExceedsMtu,
+        &[of_len(1232), of_len(1181)],
+    );
+    let long = |packet, from: &str| {
+        with(packet, |packet: &mut Packet| {
+            packet.source = at(from);
+            packet.payload_len = 1300;
         })
     };
-    for (member, longest) in [(l2(7), 1500), (ipip_v4(7), 1480), (ipip_v6(7), 1460)] {
-        assert_all(&only(member), Reason::ExceedsMtu, &[of_len(longest + 1)]);
-        let (outcome, moved) = Fixture::new(&only(member)).run(&of_len(longest));
-        assert_eq!(outcome.action, Action::Tx);
-        assert_eq!(moved, Moved::forwarded(7, longest as u64, 0));
-    }
+    let from = [
+        "0.1.2.3:9",
+        "127.0.0.1:9",
+        "224.0.0.1:9",
+        "255.255.255.255:9",
+    ];
+    let mut frames: Vec<_> = from.map(|from| long(tcp_v4(), from)).into();
+    frames.extend(["[::]:9", "[::1]:9", "[ff02::1]:9"].map(|from| long(tcp_v6(), from)));
+    let mut to_a_group = long(tcp_v4(), "203.0.113.1:9");
+    to_a_group[0] |= 1;
+    frames.push(to_a_group);
+    assert_all(&only(narrow(1200)), Reason::ExceedsMtu, &frames);
+    let mut fixture = Fixture::new(&only(narrow(1200)));
+    let fragment = |place, payload_len| {
+        with(udp_v4(), |packet| {
+            packet.fragment = place;
+            packet.payload_len = payload_len;
+        })
+    };
+    fixture.run(&fragment(MORE_FRAGMENTS, 800));
+    let later = fragment(101, 1300);
+    let (outcome, moved) = fixture.run(&later);
+    assert_eq!((outcome.action, outcome.frame), (Action::Drop, later));
+    assert_eq!(moved, Moved::only(Reason::ExceedsMtu));
 }
 
 /// Metadata that a driver puts before the frame takes the outer header's

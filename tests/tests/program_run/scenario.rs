@@ -35,6 +35,7 @@ pub(crate) fn everything(version: u64, egress: u32) -> State {
         let members = unsteady(&mut rng, members);
         let slots = owners(&mut rng, members.len(), slot_count);
         let service = with_affinity(number, service(keys, members, slots));
+        let service = with_mss(number, service);
         state.services.insert(number, service);
     }
     let broken = broken(&mut rng);
@@ -207,6 +208,15 @@ fn translated(egress: u32) -> Vec<Parts> {
             13,
         ),
     ]
+}
+
+/// A smaller MSS for some TCP services, of both families.
+fn with_mss(number: u32, mut service: ServiceState) -> ServiceState {
+    if matches!(number, 1 | 3 | 8) {
+        service.flags |= Target::CLAMP_MSS;
+        service.options.mss = 1360;
+    }
+    service
 }
 
 /// New incarnations and a few dead members.

@@ -28,7 +28,6 @@ pub(super) fn check_service(context: &mut Context<'_>, index: usize, service: &S
 /// What the kernel program does not do yet must not be taken for done.
 fn carried_out(context: &mut Context<'_>, index: usize, service: &Service) {
     let asked = [
-        ("mss_clamp", service.mss_clamp.is_some()),
         ("allow_sources", !service.allow_sources.is_empty()),
         ("deny_sources", !service.deny_sources.is_empty()),
         ("source_limit", service.source_limit.is_some()),

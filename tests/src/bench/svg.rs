@@ -8,9 +8,9 @@ use std::fmt::Write;
 use super::machine::Machine;
 use super::packets::Figure;
 
-const WIDTH: f64 = 760.0;
+const WIDTH: f64 = 790.0;
 /// Where bars begin.
-const BARS_AT: f64 = 270.0;
+const BARS_AT: f64 = 300.0;
 /// Room right of the longest bar for its figure.
 const FIGURE_WIDTH: f64 = 60.0;
 const HEAD: f64 = 64.0;

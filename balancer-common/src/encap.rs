@@ -71,9 +71,7 @@ pub fn outer_ipv4(
         + (spread & 0xffff);
     let [check_high, check_low] = checksum::finish(sum).to_be_bytes();
     let [len_high, len_low] = total_len.to_be_bytes();
-    let [a, b, c, d, ..] = member.outer_source;
-    let source = u32::from_be_bytes([a, b, c, d]) | spread;
-    let [a, b, c, d] = source.to_be_bytes();
+    let [a, b, c, d] = outer_source_v4(member, hash);
     let [e, f, g, h, ..] = member.outer_destination;
     [
         0x45,
@@ -97,6 +95,13 @@ pub fn outer_ipv4(
         g,
         h,
     ]
+}
+
+/// The outer IPv4 source address.
+#[inline(always)]
+pub fn outer_source_v4(member: &Member, hash: u64) -> [u8; 4] {
+    let [a, b, c, d, ..] = member.outer_source;
+    (u32::from_be_bytes([a, b, c, d]) | spread(member, hash)).to_be_bytes()
 }
 
 /// The outer IPv6 source address.

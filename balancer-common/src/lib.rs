@@ -18,6 +18,7 @@ pub mod encap;
 pub mod features;
 pub mod hash;
 pub mod icmp;
+pub mod icmp_error;
 pub mod layout;
 pub mod mss;
 pub mod parse;

@@ -119,6 +119,9 @@ pub enum Part {
     /// A later fragment: no transport header. Its ports come from the record
     /// of the first one.
     Later(FragmentRecord),
+    /// None: it is an ICMP error, which stands for a packet of the flow that it
+    /// quotes. Addresses, ports and protocol are the flow's, all else its own.
+    Error,
 }
 
 impl<A: Address> Packet<A> {
@@ -126,6 +129,12 @@ impl<A: Address> Packet<A> {
     #[inline(always)]
     pub fn is_later(&self) -> bool {
         matches!(self.part, Part::Later(_))
+    }
+
+    /// Whether it is an ICMP error about its flow.
+    #[inline(always)]
+    pub fn is_error(&self) -> bool {
+        matches!(self.part, Part::Error)
     }
 
     /// The same packet, for a verifier that has lost sight of its fields: no
@@ -276,7 +285,7 @@ pub fn transport<A: Address>(
     let (is_first, too_short) = match packet.part {
         Part::Whole => (false, Reason::BadLength),
         Part::First(_) => (true, Reason::TinyFragment),
-        Part::Later(_) => return later(packet),
+        Part::Later(_) | Part::Error => return later(packet),
     };
     let at = packet.ip_at + packet.header_len as usize;
     if packet.protocol == PROTOCOL_UDP {
@@ -311,8 +320,8 @@ pub fn transport<A: Address>(
     })
 }
 
-/// What can be checked of a later fragment: it carries something. Its flow is
-/// there, as its first fragment was.
+/// What can be checked of a later fragment, or of an ICMP error: it carries
+/// something. Its flow is there, as its first fragment or its packet was.
 #[inline(always)]
 fn later<A: Address>(packet: &Packet<A>) -> Result<Opening, Reason> {
     if packet.ip_len <= packet.header_len {

@@ -14,6 +14,7 @@ mod features;
 mod flow;
 mod forward;
 mod fragment;
+mod icmp_error;
 mod maps;
 mod mss;
 mod nat;
@@ -23,13 +24,15 @@ mod trace;
 mod unusual;
 mod vip;
 
-use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use balancer_common::features::Features;
 use balancer_common::parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet};
 use balancer_common::verdict::{Disposition, Reason};
 use balancer_ebpf::packet;
+
+use icmp_error::Flow;
 
 balancer_ebpf::object!();
 
@@ -53,30 +56,59 @@ fn stages(ctx: &XdpContext) -> Result<(u32, Reason), Reason> {
     trace::begin();
     let frame = ctx_frame(ctx);
     let link = parse::link(frame)?;
-    match link.ethertype {
-        ETHERTYPE_IPV4 if features::any(Features::IPV4) => {
-            let packet = match parse::ipv4(frame, link.len) {
-                Ok(packet) => packet,
-                Err(Reason::LaterFragment) => unusual::ipv4(ctx, link.len)?,
-                Err(Reason::NotTcpUdp) => return echo::v4(ctx, link.len),
-                Err(reason) => return Err(reason),
-            };
-            balance(ctx, packet)
-        }
-        ETHERTYPE_IPV6 if features::any(Features::IPV6) => {
-            let packet = match parse::ipv6(frame, link.len) {
-                Ok(packet) => packet,
-                Err(Reason::NotTcpUdp) => match echo::v6(ctx, link.len) {
-                    Err(Reason::NotTcpUdp) => unusual::ipv6(ctx, link.len)?,
-                    answered => return answered,
-                },
-                Err(reason) => return Err(reason),
-            };
-            balance(ctx, packet)
-        }
-        ETHERTYPE_IPV4 | ETHERTYPE_IPV6 => Err(Reason::NoService),
-        _ => Err(Reason::NotIp),
-    }
+    // An ICMP error may be about a flow of the other family.
+    let packet = 'v6: {
+        let packet = 'v4: {
+            match link.ethertype {
+                ETHERTYPE_IPV4 if features::any(Features::IPV4) => {
+                    match parse::ipv4(frame, link.len) {
+                        Ok(packet) => packet,
+                        Err(Reason::LaterFragment) => unusual::ipv4(ctx, link.len)?,
+                        Err(Reason::NotTcpUdp) => match echo::v4(ctx, link.len) {
+                            Err(Reason::NotTcpUdp) => match icmp_error::v4(ctx, link.len)? {
+                                Flow::V4 => unusual::handed()?,
+                                Flow::V6 => break 'v6 unusual::handed()?,
+                            },
+                            answered => return answered,
+                        },
+                        Err(reason) => return Err(reason),
+                    }
+                }
+                ETHERTYPE_IPV6 if features::any(Features::IPV6) => {
+                    break 'v6 match parse::ipv6(frame, link.len) {
+                        Ok(packet) => packet,
+                        Err(Reason::NotTcpUdp) => match echo::v6(ctx, link.len) {
+                            Err(Reason::NotTcpUdp) => match icmp_error::v6(ctx, link.len) {
+                                Ok(Flow::V4) => break 'v4 unusual::handed()?,
+                                Ok(Flow::V6) => unusual::handed()?,
+                                Err(Reason::NotTcpUdp) => unusual::ipv6(ctx, link.len)?,
+                                Err(reason) => return Err(reason),
+                            },
+                            answered => return answered,
+                        },
+                        Err(reason) => return Err(reason),
+                    };
+                }
+                // Services are of one family, tunnels may be of the other.
+                ETHERTYPE_IPV4 if features::any(icmp_error::TUNNELS_V4) => {
+                    match icmp_error::v4(ctx, link.len) {
+                        Ok(Flow::V6) => break 'v6 unusual::handed()?,
+                        _ => return Err(Reason::NoService),
+                    }
+                }
+                ETHERTYPE_IPV6 if features::any(icmp_error::TUNNELS_V6) => {
+                    match icmp_error::v6(ctx, link.len) {
+                        Ok(Flow::V4) => break 'v4 unusual::handed()?,
+                        _ => return Err(Reason::NoService),
+                    }
+                }
+                ETHERTYPE_IPV4 | ETHERTYPE_IPV6 => return Err(Reason::NoService),
+                _ => return Err(Reason::NotIp),
+            }
+        };
+        return balance(ctx, packet);
+    };
+    balance(ctx, packet)
 }
 
 #[inline(always)]
@@ -86,14 +118,20 @@ fn balance<A: vip::Family + too_big::TooBig>(
 ) -> Result<(u32, Reason), Reason> {
     let node = maps::generation().ok_or(Reason::BadTable)?;
     let Some(target) = vip::lookup(&node, &packet) else {
+        if packet.is_error() {
+            return Err(Reason::ErrorUnmatched);
+        }
         fragment::remember_foreign(ctx, &node, &packet);
         return nat::reply(ctx, &packet);
     };
     trace::service(target.service);
     let opening = parse::transport(ctx_frame(ctx), &packet)?;
     let kept = nat::follow(ctx, target, &packet)?;
-    let picked = pick::member(&node, target, &packet, opening, kept)?;
+    let mut picked = pick::member(&node, target, &packet, opening, kept)?;
     trace::flow(&picked);
+    if packet.is_error() && icmp_error::settle(ctx, &packet, &mut picked)? {
+        return Ok((XDP_TX, Reason::TooBigAnswered));
+    }
     fragment::remember(ctx, target, &packet, &picked);
     flow::keep(target, &packet, &picked);
     if !forward::fits(&packet, picked.member)? {
@@ -102,6 +140,10 @@ fn balance<A: vip::Family + too_big::TooBig>(
     mss::clamp(ctx, target, &packet, opening);
     let action = forward::send(ctx, &node, target, &packet, &picked)?;
     count::member(picked.member.counter, packet.ip_len, picked.is_new);
+    if packet.is_error() {
+        icmp_error::name_inner(ctx, &packet, picked.member);
+        return Ok((action, Reason::ErrorForwarded));
+    }
     Ok((action, Reason::Forwarded))
 }
 

@@ -13,6 +13,7 @@ use balancer_common::layout::{
 };
 use balancer_common::verdict::Reason;
 
+use crate::icmp_error::Told;
 use crate::nat::{Record, Scratch};
 
 /// `BPF_F_MMAPABLE` of `linux/bpf.h`.
@@ -65,6 +66,9 @@ static FRAGMENTS: LruHashMap<FragmentKey, FragmentRecord> = LruHashMap::with_max
 /// One entry: when this CPU's next ICMP error is due; written by the program.
 #[map]
 static ERRORS_DUE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+/// One entry: what an ICMP error tells beside its flow.
+#[map]
+static TOLD: PerCpuArray<Told> = PerCpuArray::with_max_entries(1, 0);
 /// One entry a member; written by the program.
 #[map]
 static COUNTERS: PerCpuArray<MemberCounters> = PerCpuArray::with_max_entries(1, 0);
@@ -232,6 +236,11 @@ pub(crate) fn fragment(key: &FragmentKey) -> Option<FragmentRecord> {
 #[inline(always)]
 pub(crate) fn record_fragment(key: &FragmentKey, record: &FragmentRecord) {
     let _ = FRAGMENTS.insert(key, record, 0);
+}
+
+#[inline(always)]
+pub(crate) fn told() -> Option<*mut Told> {
+    TOLD.get_ptr_mut(0)
 }
 
 #[inline(always)]

@@ -68,6 +68,7 @@ pub(crate) fn follow<A: Family>(
 ) -> Result<u32, Reason> {
     if !features::any(Features::NAT.with(Features::FULLNAT))
         || target.flags & (Target::NAT | Target::FULLNAT) == 0
+        || packet.is_error()
     {
         return Ok(0);
     }

@@ -15,7 +15,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::programs::XdpContext;
 use balancer_common::encap;
 use balancer_common::layout::Member;
-use balancer_common::parse::{ETHERNET_LEN, Frame, IPV4_LEN, IPV6_LEN, Packet, VLAN_LEN};
+use balancer_common::parse::{ETHERNET_LEN, Frame, IPV4_LEN, IPV6_LEN, Packet, Part, VLAN_LEN};
 use balancer_common::too_big::{self, ICMP_LEN, QUOTE_V4, QUOTE_V6};
 use balancer_common::verdict::Reason;
 
@@ -42,7 +42,8 @@ pub(crate) fn answer<A: TooBig + balancer_common::hash::Address>(
     member: &Member,
 ) -> Result<(u32, Reason), Reason> {
     let mtu = u32::from(member.mtu).saturating_sub(encap::overhead(member.kind));
-    if !packet.is_later() && A::answer(ctx.ctx, packet.ip_at as u32, packet.ip_len, mtu) != 0 {
+    let has_ports = matches!(packet.part, Part::Whole | Part::First(_));
+    if has_ports && A::answer(ctx.ctx, packet.ip_at as u32, packet.ip_len, mtu) != 0 {
         return Ok((XDP_TX, Reason::TooBigAnswered));
     }
     Err(Reason::ExceedsMtu)
@@ -158,7 +159,7 @@ fn turn<const PUSHED: usize, const QUOTED: usize>(ctx: &XdpContext, ip_at: usize
 
 /// Whether this CPU may send one more error now; if so, it is counted as sent.
 #[inline(always)]
-fn may_send() -> bool {
+pub(crate) fn may_send() -> bool {
     let Some(due) = maps::errors_due() else {
         return false;
     };
@@ -175,6 +176,6 @@ fn may_send() -> bool {
 
 /// The kernel sums words as they lie in memory.
 #[inline(always)]
-fn folded(sum: u32) -> u16 {
+pub(crate) fn folded(sum: u32) -> u16 {
     u16::from_be(balancer_common::checksum::fold(sum))
 }

@@ -107,6 +107,12 @@ fn taken<A: Family>(read: u32) -> Result<Packet<A>, Reason> {
     if read != READ {
         return Err(Reason::from_number(read - REASONS).unwrap_or(Reason::BadTable));
     }
+    handed()
+}
+
+/// The packet that a reader has handed over.
+#[inline(always)]
+pub(crate) fn handed<A: Family>() -> Result<Packet<A>, Reason> {
     // SAFETY: a reader of this family has just handed it over.
     let packet = unsafe { maps::take_over::<Packet<A>>() };
     Ok(packet.ok_or(Reason::BadTable)?.within_bounds())

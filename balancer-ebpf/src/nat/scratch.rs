@@ -110,7 +110,7 @@ pub(super) fn scratch() -> Option<&'static mut Scratch> {
 pub(super) fn enter<A: Family>(ctx: &XdpContext, packet: &Packet<A>) -> Result<(), Reason> {
     let header_len = packet.header_len & MOST_HEADERS as u32;
     let part = match packet.part {
-        Part::Whole => WHOLE,
+        Part::Whole | Part::Error => WHOLE,
         Part::First(_) => FIRST,
         Part::Later(_) => LATER,
     };

@@ -7,11 +7,13 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use balancer_common::layout::{Member, NatSettings};
+use balancer_common::layout::NatSettings;
 use balancer_user::dataplane::trial::MIN_FRAME;
-use balancer_user::dataplane::{ServiceKey, ServiceState, State};
+use balancer_user::dataplane::{ServiceKey, State};
 
 use super::chains;
+use super::ends;
+use super::errors;
 use super::mutate::mutate;
 use super::packet::{ACK, FIN, MORE_FRAGMENTS, NOISE, Packet, RST, SYN};
 use super::packet::{fragment_v6, options};
@@ -24,6 +26,8 @@ pub const MOST_LEN: usize = 1600;
 /// recorded in a run stay well below what the flow table holds.
 const CLIENTS: usize = 16;
 const CLIENT_PORTS: usize = 48;
+/// How many frames are kept that went to backends.
+const SENT: usize = 64;
 
 /// Ports of the pool that replies come to.
 const FIRST_PORTS: usize = 100;
@@ -38,6 +42,8 @@ pub struct Generator {
     backends: Vec<(ServiceKey, bool)>,
     pool: NatSettings,
     mtus: Vec<usize>,
+    /// Frames that went to backends lately.
+    sent: Vec<Vec<u8>>,
 }
 
 impl Generator {
@@ -60,16 +66,27 @@ impl Generator {
         Self {
             rng: Rng::new(seed),
             keys,
-            backends: services().flat_map(backends).collect(),
+            backends: services().flat_map(ends::backends).collect(),
             pool: state.settings.nat,
             mtus,
+            sent: Vec::new(),
+        }
+    }
+
+    /// Takes a frame that went to a backend: some error may be about it.
+    pub fn note_sent(&mut self, frame: &[u8]) {
+        let place = self.rng.below(SENT);
+        match self.sent.get_mut(place) {
+            Some(old) => *old = frame.to_vec(),
+            None => self.sent.push(frame.to_vec()),
         }
     }
 
     /// The next frame: [`MIN_FRAME`] to [`MOST_LEN`] bytes.
     pub fn frame(&mut self) -> Vec<u8> {
         let mut frame = match self.rng.below(100) {
-            0..46 => self.packet().build(),
+            0..42 => self.packet().build(),
+            42..46 => self.error(),
             46..54 => self.fragment(),
             54..74 => self.wrong_packet().build(),
             74..80 => self.truncated(),
@@ -154,7 +171,7 @@ impl Generator {
         packet.identification = identification;
         packet.source.set_port(40_000);
         if self.rng.chance(10) {
-            let elsewhere = neighbour(packet.destination.ip());
+            let elsewhere = ends::neighbour(packet.destination.ip());
             packet.destination.set_ip(elsewhere);
         }
         packet.headless = offset != 0;
@@ -217,6 +234,26 @@ impl Generator {
         frame
     }
 
+    /// An error about what a backend sent, or about what was sent to one.
+    fn error(&mut self) -> Vec<u8> {
+        let quoted = if self.sent.is_empty() || self.rng.chance(40) {
+            let mut packet = self.packet();
+            (packet.source, packet.destination) = (packet.destination, packet.source);
+            packet.build()
+        } else {
+            let place = self.rng.below(self.sent.len());
+            self.sent[place].clone()
+        };
+        let Some(error) = errors::about(&mut self.rng, errors::ip_packet(&quoted)) else {
+            return self.garbage();
+        };
+        let mut frame = error.build();
+        if self.rng.chance(10) {
+            mutate(&mut self.rng, &mut frame, MIN_FRAME, MOST_LEN);
+        }
+        frame
+    }
+
     /// Mostly the service itself; else another port or a neighbour.
     fn near(&mut self, key: ServiceKey) -> (IpAddr, u16) {
         let port = match key.port {
@@ -227,7 +264,7 @@ impl Generator {
         match self.rng.below(40) {
             0 => (key.address, port.wrapping_add(1)),
             1 => (key.address, 0),
-            2 => (neighbour(key.address), port),
+            2 => (ends::neighbour(key.address), port),
             3 => (self.rng.pick(&self.keys).address, port),
             _ => (key.address, port),
         }
@@ -340,43 +377,6 @@ impl Generator {
             _ => {}
         }
         frame
-    }
-}
-
-/// What a service's backends are to the balancer that rewrites for them.
-fn backends(service: &ServiceState) -> Vec<(ServiceKey, bool)> {
-    let translates = |member: &&Member| matches!(member.kind, Member::NAT | Member::FULLNAT);
-    let members = service.members.iter().filter(translates);
-    let address = |member: &Member| {
-        if service.keys[0].address.is_ipv4() {
-            let octets: [u8; 4] = *member.outer_destination.first_chunk().expect("of sixteen");
-            IpAddr::from(octets)
-        } else {
-            IpAddr::from(member.outer_destination)
-        }
-    };
-    members
-        .flat_map(|member| {
-            service.keys.iter().map(move |key| {
-                let backend = ServiceKey {
-                    address: address(member),
-                    port: match u16::from_be_bytes(member.port) {
-                        0 => key.port,
-                        port => port,
-                    },
-                    protocol: key.protocol,
-                };
-                (backend, member.kind == Member::FULLNAT)
-            })
-        })
-        .collect()
-}
-
-/// The address with its last bit turned.
-fn neighbour(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(address) => (address.to_bits() ^ 1).to_be_bytes().into(),
-        IpAddr::V6(address) => (address.to_bits() ^ 1).to_be_bytes().into(),
     }
 }
 

@@ -8,8 +8,11 @@
 //! `balancer trace --hex`.
 
 mod chains;
+mod ends;
+mod errors;
 pub mod generate;
 pub mod hex;
+pub mod icmp_error;
 pub mod mutate;
 pub mod packet;
 pub mod rng;
@@ -18,6 +21,7 @@ pub mod tunnel;
 
 pub use generate::Generator;
 pub use hex::{hex, unhex};
+pub use icmp_error::IcmpError;
 pub use packet::Packet;
 pub use rng::Rng;
 pub use shrink::shrink;

@@ -11,7 +11,7 @@ use balancer_common::layout::{Slot, Target};
 use balancer_user::dataplane::{ServiceId, ServiceState};
 
 use super::alive;
-use super::parse::Opening;
+use super::parse::{Flow, Opening};
 
 /// What a flow record is found by: the service number stands for VIP and
 /// protocol.
@@ -23,6 +23,17 @@ pub struct FlowName {
     pub client: IpAddr,
     /// Source and destination port.
     pub ports: [u16; 2],
+}
+
+impl FlowName {
+    /// The name of a packet's flow.
+    pub fn of(service: ServiceId, flow: &Flow) -> Self {
+        Self {
+            service,
+            client: flow.source,
+            ports: flow.ports,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

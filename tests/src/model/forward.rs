@@ -92,7 +92,7 @@ fn inner_protocol(flow: &Flow) -> u8 {
 
 /// RFC 2003, with DSCP and ECN copied (RFC 6040) and an atomic packet's DF
 /// and identification (RFC 6864).
-fn outer_v4(flow: &Flow, member: &Member, hash: u64, udp: &[u8]) -> [u8; 20] {
+pub fn outer_v4(flow: &Flow, member: &Member, hash: u64, udp: &[u8]) -> [u8; 20] {
     let mut header = [0; 20];
     header[0] = 4 << 4 | 5;
     header[1] = flow.traffic_class;
@@ -113,7 +113,7 @@ fn outer_v4(flow: &Flow, member: &Member, hash: u64, udp: &[u8]) -> [u8; 20] {
 }
 
 /// RFC 2473; the label carries the flow's entropy (RFC 6438).
-fn outer_v6(flow: &Flow, member: &Member, hash: u64, udp: &[u8]) -> [u8; 40] {
+pub fn outer_v6(flow: &Flow, member: &Member, hash: u64, udp: &[u8]) -> [u8; 40] {
     let label = (hash % (1 << 20)) as u32;
     let first = 0x6000_0000 + (u32::from(flow.traffic_class) << 20) + label;
     let mut header = [0; 40];
@@ -143,7 +143,7 @@ fn spread(base: &[u8], member: &Member, hash: u64) -> Vec<u8> {
 
 /// RFC 768 without a checksum; the source port is of the dynamic range
 /// (49152 and up, RFC 6335), its low 14 bits those of the hash.
-fn gue(flow: &Flow, member: &Member, hash: u64) -> [u8; 8] {
+pub fn gue(flow: &Flow, member: &Member, hash: u64) -> [u8; 8] {
     let source = 49_152 + (hash % 16_384) as u16;
     let len = (8 + flow.ip_len) as u16;
     let mut header = [0; 8];

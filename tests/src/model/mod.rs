@@ -32,6 +32,7 @@ pub mod echo;
 pub mod forward;
 pub mod fragment;
 pub mod hash;
+pub mod icmp_error;
 pub mod mss;
 pub mod nat;
 pub mod parse;
@@ -118,6 +119,7 @@ impl Model {
                 // A packet that is not for a service is never dropped. That a
                 // later fragment is for one, its address alone has to tell.
                 outcome.action = match (outcome.service, reason) {
+                    (_, Reason::ErrorUnmatched) => Action::Pass,
                     (Some(_), _) | (None, Reason::FragmentUnknown) => Action::Drop,
                     (None, _) => Action::Pass,
                 };
@@ -130,7 +132,12 @@ impl Model {
 
     fn judge(&mut self, frame: &[u8], outcome: &mut Outcome) -> Result<(), Reason> {
         let mut flow = match parse::flow(frame) {
-            Err(Reason::NotTcpUdp) => return self.judge_echo(frame, outcome),
+            Err(Reason::NotTcpUdp) => {
+                return match self.judge_echo(frame, outcome) {
+                    Err(Reason::NotTcpUdp) => self.judge_error(frame, outcome),
+                    answered => answered,
+                };
+            }
             flow => flow?,
         };
         let has_address = self.has_address(flow.destination);
@@ -145,37 +152,16 @@ impl Model {
         let opening = parse::transport(frame, &flow)?;
         let kept = self.follow(frame, &flow, id)?;
         let service = &self.state.services[&id];
-        let slots = service
-            .table
-            .slots()
-            .expect("a state of the model has slots");
-        let hash = hash::flow(&self.state.flow_keys, &flow);
-        if slots.is_empty() {
-            return Err(Reason::NoBackend);
-        }
-        let at = if service.flags & Target::AFFINITY_SOURCE == 0 {
-            hash::slot(hash, slots.len())
-        } else {
-            hash::slot(hash::of_source(&self.state.flow_keys, &flow), slots.len())
-        };
-        let name = FlowName {
-            service: id,
-            client: flow.source,
-            ports: flow.ports,
-        };
         // A later fragment goes where the first one went.
         let first = origin.filter(|first| {
             first.service == Some(id) && alive(service, first.member) == Some(first.incarnation)
         });
-        let owner = match kept.or(first.map(|first| first.member)) {
-            Some(member) => Owner::of(member),
-            None => self.records.owner(service, slots[at], opening, &name),
-        };
+        let bound = kept.or(first.map(|first| first.member));
+        let (owner, at, hash) = self.pick(&flow, id, opening, bound)?;
         let member = member(service, owner.member).ok_or(Reason::BadTable)?;
-        if alive(service, owner.member).is_none() {
-            return Err(Reason::NoBackend);
-        }
-        self.records.keep(service, slots[at], &name, owner);
+        let name = FlowName::of(id, &flow);
+        let slot = service.table.slots().expect("as in `pick`")[at];
+        self.records.keep(service, slot, &name, owner);
         let origin = Origin {
             service: Some(id),
             member: owner.member,
@@ -205,6 +191,94 @@ impl Model {
         counters.packets += 1;
         counters.bytes += flow.ip_len as u64;
         counters.flows += u64::from(opening == Opening::Syn || owner.is_first);
+        Ok(())
+    }
+
+    /// The owner of a flow, the slot and the hash that led there. A `bound` flow
+    /// has its member already.
+    fn pick(
+        &self,
+        flow: &Flow,
+        id: ServiceId,
+        opening: Opening,
+        bound: Option<u16>,
+    ) -> Result<(Owner, usize, u64), Reason> {
+        let service = &self.state.services[&id];
+        let slots = service
+            .table
+            .slots()
+            .expect("a state of the model has slots");
+        let hash = hash::flow(&self.state.flow_keys, flow);
+        if slots.is_empty() {
+            return Err(Reason::NoBackend);
+        }
+        let at = if service.flags & Target::AFFINITY_SOURCE == 0 {
+            hash::slot(hash, slots.len())
+        } else {
+            hash::slot(hash::of_source(&self.state.flow_keys, flow), slots.len())
+        };
+        let name = FlowName::of(id, flow);
+        let owner = match bound {
+            Some(member) => Owner::of(member),
+            None => self.records.owner(service, slots[at], opening, &name),
+        };
+        member(service, owner.member).ok_or(Reason::BadTable)?;
+        if alive(service, owner.member).is_none() {
+            return Err(Reason::NoBackend);
+        }
+        Ok((owner, at, hash))
+    }
+
+    /// An ICMP error goes to the backend of the flow that it is about, or tells
+    /// the client what does not fit a tunnel.
+    fn judge_error(&mut self, frame: &[u8], outcome: &mut Outcome) -> Result<(), Reason> {
+        let told = match icmp_error::read(frame, |address| self.has_address(address)) {
+            icmp_error::Read::Other => return Err(Reason::NotTcpUdp),
+            icmp_error::Read::Unmatched => return Err(Reason::ErrorUnmatched),
+            icmp_error::Read::About(told) => told,
+        };
+        let flow = told.flow;
+        let id = self.service_of(&flow).ok_or(Reason::ErrorUnmatched)?;
+        outcome.service = Some(id);
+        if flow.ttl == 0 {
+            return Err(Reason::TtlExpired);
+        }
+        if flow.ip_at + flow.ip_len > frame.len() {
+            return Err(Reason::BadLength);
+        }
+        let opening = match flow.protocol {
+            17 => Opening::None,
+            _ => Opening::Established,
+        };
+        let (owner, at, hash) = self.pick(&flow, id, opening, None)?;
+        let member = member(&self.state.services[&id], owner.member).ok_or(Reason::BadTable)?;
+        outcome.member = Some(owner.member);
+        outcome.slot = Some(at as u32);
+        outcome.hash = Some(hash);
+        if !told.is_about(member, hash) {
+            return Err(Reason::ErrorUnmatched);
+        }
+        if let Some(answer) = told.answer(frame, member) {
+            outcome.frame = answer?;
+            outcome.reason = Reason::TooBigAnswered;
+            outcome.action = Action::Tx;
+            return Ok(());
+        }
+        forward::check(&flow, member)?;
+        // Of its own family, which the flow's need not be.
+        let own = Flow {
+            destination: told.asked,
+            ..flow
+        };
+        outcome.frame = forward::send(frame, &own, member, hash)?;
+        outcome.reason = Reason::ErrorForwarded;
+        outcome.action = match member.egress {
+            0 | INGRESS => Action::Tx,
+            _ => Action::Redirect,
+        };
+        let counters = self.members.entry(member.counter).or_default();
+        counters.packets += 1;
+        counters.bytes += flow.ip_len as u64;
         Ok(())
     }
 

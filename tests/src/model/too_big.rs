@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use balancer_common::layout::Member;
 use balancer_common::verdict::Reason;
 
-use super::forward::{checksum, outer_len};
+use super::forward::{checksum, ones_complement_sum, outer_len};
 use super::parse::{Flow, Part};
 
 /// The frame that goes back: as long as RFC 1812 and RFC 4443 let it be.
@@ -21,7 +21,21 @@ pub fn answer(frame: &[u8], flow: &Flow, member: &Member) -> Result<Vec<u8>, Rea
         IpAddr::V6(_) => (1280, 40),
     };
     let quote_len = most_len - header_len - 8;
-    let from_one = match flow.source {
+    let is_later = matches!(flow.part, Part::Later(_));
+    if is_later || flow.ip_len <= quote_len || !is_told(frame, flow.source) {
+        return Err(Reason::ExceedsMtu);
+    }
+    let quote = &frame[flow.ip_at..flow.ip_at + quote_len];
+    let mtu = usize::from(member.mtu).saturating_sub(outer_len(member.kind));
+    let mut out = [&frame[6..12], &frame[..6], &frame[12..flow.ip_at]].concat();
+    let ends = (flow.destination, flow.source);
+    out.extend(message(ends, mtu, quote, ones_complement_sum(quote)));
+    Ok(out)
+}
+
+/// Whether a client may be told of its frame: both are single hosts'.
+pub fn is_told(frame: &[u8], client: IpAddr) -> bool {
+    let from_one = match client {
         IpAddr::V4(address) => {
             let from_nowhere = address.octets()[0] == 0 || address.is_loopback();
             !from_nowhere && u32::from(address) < 0xe000_0000
@@ -30,57 +44,44 @@ pub fn answer(frame: &[u8], flow: &Flow, member: &Member) -> Result<Vec<u8>, Rea
             !address.is_multicast() && !address.is_unspecified() && !address.is_loopback()
         }
     };
-    let to_one = frame[0].is_multiple_of(2);
-    let is_later = matches!(flow.part, Part::Later(_));
-    if is_later || flow.ip_len <= quote_len || !from_one || !to_one {
-        return Err(Reason::ExceedsMtu);
-    }
-    let quote = &frame[flow.ip_at..flow.ip_at + quote_len];
-    let mtu = usize::from(member.mtu).saturating_sub(outer_len(member.kind));
-    let mut out = [&frame[6..12], &frame[..6], &frame[12..flow.ip_at]].concat();
-    match (flow.destination, flow.source) {
+    from_one && frame[0].is_multiple_of(2)
+}
+
+/// The ICMP error from the first address to the second about a packet of
+/// which this is quoted; its bytes have that sum.
+pub fn message(ends: (IpAddr, IpAddr), mtu: usize, quote: &[u8], quote_sum: u16) -> Vec<u8> {
+    let len = 8 + quote.len() as u16;
+    let (mut ip, mut icmp, pseudo) = match ends {
         (IpAddr::V4(service), IpAddr::V4(client)) => {
             let mut ip = vec![0x45, 0xc0];
-            ip.extend((most_len as u16).to_be_bytes());
+            ip.extend((20 + len).to_be_bytes());
             ip.extend(&quote[4..6]);
             ip.extend([0, 0, 64, 1, 0, 0]);
             ip.extend(service.octets());
             ip.extend(client.octets());
-            fill(&mut ip, 10, &[]);
-            out.extend(ip);
+            let check = checksum(&ip).to_be_bytes();
+            ip[10..12].copy_from_slice(&check);
             let mut icmp = vec![3, 4, 0, 0, 0, 0];
-            icmp.extend((mtu.max(68) as u16).to_be_bytes());
-            icmp.extend(quote);
-            fill(&mut icmp, 2, &[]);
-            out.extend(icmp);
+            icmp.extend((mtu.clamp(68, 65_535) as u16).to_be_bytes());
+            (ip, icmp, Vec::new())
         }
         (IpAddr::V6(service), IpAddr::V6(client)) => {
-            let len = (8 + quote_len) as u16;
             let addresses = [service.octets(), client.octets()].concat();
-            out.extend([0x60, 0, 0, 0]);
-            out.extend(len.to_be_bytes());
-            out.extend([58, 64]);
-            out.extend(&addresses);
+            let mut ip = vec![0x60, 0, 0, 0];
+            ip.extend(len.to_be_bytes());
+            ip.extend([58, 64]);
+            ip.extend(&addresses);
             let mut icmp = vec![2, 0, 0, 0];
             icmp.extend((mtu.max(1280) as u32).to_be_bytes());
-            icmp.extend(quote);
             // RFC 8200, 8.1.
-            let pseudo = [
-                &addresses[..],
-                &u32::from(len).to_be_bytes(),
-                &[0, 0, 0, 58],
-            ]
-            .concat();
-            fill(&mut icmp, 2, &pseudo);
-            out.extend(icmp);
+            let len = u32::from(len).to_be_bytes();
+            (ip, icmp, [&addresses[..], &len, &[0, 0, 0, 58]].concat())
         }
-        (service, client) => panic!("a packet from {client} to {service}"),
-    }
-    Ok(out)
-}
-
-/// Fills in the checksum over these bytes and a pseudo-header.
-fn fill(bytes: &mut [u8], at: usize, pseudo: &[u8]) {
-    let check = checksum(&[pseudo, bytes].concat());
-    bytes[at..at + 2].copy_from_slice(&check.to_be_bytes());
+        (service, client) => panic!("an error from {service} to {client}"),
+    };
+    let check = checksum(&[&pseudo, &icmp[..], &quote_sum.to_be_bytes()].concat());
+    icmp[2..4].copy_from_slice(&check.to_be_bytes());
+    ip.extend(icmp);
+    ip.extend(quote);
+    ip
 }

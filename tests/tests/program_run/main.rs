@@ -16,6 +16,7 @@ mod flip;
 mod flows;
 mod fragments;
 mod fullnat;
+mod icmp_errors;
 mod lives;
 mod modes;
 mod mss;

@@ -1,0 +1,385 @@
+//! ICMP errors about flows: each goes to the member of the flow it tells of.
+//!
+//! An error to a service's address quotes what a backend sent to a client, so
+//! it is read as a packet of that flow, and goes the way of those. An error to
+//! another address may quote what left here through a tunnel: then the quoted
+//! inner packet names the flow, and the outer one has to be exactly what the
+//! flow's member gets, hash and all, so that strangers, who do not know the
+//! keys, cannot make errors up. That a tunnel's packet was too big is for the
+//! client to know: it is told from the service's address.
+
+mod tell;
+
+use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::programs::XdpContext;
+use balancer_common::affinity::Keep;
+use balancer_common::checksum::Delta;
+use balancer_common::encap::{self, UDP_LEN};
+use balancer_common::features::Features;
+use balancer_common::hash::Address;
+use balancer_common::icmp_error::{self, ICMP_LEN, IcmpError, Quoted};
+use balancer_common::layout::Member;
+use balancer_common::parse::{
+    Frame, IPV4_LEN, IPV6_LEN, PROTOCOL_IPIP, PROTOCOL_IPV6, PROTOCOL_UDP, Packet, Part,
+};
+use balancer_common::verdict::Reason;
+
+use crate::packet::FreshFrame;
+use crate::pick::Picked;
+use crate::vip::{self, Family};
+use crate::{features, maps};
+
+use tell::{icmp_error_tell_v4, icmp_error_tell_v6};
+
+/// What the readers give: it is no error about a flow, it is to a service's
+/// address and about none, or it was handed over as a packet of a flow.
+const NONE: u32 = 0;
+const UNMATCHED: u32 = 1;
+const OF_V4: u32 = 2;
+const OF_V6: u32 = 3;
+
+/// `form` of an error that quotes what a backend sent.
+const BACKENDS: u32 = 0;
+
+/// Tunnels whose packets are IPv4, and IPv6.
+pub(crate) const TUNNELS_V4: Features = Features::IPIP_V4.with(Features::GUE_V4);
+pub(crate) const TUNNELS_V6: Features = Features::IPIP_V6.with(Features::GUE_V6);
+
+/// More than the headers before any quoted byte take.
+const MOST_HEADERS: u32 = 0x7fff;
+
+/// What an error tells beside the flow: this CPU's.
+#[repr(C)]
+pub(crate) struct Told {
+    /// Addresses of the quoted tunnel packet, network order, padded.
+    source: [u8; 16],
+    destination: [u8; 16],
+    /// The four bytes behind its IP header: of GUE, the ports.
+    ports: [u8; 4],
+    /// [`BACKENDS`], or the kind of member that gets such tunnel packets.
+    form: u32,
+    /// What fits, if the quoted packet was too big; else 0.
+    mtu: u32,
+    /// Where the flow's packet begins in the frame.
+    inner_at: u32,
+    /// Where the error ends in it.
+    end: u32,
+}
+
+/// Family of the flow that an error is about.
+pub(crate) enum Flow {
+    V4,
+    V6,
+}
+
+/// Hands over the packet of a flow that an ICMP error stands for.
+#[inline(always)]
+pub(crate) fn v4(ctx: &XdpContext, ip_at: usize) -> Result<Flow, Reason> {
+    flow(icmp_error_v4(ctx.ctx, ip_at as u32))
+}
+
+/// As [`v4`], of an ICMPv6 error.
+#[inline(always)]
+pub(crate) fn v6(ctx: &XdpContext, ip_at: usize) -> Result<Flow, Reason> {
+    flow(icmp_error_v6(ctx.ctx, ip_at as u32))
+}
+
+#[inline(always)]
+fn flow(read: u32) -> Result<Flow, Reason> {
+    match read {
+        OF_V4 => Ok(Flow::V4),
+        OF_V6 => Ok(Flow::V6),
+        UNMATCHED => Err(Reason::ErrorUnmatched),
+        _ => Err(Reason::NotTcpUdp),
+    }
+}
+
+// Global functions: the kernel verifies them once, for themselves.
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn icmp_error_v4(ctx: *mut xdp_md, ip_at: u32) -> u32 {
+    read_v4(&XdpContext::new(ctx), (ip_at & 0x1f) as usize).unwrap_or(NONE)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn icmp_error_v6(ctx: *mut xdp_md, ip_at: u32) -> u32 {
+    read_v6(&XdpContext::new(ctx), (ip_at & 0x1f) as usize).unwrap_or(NONE)
+}
+
+#[inline(always)]
+fn read_v4(ctx: &XdpContext, ip_at: usize) -> Option<u32> {
+    let frame = FreshFrame::of(ctx);
+    let error = icmp_error::v4(frame, ip_at)?;
+    let told = told()?;
+    let (at, end) = begin(told, &error);
+    let asked = error.packet.destination;
+    let quoted = icmp_error::quoted_v4(frame, at, end);
+    if vip::has_address(&maps::generation()?, asked) {
+        return Some(match quoted {
+            Some(quoted) if quoted.source == asked && quoted.is_tcp_or_udp() => {
+                hand_over_reversed(&error.packet, &quoted);
+                OF_V4
+            }
+            _ => UNMATCHED,
+        });
+    }
+    let quoted = quoted?;
+    let is_plain = quoted.transport_at == at + IPV4_LEN;
+    if !features::any(TUNNELS_V4) || quoted.source != asked || !is_plain {
+        return None;
+    }
+    tunnel(told, &quoted, Member::IPIP_V4, Member::GUE_V4)?;
+    inner(frame, told, &error.packet, quoted.protocol)
+}
+
+#[inline(always)]
+fn read_v6(ctx: &XdpContext, ip_at: usize) -> Option<u32> {
+    let frame = FreshFrame::of(ctx);
+    let error = icmp_error::v6(frame, ip_at)?;
+    let told = told()?;
+    let (at, end) = begin(told, &error);
+    let asked = error.packet.destination;
+    let quoted = icmp_error::quoted_v6(frame, at, end);
+    if vip::has_address(&maps::generation()?, asked) {
+        return Some(match quoted {
+            Some(quoted) if quoted.source == asked && quoted.is_tcp_or_udp() => {
+                hand_over_reversed(&error.packet, &quoted);
+                OF_V6
+            }
+            _ => UNMATCHED,
+        });
+    }
+    let quoted = quoted?;
+    let is_plain = quoted.transport_at == at + IPV6_LEN;
+    if !features::any(TUNNELS_V6) || quoted.source != asked || !is_plain {
+        return None;
+    }
+    tunnel(told, &quoted, Member::IPIP_V6, Member::GUE_V6)?;
+    inner(frame, told, &error.packet, quoted.protocol)
+}
+
+/// Notes what is told, and gives where the quoted packet begins and where the
+/// error ends.
+#[inline(always)]
+fn begin<A: Address>(told: &mut Told, error: &IcmpError<A>) -> (usize, usize) {
+    let packet = &error.packet;
+    let ip_at = packet.ip_at as u32;
+    told.form = BACKENDS;
+    told.mtu = error.mtu;
+    told.end = ip_at + packet.ip_len;
+    told.inner_at = ip_at + packet.header_len + ICMP_LEN as u32;
+    (place(&told.inner_at), told.end as usize)
+}
+
+/// A place in the frame, read back: the verifier then knows nothing of how it
+/// came about, and need not follow each way on its own.
+#[inline(always)]
+fn place(at: &u32) -> usize {
+    // SAFETY: a reference.
+    (unsafe { core::ptr::read_volatile(at) } & MOST_HEADERS) as usize
+}
+
+/// A place so many bytes before another one. Masked, as the verifier takes no
+/// step back from a pointer.
+#[inline(always)]
+fn before(at: usize, by: usize) -> usize {
+    core::hint::black_box(at.wrapping_sub(by) & MOST_HEADERS as usize)
+}
+
+/// What the client of the flow would send, in the place of the error.
+#[inline(always)]
+fn hand_over_reversed<A: Address>(error: &Packet<A>, quoted: &Quoted<A>) {
+    let [a, b, c, d] = quoted.ports;
+    maps::hand_over(Packet {
+        source: quoted.destination,
+        destination: quoted.source,
+        ports: [c, d, a, b],
+        protocol: quoted.protocol,
+        ..*error
+    });
+}
+
+/// Notes the quoted tunnel packet, and where the one inside begins.
+#[inline(always)]
+fn tunnel<A: Address>(told: &mut Told, quoted: &Quoted<A>, ipip: u8, gue: u8) -> Option<()> {
+    let (form, inner_at) = match quoted.protocol {
+        PROTOCOL_IPIP | PROTOCOL_IPV6 => (ipip, quoted.transport_at),
+        PROTOCOL_UDP => (gue, quoted.transport_at + UDP_LEN),
+        _ => return None,
+    };
+    told.source = quoted.source.padded();
+    told.destination = quoted.destination.padded();
+    told.ports = quoted.ports;
+    told.form = u32::from(form);
+    told.inner_at = inner_at as u32;
+    Some(())
+}
+
+/// Hands over the packet in a quoted tunnel packet, in the place of the error.
+#[inline(always)]
+fn inner<A: Address>(
+    frame: &FreshFrame,
+    told: &Told,
+    error: &Packet<A>,
+    protocol: u8,
+) -> Option<u32> {
+    let (at, end) = (place(&told.inner_at), told.end as usize);
+    let [first, _] = frame.bytes(at)?;
+    match (protocol, first >> 4) {
+        (PROTOCOL_IPIP | PROTOCOL_UDP, 4) => {
+            let quoted = icmp_error::quoted_v4(frame, at, end)?;
+            hand_over(error, &quoted)?;
+            Some(OF_V4)
+        }
+        (PROTOCOL_IPV6 | PROTOCOL_UDP, 6) => {
+            let quoted = icmp_error::quoted_v6(frame, at, end)?;
+            hand_over(error, &quoted)?;
+            Some(OF_V6)
+        }
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn hand_over<A: Address, B: Address>(error: &Packet<A>, quoted: &Quoted<B>) -> Option<()> {
+    if !quoted.is_tcp_or_udp() {
+        return None;
+    }
+    maps::hand_over(Packet {
+        source: quoted.source,
+        destination: quoted.destination,
+        ports: quoted.ports,
+        protocol: quoted.protocol,
+        traffic_class: error.traffic_class,
+        ttl: error.ttl,
+        part: Part::Error,
+        ip_at: error.ip_at,
+        header_len: error.header_len,
+        ip_len: error.ip_len,
+    });
+    Some(())
+}
+
+#[inline(always)]
+fn told() -> Option<&'static mut Told> {
+    // SAFETY: the entry of this CPU in a live map. Programs do not interrupt
+    // each other, and no function keeps it while it calls another.
+    maps::told().map(|told| unsafe { &mut *told })
+}
+
+/// What becomes of an error now that its flow's member is known: it goes
+/// there, which is no new flow and leaves no record, or has become the word to
+/// the client (`true`).
+#[inline(always)]
+pub(crate) fn settle<A: Family>(
+    ctx: &XdpContext,
+    packet: &Packet<A>,
+    picked: &mut Picked,
+) -> Result<bool, Reason> {
+    picked.keep = Keep::Nothing;
+    picked.is_new = false;
+    match judge(picked.member, picked.hash) {
+        TO_BACKEND => Ok(false),
+        NOBODYS => Err(Reason::ErrorUnmatched),
+        mtu if A::TUNNEL_PROTOCOL == PROTOCOL_IPIP => {
+            sent(icmp_error_tell_v4(ctx.ctx, packet.ip_at as u32, mtu))
+        }
+        mtu => sent(icmp_error_tell_v6(ctx.ctx, packet.ip_at as u32, mtu)),
+    }
+}
+
+#[inline(always)]
+fn sent(told: u32) -> Result<bool, Reason> {
+    match told {
+        0 => Err(Reason::ErrorUnmatched),
+        _ => Ok(true),
+    }
+}
+
+/// What [`judge`] gives beside an MTU.
+const TO_BACKEND: u32 = 0;
+const NOBODYS: u32 = u32::MAX;
+
+/// The MTU that the client is to be told, or what else becomes of the error.
+#[inline(never)]
+fn judge(member: &Member, hash: u64) -> u32 {
+    let Some(told) = told() else {
+        return NOBODYS;
+    };
+    if told.form == BACKENDS {
+        return match member.kind {
+            Member::NAT | Member::FULLNAT => NOBODYS,
+            _ => TO_BACKEND,
+        };
+    }
+    let source = match member.kind {
+        Member::IPIP_V4 | Member::GUE_V4 => encap::outer_source_v4(member, hash).padded(),
+        _ => encap::outer_source_v6(member, hash),
+    };
+    let is_gue = matches!(member.kind, Member::GUE_V4 | Member::GUE_V6);
+    let [a, b, c, d, ..] = encap::gue(member, 0, hash);
+    let is_ours = told.form == u32::from(member.kind)
+        && word(&told.source) == word(&source)
+        && word(&told.destination) == word(&member.outer_destination)
+        && (!is_gue || u32::from_ne_bytes(told.ports) == u32::from_ne_bytes([a, b, c, d]));
+    if !is_ours {
+        return NOBODYS;
+    }
+    match told.mtu {
+        0 => TO_BACKEND,
+        mtu => {
+            let mtu = if mtu < u32::from(member.mtu) {
+                mtu
+            } else {
+                u32::from(member.mtu)
+            };
+            // Never 0: no tunnel packet fits into so little.
+            mtu.saturating_sub(encap::overhead(member.kind)).max(1)
+        }
+    }
+}
+
+#[inline(always)]
+fn word(address: &[u8; 16]) -> u128 {
+    u128::from_ne_bytes(*address)
+}
+
+/// Says in the outer header what the tunnel carries: the error's family need
+/// not be that of the flow.
+#[inline(always)]
+pub(crate) fn name_inner<A: Family>(ctx: &XdpContext, packet: &Packet<A>, member: &Member) {
+    icmp_error_name_inner(ctx.ctx, packet.ip_at as u32, u32::from(member.kind));
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn icmp_error_name_inner(ctx: *mut xdp_md, ip_at: u32, kind: u32) -> u32 {
+    let ctx = XdpContext::new(ctx);
+    let frame = FreshFrame::of(&ctx);
+    let ip_at = (ip_at & 0x1f) as usize;
+    let Some(told) = told() else {
+        return 0;
+    };
+    let protocol = match told.form as u8 {
+        Member::IPIP_V4 => PROTOCOL_IPIP,
+        Member::IPIP_V6 => PROTOCOL_IPV6,
+        // A backend's packet is of the flow's family, and GUE names none.
+        _ => return 0,
+    };
+    let written = if kind == u32::from(Member::IPIP_V4) {
+        frame
+            .bytes(ip_at + 8)
+            .and_then(|[ttl, old, check @ ..]: [u8; 4]| {
+                let delta = Delta::of(&[ttl, old], &[ttl, protocol]);
+                let [high, low] = delta.apply(check);
+                frame.write(ip_at + 8, [ttl, protocol, high, low])
+            })
+    } else {
+        frame
+            .bytes(ip_at + 6)
+            .and_then(|[_, hops]: [u8; 2]| frame.write(ip_at + 6, [protocol, hops]))
+    };
+    u32::from(written.is_some())
+}

@@ -26,6 +26,8 @@ pub(super) const TCP_V6: f64 = 102.0;
 pub(super) const GUE: f64 = 281.0;
 /// Echo request, answered.
 pub(super) const ECHO: f64 = 10.0;
+/// ICMP error about a flow.
+pub(super) const ICMP_ERROR: f64 = 105.0;
 /// Packet of no service.
 pub(super) const NO_SERVICE: f64 = 49.0;
 

@@ -11,7 +11,7 @@ use balancer_user::dataplane::bench::Stimulus;
 use super::case::Case;
 use super::frames::{
     CLIENT_V4, CLIENT_V6, Outer, Place, SERVICE_V4, SERVICE_V6, arp, at, datagram, echo, fragment,
-    segment, syn, tunnelled,
+    icmp_error, segment, syn, tunnelled,
 };
 use super::scene::{LONG_NS, Scene};
 use crate::bench::reference as c;
@@ -244,6 +244,22 @@ fn others() -> Vec<Case> {
         Case::new("echo6 answered", tcp6().answering_echo(), echo6)
             .ends(Reason::EchoAnswered)
             .at_most(1.5, c::ECHO),
+        Case::new(
+            "icmp4 error for a flow",
+            tcp4(),
+            icmp_error(CLIENT_V4, SERVICE_V4),
+        )
+        .ends(Reason::ErrorForwarded)
+        .grows(V4)
+        .at_most(0.6, c::ICMP_ERROR),
+        Case::new(
+            "icmp6 error for a flow",
+            tcp6(),
+            icmp_error(CLIENT_V6, SERVICE_V6),
+        )
+        .ends(Reason::ErrorForwarded)
+        .grows(V6)
+        .at_most(0.6, c::ICMP_ERROR),
         none("tcp4 of no service", tcp4(), none4),
         none("tcp6 of no service", tcp6(), none6),
         none("udp4 of no service", tcp4(), datagram4()),

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use balancer_user::dataplane::bench::Stimulus;
 
 use crate::frames::packet::{ACK, MORE_FRAGMENTS, SYN, fragment_v6};
-use crate::frames::{Gue, Packet, Tunnel};
+use crate::frames::{Gue, IcmpError, Packet, Tunnel};
 use crate::model::forward::checksum;
 
 pub(super) const CLIENT_V4: &str = "10.0.0.0:33024";
@@ -145,6 +145,32 @@ pub(super) fn checked(mut stimulus: Stimulus, to: [u8; 6]) -> Stimulus {
     let sum = checksum(&frame[header]).to_be_bytes();
     frame[ETHERNET + 10..][..2].copy_from_slice(&sum);
     stimulus
+}
+
+/// A router's "host unreachable" about what a backend sent to a client, with
+/// eight quoted bytes of TCP.
+pub(super) fn icmp_error(client: &str, service: &str) -> Stimulus {
+    let reply = Packet {
+        flags: ACK,
+        ..Packet::tcp(at(service), at(client))
+    };
+    let quote = &reply.build()[ETHERNET..];
+    let (router, kind, quoted) = if at(client).is_ipv4() {
+        ("198.51.100.9:0", [3, 1], &quote[..20 + 8])
+    } else {
+        ("[2001:db8:f::9]:0", [1, 3], &quote[..40 + 8])
+    };
+    padded(Stimulus {
+        frame: IcmpError::new(at(router).ip(), at(service).ip(), kind, quoted).build(),
+        restored: 0,
+        flows: 1,
+        // The checksum has to hold, so nothing varies.
+        address_at: 0,
+        port_at: 0,
+        service_at: 0,
+        services: 1,
+        identification_at: 0,
+    })
 }
 
 /// An echo request with eight bytes of data.

@@ -119,6 +119,21 @@ impl Mode {
     }
 }
 
+impl Mode {
+    /// Bytes that the mode adds to a packet.
+    pub(crate) fn overhead_len(self) -> u32 {
+        let outer = match self.backends {
+            Family::V4 => 20,
+            Family::V6 => 40,
+        };
+        match self.forward {
+            Forward::L2 | Forward::Nat | Forward::Fullnat => 0,
+            Forward::Ipip => outer,
+            Forward::Gue => outer + 8,
+        }
+    }
+}
+
 /// `balancer decap` on every backend, for tunnels of the lab's balancer alone.
 fn decaps(lab: &Lab) -> Result<Vec<Decap>> {
     let back = &lab.balancer().interfaces()[1];
@@ -170,6 +185,11 @@ impl Network {
             Family::V4 => self.lab.vip_v4().into(),
             Family::V6 => self.lab.vip_v6().into(),
         }
+    }
+
+    /// What backends take for a client's address.
+    pub(crate) fn seen_as(&self, client: &Node) -> IpAddr {
+        self.mode.vip.of(client)
     }
 
     /// Where a server on that backend gets the packets of clients.
@@ -258,12 +278,12 @@ impl Network {
         }
     }
 
-    /// Where packets come in that the balancer has to see: of clients, and of
-    /// backends if it translates.
+    /// Where packets come in that the balancer has to see: of clients; from
+    /// behind, errors about what it sent and, if it translates, replies.
     fn interfaces(&self) -> &'static [&'static str] {
         match self.mode.forward {
-            Forward::L2 | Forward::Ipip | Forward::Gue | Forward::Fullnat => &["eth0"],
-            Forward::Nat => &["eth0", "eth1"],
+            Forward::L2 | Forward::Fullnat => &["eth0"],
+            Forward::Ipip | Forward::Gue | Forward::Nat => &["eth0", "eth1"],
         }
     }
 

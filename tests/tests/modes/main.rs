@@ -9,6 +9,7 @@
 
 mod datagrams;
 mod fixture;
+mod pmtu;
 mod quic;
 mod survival;
 mod tags;
@@ -25,19 +26,10 @@ macro_rules! every_mode {
         $crate::every_mode! { @rows $run,
             l2_ipv4: L2 V4 V4,
             l2_ipv6: L2 V6 V6,
-            ipip_ipv4_in_ipv4: Ipip V4 V4,
-            ipip_ipv4_in_ipv6: Ipip V4 V6,
-            ipip_ipv6_in_ipv4: Ipip V6 V4,
-            ipip_ipv6_in_ipv6: Ipip V6 V6,
-            gue_ipv4_in_ipv4: Gue V4 V4,
-            gue_ipv4_in_ipv6: Gue V4 V6,
-            gue_ipv6_in_ipv4: Gue V6 V4,
-            gue_ipv6_in_ipv6: Gue V6 V6,
-            nat_ipv4: Nat V4 V4,
-            nat_ipv6: Nat V6 V6,
             fullnat_ipv4: Fullnat V4 V4,
             fullnat_ipv6: Fullnat V6 V6,
         }
+        $crate::every_routed_mode!($run);
     };
     (@rows $run:path, $($name:ident: $forward:ident $vip:ident $backends:ident,)+) => {
         $(
@@ -54,3 +46,32 @@ macro_rules! every_mode {
     };
 }
 pub(crate) use every_mode;
+
+/// As [`every_mode`], for those whose backends may be behind a router.
+macro_rules! every_routed_mode {
+    ($run:path) => {
+        $crate::every_mode! { @rows $run,
+            nat_ipv4: Nat V4 V4,
+            nat_ipv6: Nat V6 V6,
+        }
+        $crate::every_tunnel!($run);
+    };
+}
+pub(crate) use every_routed_mode;
+
+/// As [`every_mode`], for tunnels.
+macro_rules! every_tunnel {
+    ($run:path) => {
+        $crate::every_mode! { @rows $run,
+            ipip_ipv4_in_ipv4: Ipip V4 V4,
+            ipip_ipv4_in_ipv6: Ipip V4 V6,
+            ipip_ipv6_in_ipv4: Ipip V6 V4,
+            ipip_ipv6_in_ipv6: Ipip V6 V6,
+            gue_ipv4_in_ipv4: Gue V4 V4,
+            gue_ipv4_in_ipv6: Gue V4 V6,
+            gue_ipv6_in_ipv4: Gue V6 V4,
+            gue_ipv6_in_ipv6: Gue V6 V6,
+        }
+    };
+}
+pub(crate) use every_tunnel;

@@ -8,12 +8,12 @@
 //! keys, cannot make errors up. That a tunnel's packet was too big is for the
 //! client to know: it is told from the service's address.
 
+mod outer;
 mod tell;
 
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::programs::XdpContext;
 use balancer_common::affinity::Keep;
-use balancer_common::checksum::Delta;
 use balancer_common::encap::{self, UDP_LEN};
 use balancer_common::features::Features;
 use balancer_common::hash::Address;
@@ -29,6 +29,7 @@ use crate::pick::Picked;
 use crate::vip::{self, Family};
 use crate::{features, maps};
 
+pub(crate) use outer::name_inner;
 use tell::{icmp_error_tell_v4, icmp_error_tell_v6};
 
 /// What the readers give: it is no error about a flow, it is to a service's
@@ -72,6 +73,13 @@ pub(crate) enum Flow {
     V6,
 }
 
+/// Whether errors about tunnels of one family may be about services of
+/// another.
+#[inline(always)]
+pub(crate) fn is_other(services: Features, tunnels: Features) -> bool {
+    features::any(services) && features::any(tunnels)
+}
+
 /// Hands over the packet of a flow that an ICMP error stands for.
 #[inline(always)]
 pub(crate) fn v4(ctx: &XdpContext, ip_at: usize) -> Result<Flow, Reason> {
@@ -111,9 +119,9 @@ extern "C" fn icmp_error_v6(ctx: *mut xdp_md, ip_at: u32) -> u32 {
 #[inline(always)]
 fn read_v4(ctx: &XdpContext, ip_at: usize) -> Option<u32> {
     let frame = FreshFrame::of(ctx);
-    let error = icmp_error::v4(frame, ip_at)?;
+    let mut error = icmp_error::v4(frame, ip_at)?;
     let told = told()?;
-    let (at, end) = begin(told, &error);
+    let (at, end) = begin(told, &mut error);
     let asked = error.packet.destination;
     let quoted = icmp_error::quoted_v4(frame, at, end);
     if vip::has_address(&maps::generation()?, asked) {
@@ -137,11 +145,11 @@ fn read_v4(ctx: &XdpContext, ip_at: usize) -> Option<u32> {
 #[inline(always)]
 fn read_v6(ctx: &XdpContext, ip_at: usize) -> Option<u32> {
     let frame = FreshFrame::of(ctx);
-    let error = icmp_error::v6(frame, ip_at)?;
+    let mut error = icmp_error::v6(frame, ip_at)?;
     let told = told()?;
-    let (at, end) = begin(told, &error);
+    let (at, end) = begin(told, &mut error);
     let asked = error.packet.destination;
-    let quoted = icmp_error::quoted_v6(frame, at, end);
+    let quoted = icmp_error::quoted_v6(frame, at, end).map(|quoted| anew(told, quoted));
     if vip::has_address(&maps::generation()?, asked) {
         return Some(match quoted {
             Some(quoted) if quoted.source == asked && quoted.is_tcp_or_udp() => {
@@ -163,8 +171,10 @@ fn read_v6(ctx: &XdpContext, ip_at: usize) -> Option<u32> {
 /// Notes what is told, and gives where the quoted packet begins and where the
 /// error ends.
 #[inline(always)]
-fn begin<A: Address>(told: &mut Told, error: &IcmpError<A>) -> (usize, usize) {
-    let packet = &error.packet;
+fn begin<A: Address>(told: &mut Told, error: &mut IcmpError<A>) -> (usize, usize) {
+    let packet = &mut error.packet;
+    told.inner_at = packet.header_len;
+    packet.header_len = place(&told.inner_at) as u32;
     let ip_at = packet.ip_at as u32;
     told.form = BACKENDS;
     told.mtu = error.mtu;
@@ -186,6 +196,16 @@ fn place(at: &u32) -> usize {
 #[inline(always)]
 fn before(at: usize, by: usize) -> usize {
     core::hint::black_box(at.wrapping_sub(by) & MOST_HEADERS as usize)
+}
+
+/// The same, with its place read back.
+#[inline(always)]
+fn anew<A>(told: &mut Told, quoted: Quoted<A>) -> Quoted<A> {
+    told.inner_at = quoted.transport_at as u32;
+    Quoted {
+        transport_at: place(&told.inner_at),
+        ..quoted
+    }
 }
 
 /// What the client of the flow would send, in the place of the error.
@@ -228,12 +248,12 @@ fn inner<A: Address>(
     let (at, end) = (place(&told.inner_at), told.end as usize);
     let [first, _] = frame.bytes(at)?;
     match (protocol, first >> 4) {
-        (PROTOCOL_IPIP | PROTOCOL_UDP, 4) => {
+        (PROTOCOL_IPIP | PROTOCOL_UDP, 4) if features::any(Features::IPV4) => {
             let quoted = icmp_error::quoted_v4(frame, at, end)?;
             hand_over(error, &quoted)?;
             Some(OF_V4)
         }
-        (PROTOCOL_IPV6 | PROTOCOL_UDP, 6) => {
+        (PROTOCOL_IPV6 | PROTOCOL_UDP, 6) if features::any(Features::IPV6) => {
             let quoted = icmp_error::quoted_v6(frame, at, end)?;
             hand_over(error, &quoted)?;
             Some(OF_V6)
@@ -344,42 +364,4 @@ fn judge(member: &Member, hash: u64) -> u32 {
 #[inline(always)]
 fn word(address: &[u8; 16]) -> u128 {
     u128::from_ne_bytes(*address)
-}
-
-/// Says in the outer header what the tunnel carries: the error's family need
-/// not be that of the flow.
-#[inline(always)]
-pub(crate) fn name_inner<A: Family>(ctx: &XdpContext, packet: &Packet<A>, member: &Member) {
-    icmp_error_name_inner(ctx.ctx, packet.ip_at as u32, u32::from(member.kind));
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn icmp_error_name_inner(ctx: *mut xdp_md, ip_at: u32, kind: u32) -> u32 {
-    let ctx = XdpContext::new(ctx);
-    let frame = FreshFrame::of(&ctx);
-    let ip_at = (ip_at & 0x1f) as usize;
-    let Some(told) = told() else {
-        return 0;
-    };
-    let protocol = match told.form as u8 {
-        Member::IPIP_V4 => PROTOCOL_IPIP,
-        Member::IPIP_V6 => PROTOCOL_IPV6,
-        // A backend's packet is of the flow's family, and GUE names none.
-        _ => return 0,
-    };
-    let written = if kind == u32::from(Member::IPIP_V4) {
-        frame
-            .bytes(ip_at + 8)
-            .and_then(|[ttl, old, check @ ..]: [u8; 4]| {
-                let delta = Delta::of(&[ttl, old], &[ttl, protocol]);
-                let [high, low] = delta.apply(check);
-                frame.write(ip_at + 8, [ttl, protocol, high, low])
-            })
-    } else {
-        frame
-            .bytes(ip_at + 6)
-            .and_then(|[_, hops]: [u8; 2]| frame.write(ip_at + 6, [protocol, hops]))
-    };
-    u32::from(written.is_some())
 }

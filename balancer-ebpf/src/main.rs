@@ -66,8 +66,10 @@ fn stages(ctx: &XdpContext) -> Result<(u32, Reason), Reason> {
                         Err(Reason::LaterFragment) => unusual::ipv4(ctx, link.len)?,
                         Err(Reason::NotTcpUdp) => match echo::v4(ctx, link.len) {
                             Err(Reason::NotTcpUdp) => match icmp_error::v4(ctx, link.len)? {
-                                Flow::V4 => unusual::handed()?,
-                                Flow::V6 => break 'v6 unusual::handed()?,
+                                Flow::V6 if features::any(Features::IPV6) => {
+                                    break 'v6 unusual::handed()?;
+                                }
+                                _ => unusual::handed()?,
                             },
                             answered => return answered,
                         },
@@ -79,8 +81,10 @@ fn stages(ctx: &XdpContext) -> Result<(u32, Reason), Reason> {
                         Ok(packet) => packet,
                         Err(Reason::NotTcpUdp) => match echo::v6(ctx, link.len) {
                             Err(Reason::NotTcpUdp) => match icmp_error::v6(ctx, link.len) {
-                                Ok(Flow::V4) => break 'v4 unusual::handed()?,
-                                Ok(Flow::V6) => unusual::handed()?,
+                                Ok(Flow::V4) if features::any(Features::IPV4) => {
+                                    break 'v4 unusual::handed()?;
+                                }
+                                Ok(_) => unusual::handed()?,
                                 Err(Reason::NotTcpUdp) => unusual::ipv6(ctx, link.len)?,
                                 Err(reason) => return Err(reason),
                             },
@@ -90,13 +94,13 @@ fn stages(ctx: &XdpContext) -> Result<(u32, Reason), Reason> {
                     };
                 }
                 // Services are of one family, tunnels may be of the other.
-                ETHERTYPE_IPV4 if features::any(icmp_error::TUNNELS_V4) => {
+                ETHERTYPE_IPV4 if icmp_error::is_other(Features::IPV6, icmp_error::TUNNELS_V4) => {
                     match icmp_error::v4(ctx, link.len) {
                         Ok(Flow::V6) => break 'v6 unusual::handed()?,
                         _ => return Err(Reason::NoService),
                     }
                 }
-                ETHERTYPE_IPV6 if features::any(icmp_error::TUNNELS_V6) => {
+                ETHERTYPE_IPV6 if icmp_error::is_other(Features::IPV4, icmp_error::TUNNELS_V6) => {
                     match icmp_error::v6(ctx, link.len) {
                         Ok(Flow::V4) => break 'v4 unusual::handed()?,
                         _ => return Err(Reason::NoService),

@@ -34,6 +34,7 @@ use crate::layout::{FlowRecord, Slot};
 
 /// The little of a packet that affinity looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Opening {
     /// UDP: every packet stands for itself.
     None,
@@ -43,8 +44,21 @@ pub enum Opening {
     Established,
 }
 
+impl Opening {
+    /// The opening of a number; any other is [`Opening::Established`].
+    #[inline(always)]
+    pub const fn from_number(number: u32) -> Self {
+        match number {
+            0 => Self::None,
+            1 => Self::Syn,
+            _ => Self::Established,
+        }
+    }
+}
+
 /// What has to be written of a choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Keep {
     /// Nothing.
     Nothing,
@@ -75,6 +89,28 @@ impl Choice {
             member,
             keep: Keep::Nothing,
             is_new: false,
+        }
+    }
+
+    /// As a number, for functions that give back no more: the member, and
+    /// above it what is kept and whether the flow is new.
+    #[inline(always)]
+    pub const fn number(self) -> u32 {
+        self.member as u32 | (self.keep as u32) << 16 | (self.is_new as u32) << 24
+    }
+
+    /// The choice of a number.
+    #[inline(always)]
+    pub const fn from_number(number: u32) -> Self {
+        Self {
+            member: number as u16,
+            keep: match number >> 16 & 0xff {
+                1 => Keep::Probation,
+                2 => Keep::Flows,
+                3 => Keep::Time,
+                _ => Keep::Nothing,
+            },
+            is_new: number >> 24 != 0,
         }
     }
 

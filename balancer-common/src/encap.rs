@@ -17,7 +17,7 @@
 
 use crate::checksum;
 use crate::layout::Member;
-use crate::parse::{IPV4_LEN, IPV6_LEN};
+use crate::parse::{IPV4_LEN, IPV6_LEN, field};
 
 /// TTL or hop limit of outer headers.
 pub const OUTER_TTL: u8 = 64;
@@ -26,6 +26,8 @@ pub const OUTER_TTL: u8 = 64;
 pub const UDP_LEN: usize = 8;
 /// GUE source ports are this and 14 bits of the hash: the dynamic range.
 const SOURCE_PORTS: u16 = 0xc000;
+/// An IPv4 header's second word: identification 0, DF, no offset.
+const DONT_FRAGMENT: u32 = 0x4000;
 
 /// Bytes that a member's kind puts before a packet.
 #[inline(always)]
@@ -51,7 +53,7 @@ fn spread(member: &Member, hash: u64) -> u32 {
     hash as u32 & ((1u64 << (member.spread_bits & 63)) - 1) as u32
 }
 
-/// The outer IPv4 header before `inner_len` bytes.
+/// The outer IPv4 header before `inner_len` bytes, in words: one store each.
 ///
 /// `inner_len` plus the header must fit 16 bits: the MTU check before says so.
 #[inline(always)]
@@ -61,39 +63,23 @@ pub fn outer_ipv4(
     inner_len: u32,
     protocol: u8,
     hash: u64,
-) -> [u8; IPV4_LEN] {
-    let total_len = (inner_len + IPV4_LEN as u32) as u16;
+) -> [[u8; 4]; IPV4_LEN / 4] {
+    let total_len = inner_len + IPV4_LEN as u32;
     let spread = spread(member, hash);
     let sum = u32::from(member.outer_sum)
         + u32::from(traffic_class)
-        + u32::from(total_len)
+        + total_len
         + (spread >> 16)
         + (spread & 0xffff);
-    let [check_high, check_low] = checksum::finish(sum).to_be_bytes();
-    let [len_high, len_low] = total_len.to_be_bytes();
-    let [a, b, c, d] = outer_source_v4(member, hash);
-    let [e, f, g, h, ..] = member.outer_destination;
+    let first = 0x45 << 24 | u32::from(traffic_class) << 16 | total_len & 0xffff;
+    let third =
+        u32::from(OUTER_TTL) << 24 | u32::from(protocol) << 16 | u32::from(checksum::finish(sum));
     [
-        0x45,
-        traffic_class,
-        len_high,
-        len_low,
-        0,
-        0,
-        0x40,
-        0,
-        OUTER_TTL,
-        protocol,
-        check_high,
-        check_low,
-        a,
-        b,
-        c,
-        d,
-        e,
-        f,
-        g,
-        h,
+        first.to_be_bytes(),
+        DONT_FRAGMENT.to_be_bytes(),
+        third.to_be_bytes(),
+        outer_source_v4(member, hash),
+        field(&member.outer_destination, 0),
     ]
 }
 
@@ -167,8 +153,8 @@ mod tests {
             member.outer_sum = outer_sum(source, destination, PROTOCOL_IPIP);
             member.spread_bits = spread_bits;
             let header = outer_ipv4(&member, traffic_class, inner_len, PROTOCOL_IPIP, hash);
-            prop_assert_eq!(checksum::fold(checksum::sum(&header)), 0xffff);
-            let sent = u32::from_be_bytes([header[12], header[13], header[14], header[15]]);
+            prop_assert_eq!(checksum::fold(checksum::sum(header.as_flattened())), 0xffff);
+            let sent = u32::from_be_bytes(header[3]);
             prop_assert_eq!(sent & fixed, u32::from_be_bytes(source));
             prop_assert_eq!(sent & !fixed, hash as u32 & !fixed);
         }

@@ -11,9 +11,13 @@
 //! machines agree.
 
 use crate::layout::FLOW_KEYS;
+use crate::parse::field;
 
 /// An address as the hashes and keys see it.
 pub trait Address: Copy + PartialEq {
+    /// All bytes zero.
+    const ZERO: Self;
+
     /// The address padded with zero bytes to the length of IPv6.
     fn padded(self) -> [u8; 16];
     /// Keyed sum of the products of source and destination words.
@@ -22,15 +26,24 @@ pub trait Address: Copy + PartialEq {
     fn lookup_word(self, seed: u64) -> u64;
 }
 
+// Words are read whole: bytes that are put together are kept apart until then,
+// and the kernel's stack has no room for them.
+
 #[inline(always)]
-fn word(bytes: &[u8], index: usize) -> u64 {
-    let at = index * 4;
-    u64::from(u32::from_le_bytes([
-        bytes[at],
-        bytes[at + 1],
-        bytes[at + 2],
-        bytes[at + 3],
-    ]))
+fn word(bytes: [u8; 4]) -> u64 {
+    u64::from(u32::from_le_bytes(bytes))
+}
+
+/// Half of an IPv6 address.
+#[inline(always)]
+fn half(address: &[u8; 16], index: usize) -> u64 {
+    u64::from_le_bytes(field(address, 8 * index))
+}
+
+/// The product of the two words of half an address.
+#[inline(always)]
+fn pair_of_half(key_a: u64, key_b: u64, half: u64) -> u64 {
+    pair(key_a, half & 0xffff_ffff, key_b, half >> 32)
 }
 
 #[inline(always)]
@@ -39,6 +52,8 @@ fn pair(key_a: u64, a: u64, key_b: u64, b: u64) -> u64 {
 }
 
 impl Address for [u8; 4] {
+    const ZERO: Self = [0; 4];
+
     #[inline(always)]
     fn padded(self) -> [u8; 16] {
         let mut padded = [0; 16];
@@ -48,16 +63,18 @@ impl Address for [u8; 4] {
 
     #[inline(always)]
     fn multiply(keys: &[u64; FLOW_KEYS], source: Self, destination: Self) -> u64 {
-        pair(keys[2], word(&source, 0), keys[3], word(&destination, 0))
+        pair(keys[2], word(source), keys[3], word(destination))
     }
 
     #[inline(always)]
     fn lookup_word(self, _seed: u64) -> u64 {
-        word(&self, 0)
+        word(self)
     }
 }
 
 impl Address for [u8; 16] {
+    const ZERO: Self = [0; 16];
+
     #[inline(always)]
     fn padded(self) -> [u8; 16] {
         self
@@ -65,26 +82,15 @@ impl Address for [u8; 16] {
 
     #[inline(always)]
     fn multiply(keys: &[u64; FLOW_KEYS], source: Self, destination: Self) -> u64 {
-        pair(keys[2], word(&source, 0), keys[3], word(&source, 1))
-            .wrapping_add(pair(keys[4], word(&source, 2), keys[5], word(&source, 3)))
-            .wrapping_add(pair(
-                keys[6],
-                word(&destination, 0),
-                keys[7],
-                word(&destination, 1),
-            ))
-            .wrapping_add(pair(
-                keys[8],
-                word(&destination, 2),
-                keys[9],
-                word(&destination, 3),
-            ))
+        pair_of_half(keys[2], keys[3], half(&source, 0))
+            .wrapping_add(pair_of_half(keys[4], keys[5], half(&source, 1)))
+            .wrapping_add(pair_of_half(keys[6], keys[7], half(&destination, 0)))
+            .wrapping_add(pair_of_half(keys[8], keys[9], half(&destination, 1)))
     }
 
     #[inline(always)]
     fn lookup_word(self, seed: u64) -> u64 {
-        let high = word(&self, 0) | word(&self, 1) << 32;
-        let low = word(&self, 2) | word(&self, 3) << 32;
+        let (high, low) = (half(&self, 0), half(&self, 1));
         let mixed = (high ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (mixed ^ mixed >> 32).wrapping_add(low)
     }
@@ -106,7 +112,7 @@ pub fn flow<A: Address>(
     ports: [u8; 4],
     protocol: u8,
 ) -> u64 {
-    let first = pair(keys[0], word(&ports, 0), keys[1], u64::from(protocol));
+    let first = pair(keys[0], word(ports), keys[1], u64::from(protocol));
     finalise(first.wrapping_add(A::multiply(keys, source, destination)))
 }
 

@@ -8,12 +8,17 @@
 //! Pure, like [`crate::parse`].
 
 use crate::checksum;
-use crate::parse::{Frame, IPV4_LEN, IPV6_LEN};
+use crate::parse::{Frame, IPV4_LEN, IPV6_LEN, field};
 
 /// IP protocol number of ICMP.
 pub const PROTOCOL_ICMP: u8 = 1;
 /// IP protocol number of ICMPv6.
 pub const PROTOCOL_ICMPV6: u8 = 58;
+
+/// Where the TTL stands in an IPv4 header.
+pub const TTL_AT: usize = 8;
+/// Where the hop limit stands in an IPv6 header.
+pub const HOP_LIMIT_AT: usize = 7;
 
 const ECHO_LEN: usize = 8;
 const ANSWER_TTL: u8 = 64;
@@ -22,20 +27,24 @@ const ANSWER_V4: [u8; 2] = [0, 0];
 const REQUEST_V6: [u8; 2] = [128, 0];
 const ANSWER_V6: [u8; 2] = [129, 0];
 
-/// An echo request over IPv4: its headers. Aligned, as the kernel allows no
-/// misaligned store on a program's stack.
+/// An echo request over IPv4: what its answer is made of. In whole words, as
+/// the kernel allows no misaligned store on a program's stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C, align(8))]
 pub struct EchoV4 {
-    ip: [u8; IPV4_LEN],
-    checksum: u16,
+    source: [u8; 4],
+    /// The address that was asked.
+    pub destination: [u8; 4],
+    ttl: u32,
+    header_checksum: u32,
+    checksum: u32,
 }
 
 /// The request in a frame whose IP header begins at `ip_at`.
 #[inline(always)]
 pub fn echo_v4(frame: &(impl Frame + ?Sized), ip_at: usize) -> Option<EchoV4> {
-    let ip: [u8; IPV4_LEN] = frame.bytes(ip_at)?;
-    let [kind, code, high, low]: [u8; 4] = frame.bytes(ip_at + IPV4_LEN)?;
+    let ip: &[u8; IPV4_LEN] = frame.view(ip_at)?;
+    let [kind, code, high, low] = *frame.view(ip_at + IPV4_LEN)?;
     let total_len = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
     let is_fragment = u16::from_be_bytes([ip[6], ip[7]]) & 0x3fff != 0;
     let is_request = ip[0] == 0x45
@@ -45,48 +54,46 @@ pub fn echo_v4(frame: &(impl Frame + ?Sized), ip_at: usize) -> Option<EchoV4> {
         && [kind, code] == REQUEST_V4
         && total_len >= IPV4_LEN + ECHO_LEN
         && ip_at + total_len <= frame.len();
-    is_request.then_some(EchoV4 {
-        ip,
-        checksum: u16::from_be_bytes([high, low]),
+    is_request.then(|| EchoV4 {
+        source: field(ip, 12),
+        destination: field(ip, 16),
+        ttl: u32::from(ip[TTL_AT]),
+        header_checksum: u32::from(u16::from_be_bytes([ip[10], ip[11]])),
+        checksum: u32::from(u16::from_be_bytes([high, low])),
     })
 }
 
 impl EchoV4 {
-    /// The address that was asked.
+    /// Of the answer: what stands in its IP header from the TTL on, and its
+    /// first ICMP word.
     #[inline(always)]
-    pub fn destination(&self) -> [u8; 4] {
-        let ip = &self.ip;
-        [ip[16], ip[17], ip[18], ip[19]]
-    }
-
-    /// IP header and first ICMP word of the answer.
-    #[inline(always)]
-    pub fn answer(&self) -> ([u8; IPV4_LEN], [u8; 4]) {
-        let mut ip = self.ip;
-        let old = u16::from_be_bytes([ip[8], ip[9]]);
+    pub fn answer(&self) -> ([u8; IPV4_LEN - TTL_AT], [u8; 4]) {
+        let old = u16::from_be_bytes([self.ttl as u8, PROTOCOL_ICMP]);
         let new = u16::from_be_bytes([ANSWER_TTL, PROTOCOL_ICMP]);
-        let check = checksum::update(u16::from_be_bytes([ip[10], ip[11]]), old, new);
-        ip[8] = ANSWER_TTL;
-        [ip[10], ip[11]] = check.to_be_bytes();
-        ip[12..16].copy_from_slice(&self.ip[16..20]);
-        ip[16..20].copy_from_slice(&self.ip[12..16]);
-        (ip, answer(self.checksum, REQUEST_V4, ANSWER_V4))
+        let [high, low] = checksum::update(self.header_checksum as u16, old, new).to_be_bytes();
+        let ([a, b, c, d], [e, f, g, h]) = (self.destination, self.source);
+        (
+            [ANSWER_TTL, PROTOCOL_ICMP, high, low, a, b, c, d, e, f, g, h],
+            answer(self.checksum as u16, REQUEST_V4, ANSWER_V4),
+        )
     }
 }
 
-/// An echo request over IPv6: its headers, aligned as [`EchoV4`] is.
+/// As [`EchoV4`], over IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C, align(8))]
 pub struct EchoV6 {
-    ip: [u8; IPV6_LEN],
-    checksum: u16,
+    source: [u8; 16],
+    /// The address that was asked.
+    pub destination: [u8; 16],
+    checksum: u32,
 }
 
 /// As [`echo_v4`], for IPv6.
 #[inline(always)]
 pub fn echo_v6(frame: &(impl Frame + ?Sized), ip_at: usize) -> Option<EchoV6> {
-    let ip: [u8; IPV6_LEN] = frame.bytes(ip_at)?;
-    let [kind, code, high, low]: [u8; 4] = frame.bytes(ip_at + IPV6_LEN)?;
+    let ip: &[u8; IPV6_LEN] = frame.view(ip_at)?;
+    let [kind, code, high, low] = *frame.view(ip_at + IPV6_LEN)?;
     let payload_len = usize::from(u16::from_be_bytes([ip[4], ip[5]]));
     let is_request = ip[0] >> 4 == 6
         && ip[6] == PROTOCOL_ICMPV6
@@ -94,30 +101,21 @@ pub fn echo_v6(frame: &(impl Frame + ?Sized), ip_at: usize) -> Option<EchoV6> {
         && [kind, code] == REQUEST_V6
         && payload_len >= ECHO_LEN
         && ip_at + IPV6_LEN + payload_len <= frame.len();
-    is_request.then_some(EchoV6 {
-        ip,
-        checksum: u16::from_be_bytes([high, low]),
+    is_request.then(|| EchoV6 {
+        source: field(ip, 8),
+        destination: field(ip, 24),
+        checksum: u32::from(u16::from_be_bytes([high, low])),
     })
 }
 
 impl EchoV6 {
-    /// The address that was asked.
+    /// Of the answer: its hop limit, source and destination, which end the IP
+    /// header, and its first ICMPv6 word. The pseudo-header sums to the same
+    /// with its addresses swapped.
     #[inline(always)]
-    pub fn destination(&self) -> [u8; 16] {
-        let mut destination = [0; 16];
-        destination.copy_from_slice(&self.ip[24..40]);
-        destination
-    }
-
-    /// IP header and first ICMPv6 word of the answer. The pseudo-header sums
-    /// to the same with its addresses swapped.
-    #[inline(always)]
-    pub fn answer(&self) -> ([u8; IPV6_LEN], [u8; 4]) {
-        let mut ip = self.ip;
-        ip[7] = ANSWER_TTL;
-        ip[8..24].copy_from_slice(&self.ip[24..40]);
-        ip[24..40].copy_from_slice(&self.ip[8..24]);
-        (ip, answer(self.checksum, REQUEST_V6, ANSWER_V6))
+    pub fn answer(&self) -> (u8, [u8; 16], [u8; 16], [u8; 4]) {
+        let icmp = answer(self.checksum as u16, REQUEST_V6, ANSWER_V6);
+        (ANSWER_TTL, self.destination, self.source, icmp)
     }
 }
 
@@ -158,10 +156,11 @@ mod tests {
     fn answer_has_right_checksums_and_swapped_addresses() {
         let frame = request_v4();
         let echo = echo_v4(frame.as_slice(), 14).unwrap();
-        assert_eq!(echo.destination(), [192, 0, 2, 1]);
-        let (ip, icmp) = echo.answer();
-        assert_eq!(checksum::fold(checksum::sum(&ip)), 0xffff);
-        assert_eq!(ip[12..], [192, 0, 2, 1, 10, 0, 0, 1]);
+        assert_eq!(echo.destination, [192, 0, 2, 1]);
+        let (rest, icmp) = echo.answer();
+        let sum = checksum::sum(&frame[14..14 + TTL_AT]) + checksum::sum(&rest);
+        assert_eq!(checksum::fold(sum), 0xffff);
+        assert_eq!(rest[4..], [192, 0, 2, 1, 10, 0, 0, 1]);
         let sum = checksum::sum(&icmp) + checksum::sum(&frame[38..]);
         assert_eq!(checksum::fold(sum), 0xffff);
         assert_eq!(icmp[0], 0);

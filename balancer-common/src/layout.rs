@@ -18,6 +18,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::parse::field;
+
 mod counters;
 mod flow;
 mod nat;
@@ -147,6 +149,14 @@ pub struct ServiceV4 {
     pub reserved: u8,
     /// What it leads to; `service` 0 marks an empty bucket.
     pub target: Target,
+}
+
+impl ServiceV4 {
+    /// Address, port and protocol as one word, in memory order.
+    #[inline(always)]
+    pub fn key(&self) -> u64 {
+        u64::from_ne_bytes(field(bytemuck::bytes_of(self), 0))
+    }
 }
 
 /// One bucket of `SERVICES_V6`. An empty bucket is all zero.

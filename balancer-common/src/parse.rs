@@ -10,10 +10,13 @@
 //! Pure: bytes arrive through [`Frame`], so the kernel program, unit tests
 //! and fuzzers run this same code.
 
+mod packet;
+
 use crate::affinity::Opening;
 use crate::hash::Address;
-use crate::layout::FragmentRecord;
 use crate::verdict::Reason;
+
+pub use packet::{Packet, Part};
 
 /// Length of an Ethernet header without tags.
 pub const ETHERNET_LEN: usize = 14;
@@ -57,8 +60,19 @@ pub trait Frame {
         self.len() == 0
     }
 
-    /// The `N` bytes at `offset`, or `None` if the frame ends before them.
-    fn bytes<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+    /// The `N` bytes at `offset` where they lie, or `None` if the frame ends
+    /// before them. Nothing may be written to the frame while they are in use.
+    ///
+    /// A header is read this way: of a copy the compiler makes words that
+    /// straddle its fields.
+    fn view<const N: usize>(&self, offset: usize) -> Option<&[u8; N]>;
+
+    /// A copy of the `N` bytes at `offset`, or `None` if the frame ends
+    /// before them.
+    #[inline(always)]
+    fn bytes<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.view(offset).copied()
+    }
 }
 
 impl Frame for [u8] {
@@ -66,7 +80,7 @@ impl Frame for [u8] {
         <[u8]>::len(self)
     }
 
-    fn bytes<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+    fn view<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
         let end = offset.checked_add(N)?;
         self.get(offset..end)?.try_into().ok()
     }
@@ -79,83 +93,6 @@ pub struct Link {
     pub ethertype: [u8; 2],
     /// Bytes of the header with its tags: 14, 18 or 22.
     pub len: usize,
-}
-
-/// What tells the service and the flow of a packet. The kernel allows no
-/// misaligned store on a program's stack, so fields stay in this order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(C, align(8))]
-pub struct Packet<A> {
-    /// Source address, network order.
-    pub source: A,
-    /// Destination address, network order.
-    pub destination: A,
-    /// Source and destination port, network order.
-    pub ports: [u8; 4],
-    /// IP protocol number: TCP or UDP.
-    pub protocol: u8,
-    /// DSCP and ECN.
-    pub traffic_class: u8,
-    /// TTL or hop limit.
-    pub ttl: u8,
-    /// How much of the flow's packet it is.
-    pub part: Part,
-    /// Where the IP header begins: behind the Ethernet header and its tags.
-    pub ip_at: usize,
-    /// Bytes of the IP header, options and extension headers included.
-    pub header_len: u32,
-    /// Bytes of the whole IP packet as its header says.
-    pub ip_len: u32,
-}
-
-/// How much of its flow's packet a frame holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
-    /// All of it.
-    Whole,
-    /// The first of several fragments, with its identification as in the
-    /// packet, IPv4's in the first two bytes.
-    First(u32),
-    /// A later fragment: no transport header. Its ports come from the record
-    /// of the first one.
-    Later(FragmentRecord),
-    /// None: it is an ICMP error, which stands for a packet of the flow that it
-    /// quotes. Addresses, ports and protocol are the flow's, all else its own.
-    Error,
-}
-
-impl<A: Address> Packet<A> {
-    /// Whether it has no transport header.
-    #[inline(always)]
-    pub fn is_later(&self) -> bool {
-        matches!(self.part, Part::Later(_))
-    }
-
-    /// Whether it is an ICMP error about its flow.
-    #[inline(always)]
-    pub fn is_error(&self) -> bool {
-        matches!(self.part, Part::Error)
-    }
-
-    /// The same packet, for a verifier that has lost sight of its fields: no
-    /// link header is shorter than 14 bytes or longer than 22, and no IP
-    /// header with four extensions is longer than 8,232.
-    #[inline(always)]
-    #[must_use]
-    pub fn within_bounds(self) -> Self {
-        let tags_len = self.ip_at.wrapping_sub(ETHERNET_LEN);
-        Self {
-            ip_at: ETHERNET_LEN + (tags_len & (3 * VLAN_LEN)),
-            header_len: self.header_len & 0x3fff,
-            ..self
-        }
-    }
-
-    /// The destination port, network order.
-    #[inline(always)]
-    pub fn destination_port(&self) -> [u8; 2] {
-        [self.ports[2], self.ports[3]]
-    }
 }
 
 /// Reads the Ethernet header with up to two tags.
@@ -184,7 +121,20 @@ fn is_tag(ethertype: [u8; 2]) -> bool {
 /// fragment, the first one too, is a [`Reason::LaterFragment`] here.
 #[inline(always)]
 pub fn ipv4(frame: &(impl Frame + ?Sized), ip_at: usize) -> Result<Packet<[u8; 4]>, Reason> {
-    let ip: [u8; IPV4_LEN] = frame.bytes(ip_at).ok_or(Reason::Truncated)?;
+    let mut packet = Packet::EMPTY;
+    ipv4_into(frame, ip_at, &mut packet)?;
+    Ok(packet)
+}
+
+/// As [`ipv4`], for the kernel: a value would be copied on its way, in words
+/// that hold several fields each.
+#[inline(always)]
+pub fn ipv4_into(
+    frame: &(impl Frame + ?Sized),
+    ip_at: usize,
+    packet: &mut Packet<[u8; 4]>,
+) -> Result<(), Reason> {
+    let ip: &[u8; IPV4_LEN] = frame.view(ip_at).ok_or(Reason::Truncated)?;
     let words = u32::from(ip[0] & 0x0f);
     if ip[0] >> 4 != 4 || words < 5 {
         return Err(Reason::BadIpHeader);
@@ -198,29 +148,39 @@ pub fn ipv4(frame: &(impl Frame + ?Sized), ip_at: usize) -> Result<Packet<[u8; 4
         return Err(Reason::LaterFragment);
     }
     let header_len = words * 4;
-    let ports = frame
-        .bytes(ip_at + header_len as usize)
+    let ports: &[u8; 4] = frame
+        .view(ip_at + header_len as usize)
         .ok_or(Reason::Truncated)?;
-    let mut packet = fixed_ipv4(&ip, ip_at, header_len);
-    packet.ports = ports;
-    Ok(packet)
+    fixed_ipv4_into(ip, ip_at, header_len, packet);
+    packet.ports = *ports;
+    Ok(())
 }
 
 /// What the fixed IPv4 header says; ports are zero.
 #[inline(always)]
 pub(crate) fn fixed_ipv4(ip: &[u8; IPV4_LEN], ip_at: usize, header_len: u32) -> Packet<[u8; 4]> {
-    Packet {
-        source: field(ip, 12),
-        destination: field(ip, 16),
-        ports: [0; 4],
-        protocol: ip[9],
-        traffic_class: ip[1],
-        ttl: ip[8],
-        part: Part::Whole,
-        ip_at,
-        header_len,
-        ip_len: u32::from(u16::from_be_bytes([ip[2], ip[3]])),
-    }
+    let mut packet = Packet::EMPTY;
+    fixed_ipv4_into(ip, ip_at, header_len, &mut packet);
+    packet
+}
+
+#[inline(always)]
+fn fixed_ipv4_into(
+    ip: &[u8; IPV4_LEN],
+    ip_at: usize,
+    header_len: u32,
+    packet: &mut Packet<[u8; 4]>,
+) {
+    packet.source = field(ip, 12);
+    packet.destination = field(ip, 16);
+    packet.ports = [0; 4];
+    packet.protocol = ip[9];
+    packet.traffic_class = ip[1];
+    packet.ttl = ip[8];
+    packet.part = Part::Whole;
+    packet.ip_at = ip_at;
+    packet.header_len = header_len;
+    packet.ip_len = u32::from(u16::from_be_bytes([ip[2], ip[3]]));
 }
 
 /// Part of a header, moved as one word and not byte by byte.
@@ -235,7 +195,19 @@ pub(crate) fn field<const N: usize>(header: &[u8], at: usize) -> [u8; N] {
 /// follows the fixed header at once.
 #[inline(always)]
 pub fn ipv6(frame: &(impl Frame + ?Sized), ip_at: usize) -> Result<Packet<[u8; 16]>, Reason> {
-    let ip: [u8; IPV6_LEN] = frame.bytes(ip_at).ok_or(Reason::Truncated)?;
+    let mut packet = Packet::EMPTY;
+    ipv6_into(frame, ip_at, &mut packet)?;
+    Ok(packet)
+}
+
+/// As [`ipv6`], like [`ipv4_into`].
+#[inline(always)]
+pub fn ipv6_into(
+    frame: &(impl Frame + ?Sized),
+    ip_at: usize,
+    packet: &mut Packet<[u8; 16]>,
+) -> Result<(), Reason> {
+    let ip: &[u8; IPV6_LEN] = frame.view(ip_at).ok_or(Reason::Truncated)?;
     if ip[0] >> 4 != 6 {
         return Err(Reason::BadIpHeader);
     }
@@ -243,27 +215,38 @@ pub fn ipv6(frame: &(impl Frame + ?Sized), ip_at: usize) -> Result<Packet<[u8; 1
     if protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP {
         return Err(Reason::NotTcpUdp);
     }
-    let mut packet = fixed_ipv6(&ip, ip_at, IPV6_LEN as u32);
-    packet.ports = frame.bytes(ip_at + IPV6_LEN).ok_or(Reason::Truncated)?;
-    Ok(packet)
+    let ports: &[u8; 4] = frame.view(ip_at + IPV6_LEN).ok_or(Reason::Truncated)?;
+    fixed_ipv6_into(ip, ip_at, IPV6_LEN as u32, packet);
+    packet.ports = *ports;
+    Ok(())
 }
 
 /// What the fixed IPv6 header says; ports are zero, and `protocol` is its
 /// next header.
 #[inline(always)]
 pub(crate) fn fixed_ipv6(ip: &[u8; IPV6_LEN], ip_at: usize, header_len: u32) -> Packet<[u8; 16]> {
-    Packet {
-        source: field(ip, 8),
-        destination: field(ip, 24),
-        ports: [0; 4],
-        protocol: ip[6],
-        traffic_class: ip[0] << 4 | ip[1] >> 4,
-        ttl: ip[7],
-        part: Part::Whole,
-        ip_at,
-        header_len,
-        ip_len: IPV6_LEN as u32 + u32::from(u16::from_be_bytes([ip[4], ip[5]])),
-    }
+    let mut packet = Packet::EMPTY;
+    fixed_ipv6_into(ip, ip_at, header_len, &mut packet);
+    packet
+}
+
+#[inline(always)]
+fn fixed_ipv6_into(
+    ip: &[u8; IPV6_LEN],
+    ip_at: usize,
+    header_len: u32,
+    packet: &mut Packet<[u8; 16]>,
+) {
+    packet.source = field(ip, 8);
+    packet.destination = field(ip, 24);
+    packet.ports = [0; 4];
+    packet.protocol = ip[6];
+    packet.traffic_class = ip[0] << 4 | ip[1] >> 4;
+    packet.ttl = ip[7];
+    packet.part = Part::Whole;
+    packet.ip_at = ip_at;
+    packet.header_len = header_len;
+    packet.ip_len = IPV6_LEN as u32 + u32::from(u16::from_be_bytes([ip[4], ip[5]]));
 }
 
 /// Checks the rest of a packet that is for a service, and tells how it

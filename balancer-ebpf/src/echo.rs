@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::xdp_action::XDP_TX;
 use aya_ebpf::programs::XdpContext;
 use balancer_common::features::Features;
-use balancer_common::icmp;
+use balancer_common::icmp::{self, HOP_LIMIT_AT, TTL_AT};
 use balancer_common::layout::GenerationHead;
 use balancer_common::parse::{Frame, IPV4_LEN, IPV6_LEN};
 use balancer_common::verdict::Reason;
@@ -18,10 +18,10 @@ use crate::vip::{self, Family};
 pub(crate) fn v4(ctx: &XdpContext, ip_at: usize) -> Result<(u32, Reason), Reason> {
     let frame = XdpFrame::of(ctx);
     let echo = icmp::echo_v4(frame, ip_at).ok_or(Reason::NotTcpUdp)?;
-    check_ours(echo.destination())?;
-    let (ip, icmp) = echo.answer();
+    check_ours(echo.destination)?;
+    let (rest, icmp) = echo.answer();
     frame
-        .write(ip_at, ip)
+        .write(ip_at + TTL_AT, rest)
         .and_then(|()| frame.write(ip_at + IPV4_LEN, icmp))
         .ok_or(Reason::Truncated)?;
     send_back(frame)
@@ -32,10 +32,12 @@ pub(crate) fn v4(ctx: &XdpContext, ip_at: usize) -> Result<(u32, Reason), Reason
 pub(crate) fn v6(ctx: &XdpContext, ip_at: usize) -> Result<(u32, Reason), Reason> {
     let frame = XdpFrame::of(ctx);
     let echo = icmp::echo_v6(frame, ip_at).ok_or(Reason::NotTcpUdp)?;
-    check_ours(echo.destination())?;
-    let (ip, icmp) = echo.answer();
+    check_ours(echo.destination)?;
+    let (hop_limit, source, destination, icmp) = echo.answer();
     frame
-        .write(ip_at, ip)
+        .write(ip_at + HOP_LIMIT_AT, [hop_limit])
+        .and_then(|()| frame.write(ip_at + HOP_LIMIT_AT + 1, source))
+        .and_then(|()| frame.write(ip_at + HOP_LIMIT_AT + 17, destination))
         .and_then(|()| frame.write(ip_at + IPV6_LEN, icmp))
         .ok_or(Reason::Truncated)?;
     send_back(frame)

@@ -1,6 +1,7 @@
 //! What this loaded copy of the program can do.
 
 use balancer_common::features::Features;
+use balancer_common::layout::Target;
 
 /// Set by the loader before the program is verified; see
 /// [`balancer_common::features`].
@@ -26,4 +27,11 @@ pub(crate) fn any(wanted: Features) -> bool {
     // behind the compiler's back.
     let features = unsafe { core::ptr::read_volatile(&raw const FEATURES) };
     features & wanted.0 != 0
+}
+
+/// Whether a service asks for what only some do. The flag is looked at first:
+/// most have none, and go past with nothing but that.
+#[inline(always)]
+pub(crate) fn asked(target: &Target, flag: u16, wanted: Features) -> bool {
+    target.flags & flag != 0 && any(wanted)
 }

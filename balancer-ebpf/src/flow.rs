@@ -15,78 +15,124 @@ use crate::pick::{self, Picked};
 use crate::vip::Family;
 use crate::{features, maps};
 
-#[inline(always)]
-fn key<A: Family>(target: &Target, packet: &Packet<A>) -> FlowKey {
-    FlowKey {
-        source: packet.source.padded(),
-        service: target.service,
-        ports: packet.ports,
-    }
-}
-
 /// Whether the service has a record of every flow.
 #[inline(always)]
 pub(crate) fn has_all(target: &Target) -> bool {
-    features::any(Features::AFFINITY_FLOW) && target.flags & Target::AFFINITY_FLOW != 0
+    features::asked(target, Target::AFFINITY_FLOW, Features::AFFINITY_FLOW)
 }
 
-/// The member for a packet of a slot in change.
+/// What the flow tables are asked. It is handed over in a map, and stays there
+/// until [`keep`], as the stack of the way through the program has no room.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct Question {
+    key: FlowKey,
+    slot: u32,
+    opening: u32,
+    /// Of the service: where its members are, and what it asks for.
+    members: u32,
+    member_count: u32,
+    options: u32,
+    has_all: u32,
+}
+
+/// The member for a packet of a slot in change, and for any packet of a
+/// service that has a record of every flow.
 #[inline(always)]
-pub(crate) fn in_change<A: Family>(
+pub(crate) fn choose<A: Family>(
     slot: Slot,
     target: &Target,
     packet: &Packet<A>,
     opening: Opening,
 ) -> Choice {
-    let key = key(target, packet);
-    affinity::in_change(
-        slot,
-        opening,
-        || maps::flow(&key),
-        || maps::probation(&key),
-        |index| pick::incarnation(target, index),
-    )
+    maps::hand_over(Question {
+        key: FlowKey {
+            source: packet.source.padded(),
+            service: target.service,
+            ports: packet.ports,
+        },
+        slot: slot.0,
+        opening: opening as u32,
+        members: target.members,
+        member_count: u32::from(target.member_count),
+        options: target.options,
+        has_all: u32::from(has_all(target)),
+    });
+    Choice::from_number(flow_choose())
 }
 
-/// The member for a packet of a service that has a record of every flow.
-#[inline(always)]
-pub(crate) fn recorded<A: Family>(slot: Slot, target: &Target, packet: &Packet<A>) -> Choice {
-    let Some(options) = maps::options(target.options) else {
-        return Choice::of(slot.current());
+/// The choice for the flow that was handed over, as a number. A global
+/// function: the kernel verifies it once, and it has a stack of its own.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_choose() -> u32 {
+    // SAFETY: `choose` has just handed it over.
+    let Some(asked) = (unsafe { maps::handed_over::<Question>() }) else {
+        return 0;
     };
-    let key = key(target, packet);
-    affinity::recorded(
-        slot,
-        || maps::flow(&key),
-        || maps::probation(&key),
-        |index| pick::incarnation(target, index),
-        now_ns(),
-        options.flow_idle_ns,
-    )
+    let key = asked.key;
+    let slot = Slot(asked.slot);
+    let incarnation = |index| pick::incarnation(asked.members, asked.member_count, index);
+    let choice = if asked.has_all == 0 {
+        affinity::in_change(
+            slot,
+            Opening::from_number(asked.opening),
+            || maps::flow(&key),
+            || maps::probation(&key),
+            incarnation,
+        )
+    } else if let Some(options) = maps::options(asked.options) {
+        affinity::recorded(
+            slot,
+            || maps::flow(&key),
+            || maps::probation(&key),
+            incarnation,
+            now_ns(),
+            options.flow_idle_ns,
+        )
+    } else {
+        Choice::of(slot.current())
+    };
+    choice.number()
 }
 
 /// Writes what the choice asks for.
 #[inline(always)]
-pub(crate) fn keep<A: Family>(target: &Target, packet: &Packet<A>, picked: &Picked) {
-    if matches!(picked.keep, Keep::Nothing) {
-        return;
+pub(crate) fn keep(picked: &Picked) {
+    if !matches!(picked.keep, Keep::Nothing) {
+        let owner = u32::from(picked.index) | u32::from(picked.member.incarnation) << 16;
+        flow_keep(owner, u32::from(picked.era), picked.keep as u32);
     }
-    let key = key(target, packet);
-    let seen_ns = if has_all(target) { now_ns() } else { 0 };
-    if matches!(picked.keep, Keep::Time) {
+}
+
+/// Writes the record of the flow that was handed over: its member's index and
+/// incarnation, the slot's era, and [`Keep`] as a number.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_keep(owner: u32, era: u32, keep: u32) -> u32 {
+    // SAFETY: a packet with something to keep has asked `choose`, and nothing
+    // was handed over since.
+    let Some(asked) = (unsafe { maps::handed_over::<Question>() }) else {
+        return 0;
+    };
+    let key = asked.key;
+    let seen_ns = if asked.has_all != 0 { now_ns() } else { 0 };
+    if keep == Keep::Time as u32 {
         maps::touch_flow(&key, seen_ns);
-        return;
+        return 0;
     }
     let record = FlowRecord {
         seen_ns,
-        member: picked.index,
-        incarnation: picked.member.incarnation,
-        era: u32::from(picked.era),
+        member: owner as u16,
+        incarnation: (owner >> 16) as u16,
+        era,
     };
-    match picked.keep {
-        Keep::Flows => maps::record_flow(&key, &record),
-        _ => maps::record_probation(&key, &record),
+    if keep == Keep::Flows as u32 {
+        maps::record_flow(&key, &record);
+    } else {
+        maps::record_probation(&key, &record);
     }
+    0
 }
 
 #[inline(always)]

@@ -41,9 +41,9 @@ pub(crate) fn send<A: Family>(
     picked: &Picked,
 ) -> Result<u32, Reason> {
     let member = picked.member;
-    let ethernet = ethernet(ctx, member)?;
+    let ethernet = Ethernet::towards(ctx, member)?;
     match member.kind {
-        Member::L2 if features::any(Features::L2) => write_addresses(ctx, ethernet)?,
+        Member::L2 if features::any(Features::L2) => ethernet.write(ctx)?,
         Member::IPIP_V4 if features::any(Features::IPIP_V4) => {
             ipip_v4(ctx, packet, picked, ethernet)?;
         }
@@ -58,39 +58,61 @@ pub(crate) fn send<A: Family>(
         }
         _ if nat::is_translated(target, member) => {
             nat::to_backend(ctx, node, target, picked)?;
-            write_addresses(ctx, ethernet)?;
+            ethernet.write(ctx)?;
         }
         _ => return Err(Reason::BadTable),
     }
     transmit(ctx, member)
 }
 
-/// The outgoing Ethernet addresses. The frame's own destination is an
-/// address of the interface it came in on, so it is the right source where
-/// it leaves the same way.
-#[inline(always)]
-fn ethernet(ctx: &XdpContext, member: &Member) -> Result<[u8; 12], Reason> {
-    let mut ethernet = member.ethernet;
-    if member.flags & Member::SOURCE_FROM_FRAME != 0 {
-        let own: [u8; 6] = XdpFrame::of(ctx).bytes(0).ok_or(Reason::Truncated)?;
-        ethernet[6..].copy_from_slice(&own);
-    }
-    Ok(ethernet)
+/// The outgoing Ethernet addresses, in numbers of the machine's byte order as
+/// they lie in memory: what is kept in bytes is moved byte by byte.
+#[derive(Clone, Copy)]
+struct Ethernet {
+    destination: (u32, u16),
+    source: (u16, u32),
 }
 
-#[inline(always)]
-fn write_addresses(ctx: &XdpContext, ethernet: [u8; 12]) -> Result<(), Reason> {
-    XdpFrame::of(ctx)
-        .write(0, ethernet)
-        .ok_or(Reason::Truncated)
+impl Ethernet {
+    /// To a member. The frame's own destination is an address of the
+    /// interface it came in on, so it is the right source where it leaves the
+    /// same way.
+    #[inline(always)]
+    fn towards(ctx: &XdpContext, member: &Member) -> Result<Self, Reason> {
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = member.ethernet;
+        let source = if member.flags & Member::SOURCE_FROM_FRAME == 0 {
+            (u16::from_ne_bytes([g, h]), u32::from_ne_bytes([i, j, k, l]))
+        } else {
+            let [a, b, c, d, e, f] = *XdpFrame::of(ctx).view(0).ok_or(Reason::Truncated)?;
+            (u16::from_ne_bytes([a, b]), u32::from_ne_bytes([c, d, e, f]))
+        };
+        Ok(Self {
+            destination: (u32::from_ne_bytes([a, b, c, d]), u16::from_ne_bytes([e, f])),
+            source,
+        })
+    }
+
+    #[inline(always)]
+    fn write(self, ctx: &XdpContext) -> Result<(), Reason> {
+        let (to_high, to_low) = self.destination;
+        let (from_high, from_low) = self.source;
+        XdpFrame::of(ctx)
+            .write(0, Packed(to_high, to_low, from_high, from_low))
+            .ok_or(Reason::Truncated)
+    }
 }
+
+/// Values one behind the other in the frame.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+struct Packed<A, B, C, D>(A, B, C, D);
 
 #[inline(always)]
 fn ipip_v4<A: Family>(
     ctx: &XdpContext,
     packet: &Packet<A>,
     picked: &Picked,
-    ethernet: [u8; 12],
+    ethernet: Ethernet,
 ) -> Result<(), Reason> {
     push::<IPV4_LEN>(ctx, packet.ip_at, ethernet, ETHERTYPE_IPV4)?;
     outer_v4(ctx, packet, picked, packet.ip_len, A::TUNNEL_PROTOCOL)
@@ -101,7 +123,7 @@ fn ipip_v6<A: Family>(
     ctx: &XdpContext,
     packet: &Packet<A>,
     picked: &Picked,
-    ethernet: [u8; 12],
+    ethernet: Ethernet,
 ) -> Result<(), Reason> {
     push::<IPV6_LEN>(ctx, packet.ip_at, ethernet, ETHERTYPE_IPV6)?;
     outer_v6(ctx, packet, picked, packet.ip_len, A::TUNNEL_PROTOCOL)
@@ -112,7 +134,7 @@ fn gue_v4<A: Family>(
     ctx: &XdpContext,
     packet: &Packet<A>,
     picked: &Picked,
-    ethernet: [u8; 12],
+    ethernet: Ethernet,
 ) -> Result<(), Reason> {
     push::<{ IPV4_LEN + UDP_LEN }>(ctx, packet.ip_at, ethernet, ETHERTYPE_IPV4)?;
     let udp = encap::gue(picked.member, packet.ip_len, picked.hash);
@@ -128,7 +150,7 @@ fn gue_v6<A: Family>(
     ctx: &XdpContext,
     packet: &Packet<A>,
     picked: &Picked,
-    ethernet: [u8; 12],
+    ethernet: Ethernet,
 ) -> Result<(), Reason> {
     push::<{ IPV6_LEN + UDP_LEN }>(ctx, packet.ip_at, ethernet, ETHERTYPE_IPV6)?;
     let udp = encap::gue(picked.member, packet.ip_len, picked.hash);
@@ -184,24 +206,25 @@ fn outer_v6<A>(
 fn push<const N: usize>(
     ctx: &XdpContext,
     ip_at: usize,
-    ethernet: [u8; 12],
+    ethernet: Ethernet,
     ethertype: [u8; 2],
 ) -> Result<(), Reason> {
-    let tags: [u8; 2 * VLAN_LEN] = XdpFrame::of(ctx).bytes(TAGS_AT).ok_or(Reason::Truncated)?;
     // SAFETY: a helper call on the program's own context; every pointer into
     // the packet is made anew after it.
     if unsafe { bpf_xdp_adjust_head(ctx.ctx, -(N as i32)) } != 0 {
         return Err(Reason::NoHeadroom);
     }
-    write_addresses(ctx, ethernet)?;
     let frame = XdpFrame::of(ctx);
     // Each EtherType at a place of its own: of an unusual packet the verifier
     // only knows that `ip_at` is one of three, and refuses to go back from it.
     if ip_at == ETHERNET_LEN {
+        ethernet.write(ctx)?;
         return frame.write(TAGS_AT, ethertype).ok_or(Reason::NoHeadroom);
     }
     // A single tag drags the old EtherType and more along, all of which the
     // outer header overwrites.
+    let tags: [u8; 2 * VLAN_LEN] = frame.bytes(N + TAGS_AT).ok_or(Reason::Truncated)?;
+    ethernet.write(ctx)?;
     let written = frame.write(TAGS_AT, tags);
     let ethertype_at = if ip_at == ETHERNET_LEN + VLAN_LEN {
         TAGS_AT + VLAN_LEN

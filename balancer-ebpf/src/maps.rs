@@ -248,7 +248,7 @@ pub(crate) fn errors_due() -> Option<*mut u64> {
     ERRORS_DUE.get_ptr_mut(0)
 }
 
-/// Puts a value where [`take_over`] finds it.
+/// Puts a value where [`handed_over`] finds it.
 #[inline(always)]
 pub(crate) fn hand_over<T: Copy>(value: T) {
     const {
@@ -266,12 +266,13 @@ pub(crate) fn hand_over<T: Copy>(value: T) {
 /// The value that was handed over. The verifier knows nothing of it.
 ///
 /// # Safety
-/// A `T` has been handed over for this packet.
+/// A `T` has been handed over for this packet, and nothing is handed over
+/// while the reference lives.
 #[inline(always)]
-pub(crate) unsafe fn take_over<T: Copy>() -> Option<T> {
+pub(crate) unsafe fn handed_over<'a, T: Copy>() -> Option<&'a T> {
     let entry = UNUSUAL.get_ptr(0)?.cast::<T>();
     // SAFETY: as in `hand_over`; it holds a `T`, as the caller says.
-    Some(unsafe { entry.read() })
+    Some(unsafe { &*entry })
 }
 
 /// Sends the frame out of the interface in `port`, or gives its XDP action

@@ -20,8 +20,7 @@ pub(crate) fn clamp<A: Family>(
     packet: &Packet<A>,
     opening: Opening,
 ) {
-    if !features::any(Features::CLAMP_MSS)
-        || target.flags & Target::CLAMP_MSS == 0
+    if !features::asked(target, Target::CLAMP_MSS, Features::CLAMP_MSS)
         || !matches!(opening, Opening::Syn)
     {
         return;

@@ -66,17 +66,15 @@ pub(crate) fn follow<A: Family>(
     target: &Target,
     packet: &Packet<A>,
 ) -> Result<u32, Reason> {
-    if !features::any(Features::NAT.with(Features::FULLNAT))
-        || target.flags & (Target::NAT | Target::FULLNAT) == 0
-        || packet.is_error()
-    {
+    let rewriting = Features::NAT.with(Features::FULLNAT);
+    if !features::asked(target, Target::NAT | Target::FULLNAT, rewriting) || packet.is_error() {
         return Ok(0);
     }
     if packet.ttl <= 1 {
         return Err(Reason::TtlExpired);
     }
     enter(ctx, packet)?;
-    if !features::any(Features::FULLNAT) || target.flags & Target::FULLNAT == 0 {
+    if !features::asked(target, Target::FULLNAT, Features::FULLNAT) {
         return Ok(0);
     }
     let members = u32::from(target.member_count);

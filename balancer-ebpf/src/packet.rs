@@ -26,13 +26,15 @@ impl XdpFrame {
         unsafe { &*core::ptr::from_ref(ctx).cast::<Self>() }
     }
 
-    /// Writes at `offset`; `None` if the frame ends before the last byte.
+    /// Writes at `offset`; `None` if the frame ends before the last byte. The
+    /// value has no padding.
     #[inline(always)]
-    pub fn write<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> Option<()> {
-        let at = self.checked::<N>(offset)?;
-        // SAFETY: `checked` holds `N` bytes from `at` against the frame's
-        // end; packet memory has no alignment, so the write is unaligned.
-        unsafe { core::ptr::write_unaligned(at as *mut [u8; N], bytes) };
+    pub fn write<T: Copy>(&self, offset: usize, value: T) -> Option<()> {
+        let at = self.checked(offset, size_of::<T>())?;
+        // SAFETY: `checked` holds all bytes of the value from `at` against the
+        // frame's end; packet memory has no alignment, so the write is
+        // unaligned.
+        unsafe { core::ptr::write_unaligned(at as *mut T, value) };
         Some(())
     }
 
@@ -86,7 +88,7 @@ impl XdpFrame {
 
     #[inline(always)]
     fn add<const N: usize>(&self, at: usize, sum: u32) -> Option<u32> {
-        let at = self.checked::<N>(at)?;
+        let at = self.checked(at, N)?;
         // SAFETY: `checked` holds `N` bytes from `at` against the frame's end;
         // the helper only reads, and nothing at all of its first argument.
         let sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, at as *mut u32, N as u32, sum) };
@@ -94,9 +96,9 @@ impl XdpFrame {
     }
 
     #[inline(always)]
-    fn checked<const N: usize>(&self, offset: usize) -> Option<usize> {
+    fn checked(&self, offset: usize, len: usize) -> Option<usize> {
         let at = self.0.data() + offset;
-        (at + N <= self.0.data_end()).then_some(at)
+        (at + len <= self.0.data_end()).then_some(at)
     }
 }
 
@@ -107,10 +109,11 @@ impl Frame for XdpFrame {
     }
 
     #[inline(always)]
-    fn bytes<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        let at = self.checked::<N>(offset)?;
-        // SAFETY: as in `write`.
-        Some(unsafe { core::ptr::read_unaligned(at as *const [u8; N]) })
+    fn view<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
+        let at = self.checked(offset, N)?;
+        // SAFETY: `checked` holds `N` bytes from `at` against the frame's
+        // end; who asks for a view writes nothing while it is in use.
+        Some(unsafe { &*(at as *const [u8; N]) })
     }
 }
 
@@ -184,9 +187,10 @@ impl Frame for FreshFrame {
     }
 
     #[inline(always)]
-    fn bytes<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+    fn view<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
         let at = self.checked::<N>(offset)?;
-        // SAFETY: `N` bytes from `at` were held against the frame's end.
-        Some(unsafe { core::ptr::read_unaligned(at as *const [u8; N]) })
+        // SAFETY: `N` bytes from `at` were held against the frame's end; who
+        // asks for a view writes nothing while it is in use.
+        Some(unsafe { &*(at as *const [u8; N]) })
     }
 }

@@ -44,9 +44,8 @@ pub(crate) fn member<A: Family>(
     let keys = &node.head.flow_keys;
     let (source, destination) = (packet.source, packet.destination);
     let hash = hash::flow(keys, source, destination, packet.ports, packet.protocol);
-    let slot_hash = if features::any(Features::AFFINITY_SOURCE)
-        && target.flags & Target::AFFINITY_SOURCE != 0
-    {
+    let by_source = features::asked(target, Target::AFFINITY_SOURCE, Features::AFFINITY_SOURCE);
+    let slot_hash = if by_source {
         hash::flow(keys, source, destination, [0; 4], 0)
     } else {
         hash
@@ -56,25 +55,32 @@ pub(crate) fn member<A: Family>(
     let slots = maps::slots(block).ok_or(Reason::BadTable)?;
     let owners = slots.slots[(slot % SLOTS_PER_BLOCK) as usize];
 
-    let choice = if features::any(Features::FULLNAT) && kept > 0 {
+    let choice = if kept > 0 {
         Choice::of((kept - 1) as u16)
     } else if let Part::Later(record) = &packet.part
         && record.service == target.service
-        && incarnation(target, record.member) == Some(record.incarnation)
+        && incarnation(
+            target.members,
+            u32::from(target.member_count),
+            record.member,
+        ) == Some(record.incarnation)
     {
         Choice::of(record.member)
-    } else if flow::has_all(target) {
-        flow::recorded(owners, target, packet)
-    } else if owners.is_unsettled() {
-        let choice = flow::in_change(owners, target, packet, opening);
-        if choice.member != owners.current() {
+    } else if owners.is_unsettled() || flow::has_all(target) {
+        let choice = flow::choose(owners, target, packet, opening);
+        if choice.member != owners.current() && !flow::has_all(target) {
             maps::mark(block);
         }
         choice
     } else {
         Choice::of(owners.current())
     };
-    let member = own(target, choice.member).ok_or(Reason::BadTable)?;
+    let member = own(
+        target.members,
+        u32::from(target.member_count),
+        choice.member,
+    )
+    .ok_or(Reason::BadTable)?;
     if !member.is_alive() {
         return Err(Reason::NoBackend);
     }
@@ -91,8 +97,8 @@ pub(crate) fn member<A: Family>(
 
 /// The incarnation of a member that is alive.
 #[inline(always)]
-pub(crate) fn incarnation(target: &Target, index: u16) -> Option<u16> {
-    own(target, index)
+pub(crate) fn incarnation(members: u32, member_count: u32, index: u16) -> Option<u16> {
+    own(members, member_count, index)
         .filter(|member| member.is_alive())
         .map(|member| member.incarnation)
 }
@@ -100,9 +106,10 @@ pub(crate) fn incarnation(target: &Target, index: u16) -> Option<u16> {
 /// A member of this service: an index past its last one names nobody, or it
 /// would name a member of the next service.
 #[inline(always)]
-fn own(target: &Target, index: u16) -> Option<&'static Member> {
-    if index >= target.member_count {
+fn own(members: u32, member_count: u32, index: u16) -> Option<&'static Member> {
+    if u32::from(index) >= member_count {
         return None;
     }
-    maps::member(target.members + u32::from(index)).filter(|member| member.kind != Member::NONE)
+    maps::member(members.wrapping_add(u32::from(index)))
+        .filter(|member| member.kind != Member::NONE)
 }

@@ -20,24 +20,24 @@ const LATER: u32 = 1;
 /// Added to the numbers of reasons.
 const REASONS: u32 = 2;
 
-/// The packet of a flow that an IPv4 packet stands for.
+/// Hands over the packet of a flow that an IPv4 packet stands for.
 #[inline(always)]
-pub(crate) fn ipv4(ctx: &XdpContext, ip_at: usize) -> Result<Packet<[u8; 4]>, Reason> {
+pub(crate) fn ipv4(ctx: &XdpContext, ip_at: usize) -> Result<(), Reason> {
     let read = match read_v4(ctx, ip_at) {
         LATER => claim_v4(),
         read => read,
     };
-    taken(read)
+    was_read(read)
 }
 
-/// The packet of a flow that an IPv6 packet stands for.
+/// Hands over the packet of a flow that an IPv6 packet stands for.
 #[inline(always)]
-pub(crate) fn ipv6(ctx: &XdpContext, ip_at: usize) -> Result<Packet<[u8; 16]>, Reason> {
+pub(crate) fn ipv6(ctx: &XdpContext, ip_at: usize) -> Result<(), Reason> {
     let read = match read_v6(ctx, ip_at) {
         LATER => claim_v6(),
         read => read,
     };
-    taken(read)
+    was_read(read)
 }
 
 // Functions of their own: what is rare shall not take the stack from what is
@@ -85,8 +85,8 @@ fn handed_over<A: Family>(read: Result<Unusual<A>, Reason>) -> u32 {
 #[inline(always)]
 fn claimed<A: Family>() -> u32 {
     // SAFETY: a reader of this family has just handed it over.
-    let packet = unsafe { maps::take_over::<Packet<A>>() };
-    let claimed = match packet {
+    let packet = unsafe { maps::handed_over::<Packet<A>>() };
+    let claimed = match packet.copied() {
         Some(packet) => match packet.part {
             Part::First(identification) => fragment::claim(packet, identification),
             _ => Err(Reason::BadTable),
@@ -103,17 +103,18 @@ fn claimed<A: Family>() -> u32 {
 }
 
 #[inline(always)]
-fn taken<A: Family>(read: u32) -> Result<Packet<A>, Reason> {
+fn was_read(read: u32) -> Result<(), Reason> {
     if read != READ {
         return Err(Reason::from_number(read - REASONS).unwrap_or(Reason::BadTable));
     }
-    handed()
+    Ok(())
 }
 
 /// The packet that a reader has handed over.
 #[inline(always)]
-pub(crate) fn handed<A: Family>() -> Result<Packet<A>, Reason> {
+pub(crate) fn take<A: Family>(packet: &mut Packet<A>) -> Result<(), Reason> {
     // SAFETY: a reader of this family has just handed it over.
-    let packet = unsafe { maps::take_over::<Packet<A>>() };
-    Ok(packet.ok_or(Reason::BadTable)?.within_bounds())
+    let read = unsafe { maps::handed_over::<Packet<A>>() };
+    packet.copy_within_bounds(read.ok_or(Reason::BadTable)?);
+    Ok(())
 }

@@ -54,10 +54,10 @@ impl Family for [u8; 4] {
         protocol: u8,
     ) -> Option<&'static Target> {
         let entry = node.bucket_v4(bucket)?;
-        let found = u32::from_ne_bytes(entry.address) == u32::from_ne_bytes(address)
-            && u16::from_ne_bytes(entry.port) == u16::from_ne_bytes(port)
-            && entry.protocol == protocol
-            && entry.target.service != 0;
+        // One word, as a compiler that sees fields compares each.
+        let [a, b, c, d] = address;
+        let wanted = u64::from_ne_bytes([a, b, c, d, port[0], port[1], protocol, 0]);
+        let found = entry.key() == wanted && entry.target.service != 0;
         found.then_some(&entry.target)
     }
 }
@@ -99,8 +99,8 @@ impl Family for [u8; 16] {
 pub(crate) fn lookup<A: Family>(node: &Generation, packet: &Packet<A>) -> Option<&'static Target> {
     let exact = find(node, packet, packet.destination_port());
     if exact.is_none()
-        && features::any(Features::ANY_PORT)
         && node.head.flags & GenerationHead::ANY_PORT != 0
+        && features::any(Features::ANY_PORT)
     {
         return find(node, packet, [0, 0]);
     }

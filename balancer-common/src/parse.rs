@@ -49,6 +49,7 @@ const TCP_LEN: u32 = 20;
 const UDP_LEN: u32 = 8;
 const TCP_SYN: u8 = 0x02;
 const TCP_ACK: u8 = 0x10;
+const TCP_RST: u8 = 0x04;
 
 /// Bounds-checked access to one Ethernet frame.
 pub trait Frame {
@@ -93,6 +94,25 @@ pub struct Link {
     pub ethertype: [u8; 2],
     /// Bytes of the header with its tags: 14, 18 or 22.
     pub len: usize,
+}
+
+/// What a transport header says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// How the packet stands to its flow.
+    pub opening: Opening,
+    /// TCP with RST.
+    pub is_reset: bool,
+}
+
+impl Segment {
+    /// A packet of which no more is known.
+    pub const fn of(opening: Opening) -> Self {
+        Self {
+            opening,
+            is_reset: false,
+        }
+    }
 }
 
 /// Reads the Ethernet header with up to two tags.
@@ -255,7 +275,7 @@ fn fixed_ipv6_into(
 pub fn transport<A: Address>(
     frame: &(impl Frame + ?Sized),
     packet: &Packet<A>,
-) -> Result<Opening, Reason> {
+) -> Result<Segment, Reason> {
     if packet.ttl == 0 {
         return Err(Reason::TtlExpired);
     }
@@ -280,7 +300,7 @@ pub fn transport<A: Address>(
         if udp_len < UDP_LEN || udp_len > packet.ip_len - packet.header_len && !is_first {
             return Err(Reason::BadUdpLength);
         }
-        return Ok(Opening::None);
+        return Ok(Segment::of(Opening::None));
     }
     if packet.ip_len < packet.header_len + TCP_LEN {
         return Err(too_short);
@@ -297,23 +317,26 @@ pub fn transport<A: Address>(
             Reason::BadTcpHeader
         });
     }
-    Ok(match flags & (TCP_SYN | TCP_ACK) {
-        TCP_SYN => Opening::Syn,
-        _ => Opening::Established,
+    Ok(Segment {
+        opening: match flags & (TCP_SYN | TCP_ACK) {
+            TCP_SYN => Opening::Syn,
+            _ => Opening::Established,
+        },
+        is_reset: flags & TCP_RST != 0,
     })
 }
 
 /// What can be checked of a later fragment, or of an ICMP error: it carries
 /// something. Its flow is there, as its first fragment or its packet was.
 #[inline(always)]
-fn later<A: Address>(packet: &Packet<A>) -> Result<Opening, Reason> {
+fn later<A: Address>(packet: &Packet<A>) -> Result<Segment, Reason> {
     if packet.ip_len <= packet.header_len {
         return Err(Reason::BadLength);
     }
-    Ok(match packet.protocol {
+    Ok(Segment::of(match packet.protocol {
         PROTOCOL_UDP => Opening::None,
         _ => Opening::Established,
-    })
+    }))
 }
 
 #[cfg(test)]
@@ -358,7 +381,10 @@ mod tests {
         let packet = ipv4(frame.as_slice(), 14).unwrap();
         assert_eq!(packet.ports, [0x12, 0x34, 0, 80]);
         assert_eq!(packet.header_len, 24);
-        assert_eq!(transport(frame.as_slice(), &packet), Ok(Opening::Syn));
+        assert_eq!(
+            transport(frame.as_slice(), &packet),
+            Ok(Segment::of(Opening::Syn))
+        );
     }
 
     #[test]
@@ -371,7 +397,10 @@ mod tests {
             assert_eq!(link.ethertype, ETHERTYPE_IPV4);
             assert_eq!(link.len, ETHERNET_LEN + tags.len());
             let packet = ipv4(frame.as_slice(), link.len).unwrap();
-            assert_eq!(transport(frame.as_slice(), &packet), Ok(Opening::Syn));
+            assert_eq!(
+                transport(frame.as_slice(), &packet),
+                Ok(Segment::of(Opening::Syn))
+            );
         }
     }
 
@@ -391,10 +420,17 @@ mod tests {
     #[test]
     fn each_fault_of_a_service_packet_has_its_reason() {
         type Change = fn(&mut Vec<u8>);
-        let cases: &[(Change, Result<Opening, Reason>)] = &[
-            (|_| {}, Ok(Opening::Syn)),
-            (|f| f[47] = 0x12, Ok(Opening::Established)),
-            (|f| f[20] = 0x20, Ok(Opening::Syn)),
+        let cases: &[(Change, Result<Segment, Reason>)] = &[
+            (|_| {}, Ok(Segment::of(Opening::Syn))),
+            (|f| f[47] = 0x12, Ok(Segment::of(Opening::Established))),
+            (
+                |f| f[47] = 0x14,
+                Ok(Segment {
+                    opening: Opening::Established,
+                    is_reset: true,
+                }),
+            ),
+            (|f| f[20] = 0x20, Ok(Segment::of(Opening::Syn))),
             (|f| [f[20], f[17]] = [0x20, 39], Err(Reason::TinyFragment)),
             (|f| [f[20], f[46]] = [0x20, 0x60], Err(Reason::TinyFragment)),
             (|f| [f[20], f[46]] = [0x20, 0x40], Err(Reason::BadTcpHeader)),
@@ -426,7 +462,7 @@ mod tests {
     #[test]
     fn udp_length_must_hold_its_header_and_fit_the_packet() {
         for (len, expected) in [
-            (8, Ok(Opening::None)),
+            (8, Ok(Segment::of(Opening::None))),
             (7, Err(Reason::BadUdpLength)),
             (9, Err(Reason::BadUdpLength)),
         ] {

@@ -106,6 +106,14 @@ reasons! {
     ErrorForwarded = 25, "error_forwarded", Forward;
     /// An ICMP error that seems to be about a service's flow, but about none that there is.
     ErrorUnmatched = 26, "error_unmatched", Pass;
+    /// A QUIC packet whose server id no living backend has, sent by its hash.
+    UnknownServerId = 27, "unknown_server_id", Forward;
+    /// The service denies this source.
+    SourceDenied = 28, "source_denied", Drop;
+    /// The service allows only other sources.
+    SourceNotAllowed = 29, "source_not_allowed", Drop;
+    /// More new flows than the service allows a source prefix.
+    SourceLimited = 30, "source_limited", Drop;
 }
 
 impl Reason {

@@ -1,5 +1,6 @@
 //! Counters: one per-CPU entry a member and one a reason.
 
+use balancer_common::parse::Segment;
 use balancer_common::verdict::Reason;
 
 use crate::maps;
@@ -13,12 +14,15 @@ pub(crate) fn reason(reason: Reason) {
 }
 
 #[inline(always)]
-pub(crate) fn member(counter: u32, bytes: u32, is_new: bool) {
+pub(crate) fn member(counter: u32, bytes: u32, is_new: bool, segment: Segment) {
     if let Some(counters) = maps::counters(counter) {
         // SAFETY: as in `reason`.
         let counters = unsafe { &mut *counters };
         counters.packets += 1;
         counters.bytes += u64::from(bytes);
         counters.flows += u64::from(is_new);
+        if segment.is_reset {
+            counters.resets += 1;
+        }
     }
 }

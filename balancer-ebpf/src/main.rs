@@ -14,11 +14,14 @@ mod features;
 mod flow;
 mod forward;
 mod fragment;
+mod handshake;
 mod icmp_error;
 mod maps;
 mod mss;
 mod nat;
 mod pick;
+mod quic;
+mod sources;
 mod too_big;
 mod trace;
 mod unusual;
@@ -140,26 +143,29 @@ fn balance<A: vip::Family + too_big::TooBig>(
         return nat::reply(ctx, packet);
     };
     trace::service(target.service);
-    let opening = parse::transport(ctx_frame(ctx), packet)?;
+    let segment = parse::transport(ctx_frame(ctx), packet)?;
+    sources::filter(ctx, target, packet)?;
     let kept = nat::follow(ctx, target, packet)?;
-    let mut picked = pick::member(&node, target, packet, opening, kept)?;
+    let mut picked = pick::member(ctx, &node, target, packet, segment.opening, kept)?;
     trace::flow(&picked);
     if packet.is_error() && icmp_error::settle(ctx, packet, &mut picked)? {
         return Ok((XDP_TX, Reason::TooBigAnswered));
     }
+    sources::limit(ctx, target, packet, &picked)?;
     fragment::remember(ctx, target, packet, &picked);
     flow::keep(&picked);
     if !forward::fits(packet, picked.member)? {
         return too_big::answer(ctx, packet, picked.member);
     }
-    mss::clamp(ctx, target, packet, opening);
+    mss::clamp(ctx, target, packet, segment.opening);
     let action = forward::send(ctx, &node, target, packet, &picked)?;
-    count::member(picked.member.counter, packet.ip_len, picked.is_new);
+    count::member(picked.member.counter, packet.ip_len, picked.is_new, segment);
     if packet.is_error() {
         icmp_error::name_inner(ctx, packet, picked.member);
         return Ok((action, Reason::ErrorForwarded));
     }
-    Ok((action, Reason::Forwarded))
+    handshake::see(node.head, packet, &picked, segment);
+    Ok((action, picked.reason))
 }
 
 #[inline(always)]

@@ -5,11 +5,13 @@
 //! controller writes them through a mapping, never element by element.
 
 use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, DevMap, LruHashMap, PerCpuArray};
 use balancer_common::layout::{
-    FlowKey, FlowRecord, FragmentKey, FragmentRecord, GenerationHead, MARKS_PER_ELEMENT,
-    MAX_EGRESS_PORTS, Marks, Member, MemberCounters, NatKey, NatRecord, NatSettings, Node,
-    ServiceOptions, ServiceV4, ServiceV6, SlotBlock, TraceRecord,
+    FlowKey, FlowRecord, FragmentKey, FragmentRecord, GenerationHead, HANDSHAKE_SLOTS, Handshake,
+    HandshakeCounters, LimitKey, MARKS_PER_ELEMENT, MAX_EGRESS_PORTS, Marks, Member,
+    MemberCounters, NatKey, NatRecord, NatSettings, Node, ServiceOptions, ServiceV4, ServiceV6,
+    SlotBlock, SourceKey, TraceRecord,
 };
 use balancer_common::verdict::Reason;
 
@@ -69,6 +71,19 @@ static ERRORS_DUE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// One entry: what an ICMP error tells beside its flow.
 #[map]
 static TOLD: PerCpuArray<Told> = PerCpuArray::with_max_entries(1, 0);
+/// Prefixes that services allow or deny, by number of the set; written by
+/// the controller.
+#[map]
+static SOURCES: LpmTrie<SourceKey, u32> = LpmTrie::with_max_entries(1, 0);
+/// When the bucket of a source prefix is full again; written by the program.
+#[map]
+static LIMITS: LruHashMap<LimitKey, u64> = LruHashMap::with_max_entries(1, 0);
+/// Sampled handshakes under way; written by the program.
+#[map]
+static HANDSHAKES: Array<Handshake> = Array::with_max_entries(HANDSHAKE_SLOTS, MMAPABLE);
+/// One entry a member; written by the program.
+#[map]
+static HANDSHAKE_COUNTERS: PerCpuArray<HandshakeCounters> = PerCpuArray::with_max_entries(1, 0);
 /// One entry a member; written by the program.
 #[map]
 static COUNTERS: PerCpuArray<MemberCounters> = PerCpuArray::with_max_entries(1, 0);
@@ -101,6 +116,17 @@ pub(crate) fn generation() -> Option<Generation> {
     // SAFETY: `node` is a live map value. Volatile, as the controller may
     // store to it at any time: the value must be read once and kept.
     let index = unsafe { core::ptr::read_volatile(&raw const node.active) } & 1;
+    Some(Generation {
+        index,
+        head: &node.generations[index as usize],
+    })
+}
+
+/// The generation with this index, which was in force for this packet.
+#[inline(always)]
+pub(crate) fn generation_at(index: u32) -> Option<Generation> {
+    let node = NODE.get(0)?;
+    let index = index & 1;
     Some(Generation {
         index,
         head: &node.generations[index as usize],
@@ -273,6 +299,57 @@ pub(crate) unsafe fn handed_over<'a, T: Copy>() -> Option<&'a T> {
     let entry = UNUSUAL.get_ptr(0)?.cast::<T>();
     // SAFETY: as in `hand_over`; it holds a `T`, as the caller says.
     Some(unsafe { &*entry })
+}
+
+/// A whole `Key<SourceKey>`, which is packed, as words: on its stack the
+/// kernel allows no misaligned store.
+#[repr(C)]
+struct SourceWords {
+    prefix_len: u32,
+    set: u32,
+    source: [u64; 2],
+}
+
+const _: () = assert!(size_of::<SourceWords>() == size_of::<Key<SourceKey>>());
+
+/// What the longest prefix of the set says of a source, if one matches.
+#[inline(always)]
+pub(crate) fn source_rule(set: u32, source: [u8; 16]) -> Option<u32> {
+    let source = u128::from_ne_bytes(source);
+    let key = SourceWords {
+        prefix_len: SourceKey::BITS,
+        set,
+        // Each put together in a register, not byte by byte on the stack.
+        source: [
+            core::hint::black_box(source as u64),
+            core::hint::black_box((source >> 64) as u64),
+        ],
+    };
+    // SAFETY: of the same length and fields, and more than aligned enough.
+    let key = unsafe { &*(&raw const key).cast::<Key<SourceKey>>() };
+    SOURCES.get(key).copied()
+}
+
+#[inline(always)]
+pub(crate) fn limit(key: &LimitKey) -> Option<*mut u64> {
+    LIMITS.get_ptr_mut(key)
+}
+
+#[inline(always)]
+pub(crate) fn begin_limit(key: &LimitKey, full_ns: u64) {
+    // A prefix that finds no place is not limited: nobody is refused for a
+    // table's fault.
+    let _ = LIMITS.insert(key, full_ns, 0);
+}
+
+#[inline(always)]
+pub(crate) fn handshake(place: u32) -> Option<*mut Handshake> {
+    HANDSHAKES.get_ptr_mut(place)
+}
+
+#[inline(always)]
+pub(crate) fn handshake_counters(index: u32) -> Option<*mut HandshakeCounters> {
+    HANDSHAKE_COUNTERS.get_ptr_mut(index)
 }
 
 /// Sends the frame out of the interface in `port`, or gives its XDP action

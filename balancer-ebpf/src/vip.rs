@@ -122,6 +122,16 @@ pub(crate) fn has_address<A: Family>(node: &Generation, address: A) -> bool {
     at(node, address, [0, 0], 0).is_some()
 }
 
+/// Index of the member with this server id, of the service with these options.
+#[inline(always)]
+pub(crate) fn server(node: &Generation, options: u32, id: [u8; 8]) -> Option<u16> {
+    let [a, b, c, d, e, f, g, h] = id;
+    let address = [a, b, c, d, e, f, g, h, 0, 0, 0, 0, 0, 0, 0, 0];
+    let place = (options as u16).to_be_bytes();
+    let found = at(node, address, place, Target::SERVER_ID_PROTOCOL)?;
+    Some(found.members as u16)
+}
+
 #[inline(always)]
 fn at<A: Family>(
     node: &Generation,

@@ -6,6 +6,7 @@
 //! change (see `balancer_common::affinity`). Pure: time is an argument.
 
 mod book;
+mod options;
 mod seating;
 mod translation;
 
@@ -13,11 +14,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
-use balancer_common::layout::Target;
 use book::{Book, Drain, Owner};
 pub use seating::Seating;
 
-use crate::config::model::{Affinity, Backend, Config, Forward, Protocol, Seed, Service};
+use crate::config::model::{Backend, Config, Protocol, Seed, Service};
 use crate::dataplane::{ServiceId, ServiceKey, ServiceState, Settings, State};
 use crate::health;
 use crate::maglev;
@@ -150,20 +150,11 @@ impl Builder {
             self.seat(&mut book, service, &mut fresh_counters);
             book.follow_drains(service, now);
             book.rebuild(service, config.node.table_size, world, now);
-            services.insert(
-                book.id,
-                with_mss(
-                    service,
-                    with_affinity(
-                        service,
-                        ServiceState::new(
-                            keys(service),
-                            book.members(config, service, world),
-                            book.table.clone(),
-                        ),
-                    ),
-                ),
-            );
+            let members = book.members(config, service, world);
+            let plain = ServiceState::new(keys(service), members, book.table.clone());
+            let indexes = book.indexes();
+            let state = options::with_options(service, plain, |name| indexes.get(name).copied());
+            services.insert(book.id, state);
             self.services.insert(service.name.clone(), book);
         }
         Built {
@@ -173,7 +164,7 @@ impl Builder {
                     answer_echo: config.node.answer_echo,
                     flow_records: config.node.flow_table_size,
                     nat: translation::settings(config),
-                    ..Settings::default()
+                    handshake_sample: of_all_hashes(config.node.handshake_sample),
                 },
                 services,
             },
@@ -337,32 +328,10 @@ pub fn keys(service: &Service) -> Vec<ServiceKey> {
     }
 }
 
-/// The state with what the service's mode and affinity ask for.
-fn with_affinity(service: &Service, mut state: ServiceState) -> ServiceState {
-    state.flags |= match service.forward {
-        Forward::Nat => Target::NAT,
-        Forward::Fullnat => Target::FULLNAT,
-        Forward::L2 | Forward::Ipip | Forward::Gue => 0,
-    };
-    match service.affinity {
-        Affinity::Hash => {}
-        Affinity::Source => state.flags |= Target::AFFINITY_SOURCE,
-        Affinity::Flow { idle_timeout } => {
-            state.flags |= Target::AFFINITY_FLOW;
-            let nanos = u64::try_from(idle_timeout.as_nanos());
-            state.options.flow_idle_ns = nanos.unwrap_or(u64::MAX);
-        }
-    }
-    state
-}
-
-/// The state with what the service's MSS clamp asks for.
-fn with_mss(service: &Service, mut state: ServiceState) -> ServiceState {
-    if let Some(mss) = service.mss_clamp {
-        state.flags |= Target::CLAMP_MSS;
-        state.options.mss = mss;
-    }
-    state
+/// A share, 0 to 1, of all 32-bit numbers.
+fn of_all_hashes(share: f64) -> u32 {
+    // Casts saturate: a share of 1 is all but one of 2^32.
+    (share * (f64::from(u32::MAX) + 1.0)) as u32
 }
 
 /// Slots that each backend would own, in the file's order, were every one

@@ -100,15 +100,21 @@ where
         (flow.header_len, flow.ip_len)
     );
 
-    let opening = parse::transport(frame, &packet);
-    assert_eq!(opening, model::transport(frame, &flow).map(opening_of));
-    if opening.is_ok() {
+    let segment = parse::transport(frame, &packet);
+    let mut flow = flow;
+    let opening = model::transport(frame, &mut flow).map(opening_of);
+    let expected = opening.map(|opening| parse::Segment {
+        opening,
+        is_reset: flow.is_reset,
+    });
+    assert_eq!(segment, expected);
+    if segment.is_ok() {
         let end = ip_at + packet.ip_len as usize;
         let least = if packet.is_later() { 1 } else { 8 };
         assert!(header_len + least <= packet.ip_len as usize && end <= frame.len());
         let padded = [&frame[..end], &[0xa5; 7]].concat();
         assert_eq!(read(&padded), unusual);
-        assert_eq!(parse::transport(padded.as_slice(), &packet), opening);
+        assert_eq!(parse::transport(padded.as_slice(), &packet), segment);
     }
 }
 

@@ -44,15 +44,28 @@ pub struct HandshakeCounters {
     pub repeated: u64,
     /// Handshakes that the client finished.
     pub finished: u64,
-    /// Handshakes that lost their place to another after
-    /// [`HandshakeCounters::PATIENCE_NS`] and count as never finished.
+    /// Handshakes that ended with a reset, or not within
+    /// [`HandshakeCounters::PATIENCE_NS`].
     pub abandoned: u64,
-    /// Those that lost it sooner: nobody knows what became of them.
+    /// Those that lost their place sooner: nobody knows what became of them.
     pub displaced: u64,
     /// Time from the first SYN to the client's ACK: bucket `n` counts those
     /// of at least `2^n` and under `2^(n + 1)` microseconds; the first has
     /// the shorter ones too, the last the longer ones.
     pub histogram: [u64; HANDSHAKE_BUCKETS],
+}
+
+impl core::ops::AddAssign<&Self> for HandshakeCounters {
+    fn add_assign(&mut self, other: &Self) {
+        self.started += other.started;
+        self.repeated += other.repeated;
+        self.finished += other.finished;
+        self.abandoned += other.abandoned;
+        self.displaced += other.displaced;
+        for (sum, more) in self.histogram.iter_mut().zip(other.histogram) {
+            *sum += more;
+        }
+    }
 }
 
 impl HandshakeCounters {

@@ -75,14 +75,28 @@ pub struct SourceKey {
     pub source: [u8; 16],
 }
 
-/// Key of `LIMITS`.
+impl SourceKey {
+    /// Bits of a whole key.
+    pub const BITS: u32 = 8 * size_of::<Self>() as u32;
+    /// Bits of the set's number, before those of the prefix.
+    pub const SET_BITS: u32 = 32;
+    /// Value in `SOURCES`: the prefix is denied.
+    pub const DENY: u32 = 0;
+    /// Value in `SOURCES`: the prefix is allowed.
+    pub const ALLOW: u32 = 1;
+}
+
+/// Key of `LIMITS`; aligned for the program's stack, where the kernel allows
+/// no misaligned store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct LimitKey {
-    /// Number of the service.
-    pub service: u32,
     /// The source's prefix, network order, zeros behind it.
     pub prefix: [u8; 16],
+    /// Number of the service.
+    pub service: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 const _: () = {
@@ -91,5 +105,5 @@ const _: () = {
     assert!(size_of::<FragmentKey>() == 40);
     assert!(size_of::<FragmentRecord>() == 16);
     assert!(size_of::<SourceKey>() == 20);
-    assert!(size_of::<LimitKey>() == 20);
+    assert!(size_of::<LimitKey>() == 24);
 };

@@ -139,6 +139,10 @@ pub struct BackendStatus {
     pub packets: u64,
     /// Bytes of these, from the IP header on.
     pub bytes: u64,
+    /// TCP packets of clients with RST.
+    pub resets: u64,
+    /// What came of the handshakes that were timed; none where none are.
+    pub handshakes: Option<HandshakeStatus>,
     /// New flows in the last second.
     pub flows_per_second: f64,
     /// Packets in the last second.
@@ -156,6 +160,26 @@ impl BackendStatus {
             None => self.address.to_string(),
         }
     }
+}
+
+/// What came of a backend's timed handshakes (`node.handshake_sample`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HandshakeStatus {
+    /// First SYNs.
+    pub started: u64,
+    /// Further SYNs before the handshake was over.
+    pub repeated: u64,
+    /// Handshakes that the client finished.
+    pub finished: u64,
+    /// Handshakes without an end within three seconds, or with a reset.
+    pub unfinished: u64,
+    /// Handshakes of which nobody knows the end, as another flow took their
+    /// place.
+    pub unknown: u64,
+    /// Finished ones by their time from SYN to ACK: entry `n` counts those of
+    /// `2^n` to `2^(n + 1)` microseconds; the first has the shorter ones too,
+    /// the last the longer ones.
+    pub log2_micros: Vec<u64>,
 }
 
 /// A change, or the question what it would do.

@@ -1,7 +1,6 @@
 //! What the tests of this module share: a faultless file and a way to spoil
 //! it in one place.
 
-use super::check::rules;
 use super::diagnostic::Finding;
 use super::{Examined, examine};
 
@@ -201,16 +200,6 @@ pub(super) fn examined(text: &str) -> Examined {
     examine("sample.toml", text, None)
 }
 
-/// What is found of the language itself: tests of a key must hold whether
-/// this version's kernel program carries it out or not.
-fn of_the_language(examined: &Examined) -> Vec<Finding> {
-    let findings = examined.report.findings().iter();
-    findings
-        .filter(|finding| finding.rule != rules::NOT_CARRIED_OUT.id)
-        .cloned()
-        .collect()
-}
-
 /// Takes the mark `§` out of a text and says on which line and column,
 /// both from 1, it was.
 pub(super) fn unmarked(text: &str) -> (String, Option<(usize, usize)>) {
@@ -228,7 +217,7 @@ pub(super) fn unmarked(text: &str) -> (String, Option<(usize, usize)>) {
 pub(super) fn assert_finds(marked: &str, rule: &str, level: &str) -> Finding {
     let (text, place) = unmarked(marked);
     let examined = examined(&text);
-    let findings = of_the_language(&examined);
+    let findings = examined.report.findings();
     let found: Vec<_> = findings
         .iter()
         .map(|finding| (finding.rule, finding.level.name()))
@@ -251,6 +240,6 @@ pub(super) fn assert_finds(marked: &str, rule: &str, level: &str) -> Finding {
 pub(super) fn assert_clean(text: &str) {
     let examined = examined(text);
     let shown = examined.report.render(false);
-    assert!(of_the_language(&examined).is_empty(), "{text}\n{shown}");
+    assert!(examined.report.findings().is_empty(), "{text}\n{shown}");
     assert!(examined.config.is_some());
 }

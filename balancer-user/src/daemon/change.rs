@@ -224,10 +224,6 @@ fn check_fixed(old: &Config, new: &Config) -> Result<(), Problem> {
         ("xdp_mode", old.xdp_mode == new.xdp_mode),
         ("seed", old.seed == new.seed),
         (
-            "handshake_sample",
-            old.handshake_sample == new.handshake_sample,
-        ),
-        (
             "flow_table_size",
             old.flow_table_size == new.flow_table_size,
         ),

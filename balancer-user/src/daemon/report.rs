@@ -2,11 +2,13 @@
 
 use std::time::Instant;
 
-use balancer_common::layout::MemberCounters;
+use balancer_common::layout::{HandshakeCounters, MemberCounters};
 
 use super::controller::Controller;
 use super::hops;
-use crate::api::types::{Apply, BackendStatus, InterfaceStatus, Reload, ServiceStatus, Status};
+use crate::api::types::{
+    Apply, BackendStatus, HandshakeStatus, InterfaceStatus, Reload, ServiceStatus, Status,
+};
 use crate::config::model::{Protocol, Service};
 use crate::dataplane::Counters;
 use crate::desired::{self, BackendState, Seat};
@@ -174,10 +176,25 @@ impl Controller {
             flows: counted.flows,
             packets: counted.packets,
             bytes: counted.bytes,
+            resets: counted.resets,
+            handshakes: seat
+                .and_then(|seat| counters.handshakes.get(&seat.counter))
+                .map(handshakes),
             flows_per_second: rate.flows,
             packets_per_second: rate.packets,
             bits_per_second: rate.bits,
         }
+    }
+}
+
+fn handshakes(counted: &HandshakeCounters) -> HandshakeStatus {
+    HandshakeStatus {
+        started: counted.started,
+        repeated: counted.repeated,
+        finished: counted.finished,
+        unfinished: counted.abandoned,
+        unknown: counted.displaced,
+        log2_micros: counted.histogram.to_vec(),
     }
 }
 

@@ -111,8 +111,8 @@ impl Subject {
     }
 
     /// The load balancer's counters of these members and all reasons.
-    pub fn counters(&self, members: &[u32]) -> Result<Counters, Error> {
-        match &self.program {
+    pub fn counters(&mut self, members: &[u32]) -> Result<Counters, Error> {
+        match &mut self.program {
             Program::Balancer(balancer) => balancer.object.counters(members),
             Program::Decap(_) => Err(Error::Foreign("decap has no members".to_owned())),
         }

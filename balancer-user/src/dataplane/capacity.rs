@@ -1,7 +1,7 @@
 //! How large the maps are made for a state.
 
 use balancer_common::features::Features;
-use balancer_common::layout::SLOTS_PER_BLOCK;
+use balancer_common::layout::{HANDSHAKE_SLOTS, SLOTS_PER_BLOCK};
 
 use super::{State, features};
 
@@ -20,6 +20,14 @@ pub struct Capacity {
     pub members: u32,
     /// Entries of `COUNTERS`.
     pub counters: u32,
+    /// Entries of `HANDSHAKES`.
+    pub handshakes: u32,
+    /// Entries of `HANDSHAKE_COUNTERS`.
+    pub handshake_counters: u32,
+    /// Entries of `SOURCES`.
+    pub sources: u32,
+    /// Entries of `LIMITS`.
+    pub limits: u32,
     /// Entries of each of `FLOWS` and `PROBATION`.
     pub flows: u32,
     /// Entries of the table of translations.
@@ -32,6 +40,10 @@ pub struct Capacity {
 /// fragments a second, these are remembered for 16 milliseconds.
 const FRAGMENTS: u32 = 1 << 14;
 const LEAST_BUCKETS: u32 = 64;
+/// Source prefixes whose new flows are limited at the same time.
+const LIMITS: u32 = 1 << 16;
+/// The trie is only as large as what is in it.
+const LEAST_SOURCES: u32 = 1024;
 const LEAST_SERVICES: u32 = 64;
 const LEAST_MEMBERS: u32 = 1024;
 /// Tables that one change can replace before a larger copy is needed.
@@ -55,6 +67,20 @@ impl Capacity {
             .values()
             .map(|service| service.server_ids.len())
             .sum();
+        let prefixes: usize = state
+            .services
+            .values()
+            .map(|service| service.sources.len())
+            .sum();
+        let features = features::needed(state);
+        // A map has one entry at least.
+        let if_used = |feature, entries| {
+            if features.contains(feature) {
+                entries
+            } else {
+                1
+            }
+        };
         let mut members = 0;
         let mut blocks = 0;
         let mut largest = 1;
@@ -72,6 +98,10 @@ impl Capacity {
             blocks: blocks + (blocks / 4).max(largest * SPARE_TABLES),
             members,
             counters: members * 2,
+            handshakes: if_used(Features::HANDSHAKES, HANDSHAKE_SLOTS),
+            handshake_counters: if_used(Features::HANDSHAKES, members * 2),
+            sources: (prefixes as u32 * 2).max(LEAST_SOURCES),
+            limits: if_used(Features::LIMIT, LIMITS),
             flows: state.settings.flow_records,
             translations: translations(state),
             fragments: FRAGMENTS,

@@ -10,7 +10,7 @@ use balancer_common::layout::{
 use bytemuck::Zeroable;
 
 use super::capacity::Capacity;
-use super::tables::{Memory, Tables};
+use super::tables::{Memory, SourceEntry, Tables};
 use super::{Counters, Dataplane, Error, Plan, ServiceId, State, plan};
 
 /// The maps as vectors.
@@ -23,6 +23,7 @@ pub struct PlainMemory {
     slots: Vec<SlotBlock>,
     marks: Vec<AtomicU8>,
     members: Vec<Member>,
+    sources: Vec<SourceEntry>,
     egress: Vec<u32>,
 }
 
@@ -38,6 +39,7 @@ impl PlainMemory {
             slots: vec![SlotBlock::zeroed(); capacity.blocks as usize],
             marks: (0..capacity.blocks).map(|_| AtomicU8::new(0)).collect(),
             members: vec![Member::zeroed(); capacity.members as usize * 2],
+            sources: Vec::new(),
             egress: Vec::new(),
         }
     }
@@ -82,6 +84,19 @@ impl Memory for PlainMemory {
 
     fn wait_for_readers(&mut self) -> Result<(), Error> {
         Ok(())
+    }
+
+    fn add_source(&mut self, entry: &SourceEntry) -> Result<(), Error> {
+        self.sources.push(*entry);
+        Ok(())
+    }
+
+    fn remove_source(&mut self, entry: &SourceEntry) {
+        self.sources.retain(|known| known != entry);
+    }
+
+    fn sources(&mut self) -> Vec<SourceEntry> {
+        self.sources.clone()
     }
 
     fn egress_port(&mut self, interface: u32) -> Result<u8, Error> {
@@ -163,7 +178,7 @@ impl Dataplane for FakeDataplane {
                 .iter()
                 .map(|at| (*at, Default::default()))
                 .collect::<BTreeMap<_, _>>(),
-            reasons: Vec::new(),
+            ..Counters::default()
         })
     }
 
@@ -185,9 +200,10 @@ mod tests {
     use std::sync::Arc;
 
     use balancer_common::layout::{Slot, Target};
+    use ipnet::IpNet;
     use proptest::prelude::*;
 
-    use super::super::{ServiceKey, ServiceState, Settings, Table};
+    use super::super::{ServiceKey, ServiceState, Settings, SourceRules, Table};
     use super::*;
 
     fn service() -> impl Strategy<Value = ServiceState> {
@@ -198,7 +214,7 @@ mod tests {
         )
             .prop_map(|(keys, members, slots)| {
                 let quic = slots % 2 == 0;
-                let keys = keys
+                let keys: Vec<ServiceKey> = keys
                     .into_iter()
                     .map(|(address, port, v6)| ServiceKey {
                         address: if v6 {
@@ -229,9 +245,27 @@ mod tests {
                         ..ServiceOptions::default()
                     },
                     server_ids: ids.filter(|_| quic).collect(),
+                    sources: Arc::new(rules(&keys, slots)),
                     ..ServiceState::new(keys, seats, table)
                 }
             })
+    }
+
+    /// As many prefixes of the keys' family as the number says.
+    fn rules(keys: &[ServiceKey], count: usize) -> SourceRules {
+        let is_v4 = keys.iter().any(|key| key.address.is_ipv4());
+        let prefix = |at: usize| {
+            let bits = (at as u32) << 8;
+            if is_v4 {
+                IpNet::new(std::net::Ipv4Addr::from(bits).into(), 24)
+            } else {
+                let address = std::net::Ipv6Addr::from(u128::from(bits) << 64);
+                IpNet::new(address.into(), 56)
+            }
+        };
+        (0..count % 5)
+            .map(|at| (prefix(at).unwrap(), at % 2 == 0))
+            .collect()
     }
 
     fn state() -> impl Strategy<Value = State> {
@@ -356,6 +390,45 @@ mod tests {
             damage(dataplane.memory());
             assert!(dataplane.adopted().is_err());
         }
+    }
+
+    #[test]
+    fn sets_that_another_controller_left_stay_or_go_and_no_number_comes_twice() {
+        let mut dataplane = FakeDataplane::new(capacity());
+        let with = |count: usize| {
+            let key = ServiceKey {
+                address: [192, 0, 2, 1].into(),
+                port: 80,
+                protocol: 6,
+            };
+            let table = Table::new(Arc::from(vec![Slot::settled(0); 4]));
+            let mut state = State::empty();
+            let service = ServiceState {
+                sources: Arc::new(rules(&[key], count)),
+                ..ServiceState::new(vec![key], vec![Member::zeroed()], table)
+            };
+            state.services.insert(1, service);
+            state
+        };
+        let numbers = |dataplane: &mut FakeDataplane| -> Vec<u32> {
+            let sources = dataplane.memory().sources();
+            sources.iter().map(|entry| entry.key.set).collect()
+        };
+        dataplane.apply(&plan(&with(2), &State::empty())).unwrap();
+        dataplane.apply(&plan(&with(3), &with(2))).unwrap();
+        // Killed before the next change: both sets are there.
+        assert_eq!(numbers(&mut dataplane), [1, 1, 2, 2, 2]);
+        let mut next = dataplane.adopted().unwrap();
+        assert_eq!(next.read_state().unwrap(), with(3));
+        next.settle().unwrap();
+        assert_eq!(numbers(&mut next), [2, 2, 2]);
+        // The same lists keep their set; others get one of another number.
+        next.apply(&plan(&with(3), &State::empty())).unwrap();
+        assert_eq!(numbers(&mut next), [2, 2, 2]);
+        next.apply(&plan(&with(1), &with(3))).unwrap();
+        next.settle().unwrap();
+        assert_eq!(numbers(&mut next), [3]);
+        assert_eq!(next.read_state().unwrap(), with(1));
     }
 
     #[test]

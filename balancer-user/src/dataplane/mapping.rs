@@ -52,12 +52,27 @@ impl<T: Pod> Mapped<T> {
         unsafe { std::slice::from_raw_parts(bytes.as_mut_ptr().cast::<AtomicU8>(), bytes.len()) }
     }
 
+    /// How many elements there are.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// A copy of an element that the kernel's side may write at any time: of
+    /// its words, some may be older than others.
+    pub(super) fn copy_of(&self, at: usize) -> T {
+        assert!(at < self.len, "element {at} of {}", self.len);
+        // SAFETY: in range, and aligned, as a map begins on a page and an
+        // element's size is a multiple of eight. Volatile, as it may change
+        // under way; every pattern of bits is a `T`.
+        unsafe { self.map.as_ptr().cast::<T>().add(at).read_volatile() }
+    }
+
     /// Stores a 32-bit word at a byte offset, after everything written
     /// before it.
     pub(super) fn store(&mut self, offset: usize, value: u32) {
         let word: &mut u32 = bytemuck::from_bytes_mut(&mut self.map[offset..offset + 4]);
         // SAFETY: `word` is aligned, alive and reached through `&mut self`;
-        // the kernel's side only loads it.
+        // the kernel's side loads and stores it as one word, too.
         let word = unsafe { AtomicU32::from_ptr(word) };
         word.store(value, Ordering::SeqCst);
     }

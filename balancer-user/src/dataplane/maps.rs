@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aya::maps::{Map, MapData, MapInfo, MapType};
 use balancer_common::layout::{
-    FlowKey, FlowRecord, FragmentKey, FragmentRecord, GENERATIONS, MARKS_PER_ELEMENT,
-    MAX_EGRESS_PORTS, Marks, Member, MemberCounters, NatKey, NatRecord, NatSettings, Node,
-    ServiceOptions, ServiceV4, ServiceV6, SlotBlock,
+    FlowKey, FlowRecord, FragmentKey, FragmentRecord, GENERATIONS, Handshake, HandshakeCounters,
+    LimitKey, MARKS_PER_ELEMENT, MAX_EGRESS_PORTS, Marks, Member, MemberCounters, NatKey,
+    NatRecord, NatSettings, Node, ServiceOptions, ServiceV4, ServiceV6, SlotBlock, SourceKey,
 };
 use balancer_common::verdict::Reason;
 
@@ -67,11 +67,23 @@ pub(super) const MAPS: &[Row] = &[
         kind: MapType::DevMap,
         ..table::<[u32; 2]>("EGRESS", |_| MAX_EGRESS_PORTS)
     },
+    // A key begins with the length of its prefix.
+    Row {
+        kind: MapType::LpmTrie,
+        key: size_of::<u32>() + size_of::<SourceKey>(),
+        ..table::<u32>("SOURCES", |capacity| capacity.sources)
+    },
     records::<FlowKey, FlowRecord>("FLOWS", |capacity| capacity.flows),
     records::<FlowKey, FlowRecord>("PROBATION", |capacity| capacity.flows),
     records::<FragmentKey, FragmentRecord>("FRAGMENTS", |capacity| capacity.fragments),
     occasional::<NatKey, NatRecord>("NAT", |capacity| capacity.translations),
+    occasional::<LimitKey, u64>("LIMITS", |capacity| capacity.limits),
+    Row {
+        kind: MapType::Array,
+        ..occasional::<u32, Handshake>("HANDSHAKES", |capacity| capacity.handshakes)
+    },
     counts::<MemberCounters>("COUNTERS", |capacity| capacity.counters),
+    counts::<HandshakeCounters>("HANDSHAKE_COUNTERS", |capacity| capacity.handshake_counters),
     counts::<u64>("REASONS", |_| Reason::COUNT as u32),
 ];
 

@@ -3,16 +3,17 @@
 use std::os::fd::AsFd;
 use std::sync::atomic::AtomicU8;
 
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{DevMap, Map, MapData, MapError};
 use balancer_common::layout::{
-    Marks, Member, NatSettings, Node, ServiceOptions, ServiceV4, ServiceV6, SlotBlock,
+    Marks, Member, NatSettings, Node, ServiceOptions, ServiceV4, ServiceV6, SlotBlock, SourceKey,
 };
 use bytemuck::Pod;
 
 use super::Error;
 use super::mapping::{Mapped, wait_for_readers};
 use super::maps::{self, Source};
-use super::tables::Memory;
+use super::tables::{Memory, SourceEntry};
 
 /// The tables of one loaded copy.
 pub(super) struct KernelMemory {
@@ -24,6 +25,7 @@ pub(super) struct KernelMemory {
     slots: Mapped<SlotBlock>,
     touched: Mapped<Marks>,
     members: Mapped<Member>,
+    sources: LpmTrie<MapData, [u8; size_of::<SourceKey>()], u32>,
     egress: DevMap<MapData>,
     /// Interface at each index of the device map; 0 where it has gone.
     ports: Vec<u32>,
@@ -43,6 +45,7 @@ impl KernelMemory {
             slots: map(source, "SLOTS")?,
             touched: map(source, "TOUCHED")?,
             members: map(source, "MEMBERS")?,
+            sources: maps::typed(source, "SOURCES")?,
             egress,
             ports,
         })
@@ -91,6 +94,39 @@ impl Memory for KernelMemory {
         wait_for_readers()
     }
 
+    fn add_source(&mut self, entry: &SourceEntry) -> Result<(), Error> {
+        let value = match entry.is_allowed {
+            true => SourceKey::ALLOW,
+            false => SourceKey::DENY,
+        };
+        self.sources
+            .insert(&trie_key(entry), value, 0)
+            .map_err(|error| match &error {
+                MapError::SyscallError(cause) if is_full(&cause.io_error) => Error::Full {
+                    map: "SOURCES",
+                    needed: self.sources.iter().count() + 1,
+                    limit: self.sources.iter().count(),
+                },
+                _ => Error::kernel(format!("entering {entry:?}"), error),
+            })
+    }
+
+    fn remove_source(&mut self, entry: &SourceEntry) {
+        if let Err(error) = self.sources.remove(&trie_key(entry)) {
+            tracing::debug!(%error, "a source prefix was gone already");
+        }
+    }
+
+    fn sources(&mut self) -> Vec<SourceEntry> {
+        let entries = self.sources.iter().filter_map(Result::ok);
+        let entry = |(key, value): (Key<_>, u32)| SourceEntry {
+            key: bytemuck::cast(key.data()),
+            prefix_len: key.prefix_len().saturating_sub(SourceKey::SET_BITS),
+            is_allowed: value == SourceKey::ALLOW,
+        };
+        entries.map(entry).collect()
+    }
+
     fn egress_port(&mut self, interface: u32) -> Result<u8, Error> {
         if let Some(port) = self.ports.iter().position(|known| *known == interface) {
             return Ok(port as u8);
@@ -109,6 +145,15 @@ impl Memory for KernelMemory {
         self.ports.push(interface);
         Ok(port as u8)
     }
+}
+
+fn trie_key(entry: &SourceEntry) -> Key<[u8; size_of::<SourceKey>()]> {
+    let bits = SourceKey::SET_BITS + entry.prefix_len;
+    Key::new(bits, bytemuck::cast(entry.key))
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOSPC)
 }
 
 /// Maps all of an array.

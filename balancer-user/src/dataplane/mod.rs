@@ -11,9 +11,10 @@ use std::sync::Arc;
 
 use balancer_common::features::Features;
 use balancer_common::layout::{
-    FLOW_KEYS, Member, MemberCounters, NatSettings, ServiceOptions, Slot,
+    FLOW_KEYS, HandshakeCounters, Member, MemberCounters, NatSettings, ServiceOptions, Slot,
 };
 use balancer_common::verdict::Reason;
+use ipnet::IpNet;
 
 pub mod attach;
 pub mod aya;
@@ -25,6 +26,7 @@ pub mod decap;
 mod embedded;
 pub mod fake;
 pub mod features;
+mod handshakes;
 pub mod lookup;
 mod mapping;
 mod maps;
@@ -107,6 +109,8 @@ pub struct ServiceState {
     pub options: ServiceOptions,
     /// Members by the server id in a QUIC connection id, zeros behind it.
     pub server_ids: BTreeMap<[u8; 8], u16>,
+    /// Sources that are allowed or denied.
+    pub sources: Arc<SourceRules>,
 }
 
 impl ServiceState {
@@ -119,9 +123,14 @@ impl ServiceState {
             flags: 0,
             options: ServiceOptions::default(),
             server_ids: BTreeMap::new(),
+            sources: Arc::default(),
         }
     }
 }
+
+/// Prefixes of sources, and whether they are allowed or denied; of those
+/// that match a source the longest counts.
+pub type SourceRules = BTreeMap<IpNet, bool>;
 
 /// What a client dials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -295,6 +304,8 @@ impl std::error::Error for Error {}
 pub struct Counters {
     /// By the members' counter index.
     pub members: BTreeMap<u32, MemberCounters>,
+    /// By the same index; empty where no handshake is timed.
+    pub handshakes: BTreeMap<u32, HandshakeCounters>,
     /// Packets by reason.
     pub reasons: Vec<(Reason, u64)>,
 }

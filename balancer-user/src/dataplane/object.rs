@@ -7,6 +7,7 @@ use balancer_common::layout::{MemberCounters, TraceRecord};
 use balancer_common::verdict::Reason;
 
 use super::counts::Counts;
+use super::handshakes::{self, Places};
 use super::mapping::Mapped;
 use super::maps::{Sizes, Source};
 use super::memory::{self, KernelMemory};
@@ -26,11 +27,14 @@ pub enum Purpose {
 pub struct Object {
     ebpf: Ebpf,
     counts: AllCounts,
+    /// Of handshakes; none if none are timed.
+    places: Option<Places>,
 }
 
 /// Every map that counts.
 struct AllCounts {
     members: Counts<[u64; 4]>,
+    handshakes: Counts<handshakes::Words>,
     reasons: Counts<u64>,
 }
 
@@ -38,12 +42,14 @@ impl AllCounts {
     fn open(source: &mut impl Source, set: Option<&MapSet>) -> Result<Self, Error> {
         Ok(Self {
             members: Counts::open(source, set, "COUNTERS")?,
+            handshakes: Counts::open(source, set, "HANDSHAKE_COUNTERS")?,
             reasons: Counts::open(source, set, "REASONS")?,
         })
     }
 
     fn succeed(&mut self, older: &Self) -> Result<(), Error> {
         self.members.succeed(&older.members)?;
+        self.handshakes.succeed(&older.handshakes)?;
         self.reasons.succeed(&older.reasons)
     }
 }
@@ -81,8 +87,10 @@ impl Object {
         if let Some(set) = set {
             set.pin_program(program)?;
         }
+        let is_timing = features.contains(Features::HANDSHAKES);
         Ok(Self {
             counts: AllCounts::open(&mut ebpf, set)?,
+            places: is_timing.then(|| Places::open(&mut ebpf)).transpose()?,
             ebpf,
         })
     }
@@ -114,7 +122,7 @@ impl Object {
     }
 
     /// Sums over all CPUs of these members' counters and all reasons.
-    pub fn counters(&self, members: &[u32]) -> Result<Counters, Error> {
+    pub fn counters(&mut self, members: &[u32]) -> Result<Counters, Error> {
         let mut counters = Counters::default();
         for index in members {
             let mut sum = MemberCounters::default();
@@ -126,6 +134,10 @@ impl Object {
             }
             counters.members.insert(*index, sum);
         }
+        if let Some(places) = &mut self.places {
+            let counted = &self.counts.handshakes;
+            counters.handshakes = handshakes::counters(places, counted, members)?;
+        }
         for reason in Reason::ALL {
             let values = self.counts.reasons.values(*reason as u32)?;
             counters.reasons.push((*reason, values.iter().sum()));
@@ -135,7 +147,11 @@ impl Object {
 
     /// Sets a member's counters to zero.
     pub(super) fn clear_counters(&mut self, index: u32) -> Result<(), Error> {
-        self.counts.members.clear(index)
+        self.counts.members.clear(index)?;
+        if let Some(places) = &mut self.places {
+            places.leave(index);
+        }
+        self.counts.handshakes.clear(index)
     }
 }
 

@@ -10,11 +10,13 @@
 //! changes nothing; the state is always read back from the memory itself.
 
 mod keys;
+mod marks;
 mod read;
+mod sources;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::AtomicU8;
 
 use balancer_common::layout::{
     GenerationHead, LAYOUT_VERSION, Member, NatSettings, Node, SLOTS_PER_BLOCK, ServiceOptions,
@@ -27,6 +29,9 @@ use super::blocks::{Blocks, Region};
 use super::lookup::{self, Placement};
 use super::{Error, Plan, ServiceId, ServiceKey, State};
 use keys::{Leads, all_keys, target_of};
+use sources::{Set, Sets};
+
+pub use sources::SourceEntry;
 
 /// The shared maps as memory.
 pub trait Memory: Send {
@@ -51,6 +56,12 @@ pub trait Memory: Send {
     fn flip(&mut self, generation: u32);
     /// Returns when no packet is under way that began before the call.
     fn wait_for_readers(&mut self) -> Result<(), Error>;
+    /// Enters a prefix into `SOURCES`.
+    fn add_source(&mut self, entry: &SourceEntry) -> Result<(), Error>;
+    /// Takes a prefix out of `SOURCES`.
+    fn remove_source(&mut self, entry: &SourceEntry);
+    /// All of `SOURCES`.
+    fn sources(&mut self) -> Vec<SourceEntry>;
     /// Index of an interface in the device map, entered if it is new.
     fn egress_port(&mut self, interface: u32) -> Result<u8, Error>;
 }
@@ -62,6 +73,7 @@ pub struct Tables<M> {
     regions: BTreeMap<ServiceId, Region>,
     /// What is in force, with slots.
     state: State,
+    sets: Sets,
     /// Regions that packets may still read, and whose tables they were.
     retired: Vec<(ServiceId, Region)>,
     unsettled: bool,
@@ -86,6 +98,7 @@ impl<M: Memory> Tables<M> {
             blocks,
             regions: BTreeMap::new(),
             state: State::empty(),
+            sets: Sets::default(),
             retired: Vec::new(),
             unsettled: false,
         }
@@ -112,14 +125,28 @@ impl<M: Memory> Tables<M> {
         let next = self.after(plan)?;
         let layout = self.lay_out(&next)?;
         let mut regions = self.take_regions(plan)?;
-        if let Err(error) = self.write_generation(&next, &layout, plan, &regions) {
-            for region in regions.into_values() {
-                self.blocks.give(region);
+        let written = self.sets.write(&mut self.memory, plan).and_then(|sets| {
+            let written = self.write_generation(&next, &layout, plan, (&regions, &sets));
+            match written {
+                Ok(()) => Ok(sets),
+                Err(error) => {
+                    self.sets.discard(&mut self.memory, sets);
+                    Err(error)
+                }
             }
-            return Err(error);
-        }
+        });
+        let sets = match written {
+            Ok(sets) => sets,
+            Err(error) => {
+                for region in regions.into_values() {
+                    self.blocks.give(region);
+                }
+                return Err(error);
+            }
+        };
         let generation = 1 - self.memory.node().active;
         self.memory.flip(generation);
+        self.sets.commit(plan, sets);
         self.unsettled = true;
         for id in plan.remove.iter().chain(plan.upsert.keys()) {
             let region = self.regions.remove(id);
@@ -135,49 +162,13 @@ impl<M: Memory> Tables<M> {
         if self.unsettled {
             self.memory.wait_for_readers()?;
             self.unsettled = false;
+            self.sets.settle(&mut self.memory);
             for (id, region) in std::mem::take(&mut self.retired) {
                 self.move_marks(id, region);
                 self.blocks.give(region);
             }
         }
         Ok(())
-    }
-
-    /// For each block of a service's table, whether it was marked since this
-    /// was last asked. A table that moves takes its marks along.
-    pub fn take_marks(&mut self, id: ServiceId) -> Result<Vec<bool>, Error> {
-        self.settle()?;
-        let region = self.regions.get(&id).copied();
-        let blocks = region.into_iter().flat_map(Region::blocks);
-        let marks = self.memory.marks();
-        Ok(blocks
-            .map(|block| marks[block].swap(0, Ordering::Relaxed) != 0)
-            .collect())
-    }
-
-    /// Marks every block in force, for want of knowledge.
-    pub fn mark_all(&mut self) {
-        let marks = self.memory.marks();
-        for block in self.regions.values().copied().flat_map(Region::blocks) {
-            marks[block].store(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Leaves a retired region without marks; those of a table of the same
-    /// length go to the one that took its place. Nobody reads the old region
-    /// any more.
-    fn move_marks(&mut self, id: ServiceId, old: Region) {
-        let new = self.regions.get(&id).copied();
-        let new = new.filter(|new| new.count == old.count);
-        let marks = self.memory.marks();
-        for (at, block) in old.blocks().enumerate() {
-            let is_marked = marks[block].swap(0, Ordering::Relaxed) != 0;
-            if let Some(new) = new
-                && is_marked
-            {
-                marks[new.first as usize + at].store(1, Ordering::Relaxed);
-            }
-        }
     }
 
     /// What a plan would bring into force.
@@ -212,7 +203,8 @@ impl<M: Memory> Tables<M> {
             next.services.len(),
             self.memory.options().len() / 2,
         )?;
-        let keys = all_keys(next);
+        let next_generation = 1 - self.memory.node().active;
+        let keys = all_keys(next, self.first_options(next_generation));
         let v4 = keys.iter().filter(|(key, _)| key.address.is_ipv4()).count();
         let half_v4 = self.memory.services_v4().len() / 2;
         let half_v6 = self.memory.services_v6().len() / 2;
@@ -259,11 +251,11 @@ impl<M: Memory> Tables<M> {
         next: &State,
         layout: &Layout,
         plan: &Plan,
-        regions: &BTreeMap<ServiceId, Region>,
+        (regions, sets): (&BTreeMap<ServiceId, Region>, &BTreeMap<ServiceId, Set>),
     ) -> Result<(), Error> {
         let generation = 1 - self.memory.node().active;
         self.write_members(next, layout, generation)?;
-        self.write_options(next, generation);
+        self.write_options(next, sets, generation);
         for (id, service) in &plan.upsert {
             let slots = service.table.slots().ok_or(Error::NoSlots(*id))?;
             let region = regions.get(id).ok_or(Error::NoSlots(*id))?;
@@ -271,7 +263,7 @@ impl<M: Memory> Tables<M> {
             bytemuck::cast_slice_mut::<SlotBlock, Slot>(blocks)[..slots.len()]
                 .copy_from_slice(slots);
         }
-        let first_options = generation * (self.memory.options().len() / 2) as u32;
+        let first_options = self.first_options(generation);
         let targets: BTreeMap<ServiceId, Target> = next
             .services
             .iter()
@@ -294,6 +286,11 @@ impl<M: Memory> Tables<M> {
         self.write_services(layout, &targets, generation);
         self.write_head(next, layout, generation);
         Ok(())
+    }
+
+    /// Where a generation's half of `OPTIONS` begins.
+    fn first_options(&mut self, generation: u32) -> u32 {
+        generation * (self.memory.options().len() / 2) as u32
     }
 
     fn write_members(
@@ -319,11 +316,14 @@ impl<M: Memory> Tables<M> {
         Ok(())
     }
 
-    fn write_options(&mut self, next: &State, generation: u32) {
+    fn write_options(&mut self, next: &State, sets: &BTreeMap<ServiceId, Set>, generation: u32) {
         let half = self.memory.options().len() / 2;
         let options = &mut self.memory.options()[generation as usize * half..][..half];
-        for (entry, service) in options.iter_mut().zip(next.services.values()) {
-            *entry = service.options;
+        for (entry, (id, service)) in options.iter_mut().zip(&next.services) {
+            *entry = ServiceOptions {
+                sources: self.sets.number(sets, *id, service),
+                ..service.options
+            };
         }
     }
 

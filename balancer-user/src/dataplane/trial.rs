@@ -198,7 +198,7 @@ impl Trial {
     }
 
     /// Counters of these members and all reasons.
-    pub fn counters(&self, members: &[u32]) -> Result<Counters, Error> {
+    pub fn counters(&mut self, members: &[u32]) -> Result<Counters, Error> {
         self.object.counters(members)
     }
 

@@ -4,6 +4,7 @@ use super::*;
 use std::time::Duration;
 
 use crate::config::examine;
+use crate::config::model::Affinity;
 use proptest::prelude::*;
 
 const FILE: &str = r#"

@@ -17,6 +17,7 @@ use super::errors;
 use super::mutate::mutate;
 use super::packet::{ACK, FIN, MORE_FRAGMENTS, NOISE, Packet, RST, SYN};
 use super::packet::{fragment_v6, options};
+use super::quic;
 use super::rng::Rng;
 
 /// Longest frame that is drawn.
@@ -44,6 +45,7 @@ pub struct Generator {
     mtus: Vec<usize>,
     /// Frames that went to backends lately.
     sent: Vec<Vec<u8>>,
+    server_ids: Vec<[u8; 8]>,
 }
 
 impl Generator {
@@ -70,6 +72,9 @@ impl Generator {
             pool: state.settings.nat,
             mtus,
             sent: Vec::new(),
+            server_ids: services()
+                .flat_map(|service| service.server_ids.keys().copied())
+                .collect(),
         }
     }
 
@@ -156,6 +161,9 @@ impl Generator {
             packet.tcp_options = chains::tcp_options(&mut self.rng);
         }
         packet.payload_len = self.payload_len(&packet);
+        if !is_tcp && self.rng.chance(50) {
+            packet.payload = quic::header(&mut self.rng, &self.server_ids);
+        }
         if self.rng.chance(20) {
             packet.padding_len = 1 + self.rng.below(20);
         }

@@ -15,6 +15,7 @@ pub mod hex;
 pub mod icmp_error;
 pub mod mutate;
 pub mod packet;
+mod quic;
 pub mod rng;
 pub mod shrink;
 pub mod tunnel;

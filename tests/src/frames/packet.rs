@@ -62,6 +62,8 @@ pub struct Packet {
     pub transport_checksum: u16,
     /// Bytes after the transport header.
     pub payload_len: usize,
+    /// The first of them; the others are noise.
+    pub payload: Vec<u8>,
     /// Bytes after the packet.
     pub padding_len: usize,
     /// Instead of 4 or 6.
@@ -96,6 +98,7 @@ impl Packet {
             tcp_options: Vec::new(),
             transport_checksum: 0,
             payload_len: 0,
+            payload: Vec::new(),
             padding_len: 0,
             version: None,
             header_words: None,
@@ -165,7 +168,9 @@ impl Packet {
         if !self.headless {
             self.transport(&mut frame);
         }
-        frame.extend_from_slice(&NOISE[..self.payload_len]);
+        let given = self.payload.len().min(self.payload_len);
+        frame.extend_from_slice(&self.payload[..given]);
+        frame.extend_from_slice(&NOISE[given..self.payload_len]);
         frame.resize(frame.len() + self.padding_len, 0);
         frame
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use balancer_common::layout::{FLOW_KEYS, Member, NatSettings, Slot, Target};
 use balancer_user::dataplane::object::possible_cpus;
-use balancer_user::dataplane::{ServiceKey, ServiceState, Table};
+use balancer_user::dataplane::{ServiceKey, ServiceState, SourceRules, Table};
 use bytemuck::Zeroable;
 
 use super::forward::ones_complement_sum;
@@ -189,6 +189,53 @@ pub fn service(keys: Vec<ServiceKey>, members: Vec<Member>, slots: Vec<Slot>) ->
         _ => 0,
     };
     state
+}
+
+/// Takes the packets of a QUIC service by server id: that of member `n` is
+/// `len` bytes long and holds `n + 1`.
+pub fn quic(mut service: ServiceState, offset: u8, len: u8) -> ServiceState {
+    service.flags |= Target::QUIC;
+    service.options.server_id_offset = offset;
+    service.options.server_id_len = len;
+    service.server_ids = (0..service.members.len() as u16)
+        .map(|index| {
+            let mut id = [0; 8];
+            id[usize::from(len) - 1] = index as u8 + 1;
+            (id, index)
+        })
+        .collect();
+    service
+}
+
+/// Allows (`+`) and denies (`-`) prefixes.
+///
+/// # Panics
+/// When one does not parse.
+pub fn sources(mut service: ServiceState, prefixes: &[&str]) -> ServiceState {
+    let rules: SourceRules = prefixes
+        .iter()
+        .map(|text| {
+            let (sign, prefix) = text.split_at(1);
+            let prefix = prefix.parse().expect("tests write prefixes that parse");
+            (prefix, sign == "+")
+        })
+        .collect();
+    service.flags |= Target::FILTER;
+    if rules.values().any(|is_allowed| *is_allowed) {
+        service.flags |= Target::FILTER_ALLOWS;
+    }
+    service.sources = Arc::new(rules);
+    service
+}
+
+/// Lets `burst` flows of each source prefix in, and then none for a century.
+pub fn limit(mut service: ServiceState, burst: u64, mask: [u8; 16]) -> ServiceState {
+    let century = 3_155_760_000_000_000_000 / burst;
+    service.flags |= Target::LIMIT;
+    service.options.limit_interval_ns = century;
+    service.options.limit_burst_ns = (burst - 1) * century;
+    service.options.limit_mask = mask;
+    service
 }
 
 /// Keys of the flow hash, drawn from a number.

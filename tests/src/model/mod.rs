@@ -31,11 +31,14 @@ pub mod decap;
 pub mod echo;
 pub mod forward;
 pub mod fragment;
+pub mod handshake;
 pub mod hash;
 pub mod icmp_error;
 pub mod mss;
 pub mod nat;
 pub mod parse;
+pub mod quic;
+pub mod sources;
 pub mod too_big;
 
 /// Interface that test runs pretend a frame came in on: the loopback.
@@ -50,6 +53,8 @@ pub struct Model {
     translations: nat::Table,
     fragments: Fragments,
     members: BTreeMap<u32, MemberCounters>,
+    opened: sources::Opened,
+    handshakes: handshake::Handshakes,
     reasons: [u64; Reason::COUNT],
 }
 
@@ -66,6 +71,8 @@ impl Model {
             translations: nat::Table::default(),
             fragments: Fragments::default(),
             members: BTreeMap::new(),
+            opened: sources::Opened::default(),
+            handshakes: handshake::Handshakes::default(),
             reasons: [0; Reason::COUNT],
         }
     }
@@ -89,11 +96,17 @@ impl Model {
         self.fragments.count()
     }
 
+    /// How many sampled handshakes are under way.
+    pub fn waiting_handshakes(&self) -> usize {
+        self.handshakes.waiting()
+    }
+
     /// What the counters should say: every member that got a packet, and all
     /// reasons.
     pub fn counters(&self) -> Counters {
         Counters {
             members: self.members.clone(),
+            handshakes: self.handshakes.counted().clone(),
             reasons: Reason::ALL
                 .iter()
                 .map(|reason| (*reason, self.reasons[*reason as usize]))
@@ -149,35 +162,37 @@ impl Model {
             return self.judge_reply(frame, &flow, outcome);
         };
         outcome.service = Some(id);
-        let opening = parse::transport(frame, &flow)?;
+        let opening = parse::transport(frame, &mut flow)?;
+        sources::filter(&self.state.services[&id], flow.source)?;
         let kept = self.follow(frame, &flow, id)?;
         let service = &self.state.services[&id];
         // A later fragment goes where the first one went.
         let first = origin.filter(|first| {
             first.service == Some(id) && alive(service, first.member) == Some(first.incarnation)
         });
+        let named = named_server(service, frame, &flow, kept);
         let bound = kept.or(first.map(|first| first.member));
-        let (owner, at, hash) = self.pick(&flow, id, opening, bound)?;
+        let (owner, at, hash) = self.pick(&flow, id, opening, (bound, named))?;
         let member = member(service, owner.member).ok_or(Reason::BadTable)?;
-        let name = FlowName::of(id, &flow);
-        let slot = service.table.slots().expect("as in `pick`")[at];
-        self.records.keep(service, slot, &name, owner);
+        let is_new = opening == Opening::Syn || owner.is_first;
+        outcome.member = Some(owner.member);
+        outcome.slot = Some(at as u32);
+        outcome.hash = Some(hash);
+        if is_new {
+            sources::limit(&mut self.opened, id, service, flow.source)?;
+        }
         let origin = Origin {
             service: Some(id),
             member: owner.member,
             incarnation: member.incarnation,
         };
         self.fragments.remember(&flow, origin);
-        outcome.member = Some(owner.member);
-        outcome.slot = Some(at as u32);
-        outcome.hash = Some(hash);
-        if let Err(reason) = forward::check(&flow, member) {
-            if reason != Reason::ExceedsMtu {
-                return Err(reason);
-            }
-            outcome.frame = too_big::answer(frame, &flow, member)?;
-            outcome.reason = Reason::TooBigAnswered;
-            outcome.action = Action::Tx;
+        if !matches!(named, Named::Member(_)) {
+            let slot = service.table.slots().expect("as in `pick`")[at];
+            self.records
+                .keep(service, slot, &FlowName::of(id, &flow), owner);
+        }
+        if told_what_fits(frame, &flow, member, outcome)? {
             return Ok(());
         }
         let (egress, counter) = (member.egress, member.counter);
@@ -187,21 +202,34 @@ impl Model {
             0 | INGRESS => Action::Tx,
             _ => Action::Redirect,
         };
-        let counters = self.members.entry(counter).or_default();
-        counters.packets += 1;
-        counters.bytes += flow.ip_len as u64;
-        counters.flows += u64::from(opening == Opening::Syn || owner.is_first);
+        self.count(counter, &flow, (hash, opening, is_new));
+        if matches!(named, Named::Unknown) {
+            outcome.reason = Reason::UnknownServerId;
+        }
         Ok(())
     }
 
+    /// A packet went to the member with that counter.
+    fn count(&mut self, counter: u32, flow: &Flow, (hash, opening, is_new): (u64, Opening, bool)) {
+        let counters = self.members.entry(counter).or_default();
+        counters.packets += 1;
+        counters.bytes += flow.ip_len as u64;
+        counters.flows += u64::from(is_new);
+        counters.resets += u64::from(flow.is_reset);
+        let is_sampled = (hash % (1 << 32)) < u64::from(self.state.settings.handshake_sample);
+        if flow.protocol == 6 && is_sampled {
+            self.handshakes.see(hash, counter, opening, flow.is_reset);
+        }
+    }
+
     /// The owner of a flow, the slot and the hash that led there. A `bound` flow
-    /// has its member already.
+    /// has its member already, and then one whose packet names it.
     fn pick(
         &self,
         flow: &Flow,
         id: ServiceId,
         opening: Opening,
-        bound: Option<u16>,
+        (bound, named): (Option<u16>, Named),
     ) -> Result<(Owner, usize, u64), Reason> {
         let service = &self.state.services[&id];
         let slots = service
@@ -209,7 +237,7 @@ impl Model {
             .slots()
             .expect("a state of the model has slots");
         let hash = hash::flow(&self.state.flow_keys, flow);
-        if slots.is_empty() {
+        if slots.is_empty() && !matches!(named, Named::Member(_)) {
             return Err(Reason::NoBackend);
         }
         let at = if service.flags & Target::AFFINITY_SOURCE == 0 {
@@ -218,9 +246,9 @@ impl Model {
             hash::slot(hash::of_source(&self.state.flow_keys, flow), slots.len())
         };
         let name = FlowName::of(id, flow);
-        let owner = match bound {
-            Some(member) => Owner::of(member),
-            None => self.records.owner(service, slots[at], opening, &name),
+        let owner = match (bound, named) {
+            (Some(member), _) | (None, Named::Member(member)) => Owner::of(member),
+            (None, _) => self.records.owner(service, slots[at], opening, &name),
         };
         member(service, owner.member).ok_or(Reason::BadTable)?;
         if alive(service, owner.member).is_none() {
@@ -250,7 +278,7 @@ impl Model {
             17 => Opening::None,
             _ => Opening::Established,
         };
-        let (owner, at, hash) = self.pick(&flow, id, opening, None)?;
+        let (owner, at, hash) = self.pick(&flow, id, opening, (None, Named::Nobody))?;
         let member = member(&self.state.services[&id], owner.member).ok_or(Reason::BadTable)?;
         outcome.member = Some(owner.member);
         outcome.slot = Some(at as u32);
@@ -340,7 +368,7 @@ impl Model {
     ) -> Result<(), Reason> {
         let service = self.translations.service_of(flow);
         outcome.service = Some(service.ok_or(Reason::NoService)?);
-        parse::transport(frame, flow)?;
+        parse::transport(frame, &mut flow.clone())?;
         outcome.frame = self.translations.reply(frame, flow)?;
         self.fragments.remember(flow, Origin::default());
         outcome.action = Action::Tx;
@@ -372,6 +400,55 @@ impl Model {
         };
         let found = self.services.get(&key(flow.ports[1]));
         found.or_else(|| self.services.get(&key(0))).copied()
+    }
+}
+
+/// Whether the packet goes back, as an error that tells its client what fits.
+fn told_what_fits(
+    frame: &[u8],
+    flow: &Flow,
+    member: &Member,
+    outcome: &mut Outcome,
+) -> Result<bool, Reason> {
+    match forward::check(flow, member) {
+        Ok(()) => return Ok(false),
+        Err(Reason::ExceedsMtu) => {}
+        Err(reason) => return Err(reason),
+    }
+    outcome.frame = too_big::answer(frame, flow, member)?;
+    outcome.reason = Reason::TooBigAnswered;
+    outcome.action = Action::Tx;
+    Ok(true)
+}
+
+/// What a packet says of its server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Named {
+    /// It is no packet that names one.
+    Nobody,
+    /// Nobody who lives has the id.
+    Unknown,
+    /// The member of that index.
+    Member(u16),
+}
+
+/// What a packet says of its server; one that a translation keeps with a
+/// member is not asked.
+fn named_server(service: &ServiceState, frame: &[u8], flow: &Flow, kept: Option<u16>) -> Named {
+    let is_later = matches!(flow.part, parse::Part::Later(_));
+    if service.flags & Target::QUIC == 0 || flow.protocol != 17 || is_later || kept.is_some() {
+        return Named::Nobody;
+    }
+    let packet = &frame[flow.ip_at..flow.ip_at + flow.ip_len];
+    let datagram = &packet[flow.header_len + 8..];
+    let offset = usize::from(service.options.server_id_offset);
+    let len = usize::from(service.options.server_id_len);
+    match quic::server_id(datagram, offset, len) {
+        None => Named::Nobody,
+        Some(id) => match service.server_ids.get(&id) {
+            Some(index) if alive(service, *index).is_some() => Named::Member(*index),
+            _ => Named::Unknown,
+        },
     }
 }
 

@@ -24,6 +24,8 @@ pub struct Flow {
     pub ttl: u8,
     /// Whole, or which fragment.
     pub part: Part,
+    /// TCP with RST, as [`transport`] finds it.
+    pub is_reset: bool,
     /// Where the IP header begins, behind the tags.
     pub ip_at: usize,
     /// Bytes of the IP header, options and extension headers included.
@@ -101,6 +103,7 @@ fn flow_v4(frame: &[u8], ip_at: usize) -> Result<Flow, Reason> {
         traffic_class: header[1],
         ttl: header[8],
         part,
+        is_reset: false,
         ip_at,
         header_len,
         ip_len: usize::from(u16::from_be_bytes([header[2], header[3]])),
@@ -129,6 +132,7 @@ fn flow_v6(frame: &[u8], ip_at: usize) -> Result<Flow, Reason> {
         traffic_class: (first >> 20) as u8,
         ttl: header[7],
         part,
+        is_reset: false,
         ip_at,
         header_len,
         ip_len: 40 + usize::from(u16::from_be_bytes([header[4], header[5]])),
@@ -193,7 +197,7 @@ fn part(offset: u16, more: bool, identification: u32) -> Part {
 ///
 /// # Errors
 /// A reason to drop it.
-pub fn transport(frame: &[u8], flow: &Flow) -> Result<Opening, Reason> {
+pub fn transport(frame: &[u8], flow: &mut Flow) -> Result<Opening, Reason> {
     if flow.ttl == 0 {
         return Err(Reason::TtlExpired);
     }
@@ -241,6 +245,7 @@ pub fn transport(frame: &[u8], flow: &Flow) -> Result<Opening, Reason> {
     if header_len > segment.len() {
         return Err(if_whole(Reason::BadTcpHeader));
     }
+    flow.is_reset = segment[13] & 0b00_0100 != 0;
     let (syn, ack) = (segment[13] & 0b00_0010 != 0, segment[13] & 0b01_0000 != 0);
     if syn && !ack {
         return Ok(Opening::Syn);

@@ -1,13 +1,16 @@
 //! The daemon dies in the middle of a change, and the next one goes on with
 //! what the dead one knew.
 
+use std::net::IpAddr;
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use balancer_tests::balancer::{Balancer, backend_of};
 use balancer_tests::lab::Lab;
-use balancer_tests::lab::client::HeldConnections;
+use balancer_tests::lab::client::{HeldConnections, HttpLoad};
 
 use crate::fixture::{
-    Api, Service, balancer, burst, l2, load, stop_unharmed, wait_answers, web_servers,
+    Api, Service, balancer, burst, l2, load, load_of, stop_unharmed, wait_answers, web_servers,
 };
 use crate::programs_swapped::{flows_that_need_records, packets};
 
@@ -85,6 +88,50 @@ fn tables_that_nobody_can_explain_are_begun_anew_and_that_is_said() -> Result<()
         .filter(|entry| entry.file_name().to_string_lossy().starts_with("maps-"))
         .count();
     ensure!(sets == 1, "{sets} sets of maps");
+    Ok(())
+}
+
+#[test]
+fn denied_sources_stay_denied_while_the_daemon_dies_and_comes_back() -> Result<()> {
+    let lab = l2(2)?;
+    let _servers = web_servers(&lab)?;
+    let service = Service::web_l2(&lab);
+    let sources = load_of(&lab, service.dial()).sources;
+    let (denied, allowed) = sources.split_at(sources.len() / 2);
+    let list: Vec<String> = denied.iter().map(|ip| format!("\"{ip}/32\"")).collect();
+    let list = format!(
+        "fail_open_below = 0.0\ndeny_sources = [{}]\n",
+        list.join(", ")
+    );
+    let text = service.toml().replacen("fail_open_below = 0.0\n", &list, 1);
+    let mut balancer = balancer(&lab, &text)?;
+    let load_from = |sources: &[IpAddr]| {
+        let load = HttpLoad {
+            sources: sources.to_vec(),
+            timeout: Duration::from_millis(100),
+            ..load_of(&lab, service.dial())
+        };
+        load.start(lab.client(0).namespace())
+    };
+    let knocking = load_from(denied)?;
+    let load = load_from(allowed)?;
+    for _ in 0..2 {
+        wait_answers(&load, 300)?;
+        balancer.kill()?;
+        wait_answers(&load, 300)?;
+        balancer.restart()?;
+        ensure!(balancer.log().contains(SAYS), "{}", balancer.log());
+    }
+    wait_answers(&load, 300)?;
+    stop_unharmed(load)?;
+    let report = knocking.stop()?;
+    ensure!(
+        report.answered == 0,
+        "{} answers past the list",
+        report.answered
+    );
+    let dropped = balancer.status()?.reasons["source_denied"];
+    ensure!(dropped >= report.failed, "{dropped} of {}", report.failed);
     Ok(())
 }
 

@@ -107,7 +107,7 @@ impl Fixture {
         (outcome, moved(&before, &self.counters()))
     }
 
-    pub(crate) fn counters(&self) -> Counters {
+    pub(crate) fn counters(&mut self) -> Counters {
         let all: Vec<u32> = (0..256).collect();
         self.trial.counters(&all).unwrap()
     }

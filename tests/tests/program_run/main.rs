@@ -21,6 +21,7 @@ mod lives;
 mod modes;
 mod mss;
 mod nat;
+mod picky;
 mod random;
 mod reasons;
 mod recorded;

@@ -3,8 +3,8 @@
 use balancer_common::layout::{Member, NatSettings, ServiceOptions, Slot, Target};
 use balancer_tests::frames::Rng;
 use balancer_tests::model::build::{
-    READY, TCP, UDP, flow_keys, full, gue_v4, gue_v6, ipip_v4, ipip_v6, key, l2, nat_v4, nat_v6,
-    pool, service,
+    READY, TCP, UDP, flow_keys, full, gue_v4, gue_v6, ipip_v4, ipip_v6, key, l2, limit, nat_v4,
+    nat_v6, pool, quic, service, sources,
 };
 use balancer_user::dataplane::{ServiceKey, ServiceState, State};
 use bytemuck::Zeroable;
@@ -23,6 +23,7 @@ pub(crate) fn everything(version: u64, egress: u32) -> State {
     // Every other change keeps the keys, so that records are asked after it.
     state.flow_keys = flow_keys(version / 2);
     state.settings.answer_echo = version % 3 != 2;
+    state.settings.handshake_sample = u32::MAX / 4;
     // Longer than a test runs: to the model, time stands still.
     state.settings.nat = NatSettings {
         idle_ns: HOUR_NS,
@@ -36,6 +37,9 @@ pub(crate) fn everything(version: u64, egress: u32) -> State {
         let slots = owners(&mut rng, members.len(), slot_count);
         let service = with_affinity(number, service(keys, members, slots));
         let service = with_mss(number, service);
+        state.services.insert(number, service);
+    }
+    for (number, service) in (50..).zip(picky(&mut rng)) {
         state.services.insert(number, service);
     }
     let broken = broken(&mut rng);
@@ -217,6 +221,54 @@ fn with_mss(number: u32, mut service: ServiceState) -> ServiceState {
         service.options.mss = 1360;
     }
     service
+}
+
+/// Services that ask for more than a hash.
+fn picky(rng: &mut Rng) -> Vec<ServiceState> {
+    let one = |rng: &mut Rng, address: &str, protocol, members: Vec<Member>, slots| {
+        let members = unsteady(rng, members);
+        let slots = owners(rng, members.len(), slots);
+        service(vec![key(address, 443, protocol)], members, slots)
+    };
+    let prefixes_v4 = ["-203.0.113.0/24", "+203.0.113.0/29", "-203.0.113.3/32"];
+    let prefixes_v6 = ["+2001:db8:c::/61", "-2001:db8:c:2::/64"];
+    let half = {
+        let mut mask = [0; 16];
+        mask[..8].fill(0xff);
+        mask
+    };
+    vec![
+        quic(
+            one(rng, "192.0.2.8", UDP, (200..206).map(gue_v4).collect(), 61),
+            1,
+            2,
+        ),
+        quic(
+            one(rng, "2001:db8::8", UDP, vec![l2(210), ipip_v6(211)], 13),
+            0,
+            8,
+        ),
+        // All is told by id: nobody has a slot.
+        quic(one(rng, "192.0.2.9", UDP, vec![l2(215)], 0), 3, 1),
+        sources(
+            one(rng, "192.0.2.10", TCP, vec![l2(220), ipip_v4(221)], 13),
+            &prefixes_v4,
+        ),
+        sources(
+            one(rng, "2001:db8::10", UDP, vec![ipip_v4(222)], 13),
+            &prefixes_v6,
+        ),
+        limit(
+            one(rng, "192.0.2.11", TCP, vec![l2(230), l2(231)], 13),
+            8,
+            [255, 255, 255, 0xfc, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        ),
+        limit(
+            one(rng, "2001:db8::11", TCP, vec![gue_v6(232)], 13),
+            20,
+            half,
+        ),
+    ]
 }
 
 /// New incarnations and a few dead members.

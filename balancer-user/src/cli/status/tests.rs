@@ -21,6 +21,8 @@ fn backend(name: &str, state: &str) -> BackendStatus {
         flows: 1_234,
         packets: 56_789,
         bytes: 3_400_000,
+        resets: 7,
+        handshakes: None,
         flows_per_second: 12.0,
         packets_per_second: 340.5,
         bits_per_second: 1_250_000.0,

@@ -17,31 +17,10 @@ pub(super) fn check_node(context: &mut Context<'_>) {
 
 /// Rules about one service.
 pub(super) fn check_service(context: &mut Context<'_>, index: usize, service: &Service) {
-    carried_out(context, index, service);
     fullnat_sources(context, index, service);
     match &service.quic {
         Some(quic) => server_ids(context, index, service, quic),
         None => unread_server_ids(context, index, service),
-    }
-}
-
-/// What the kernel program does not do yet must not be taken for done.
-fn carried_out(context: &mut Context<'_>, index: usize, service: &Service) {
-    let asked = [
-        ("allow_sources", !service.allow_sources.is_empty()),
-        ("deny_sources", !service.deny_sources.is_empty()),
-        ("source_limit", service.source_limit.is_some()),
-        ("quic", service.quic.is_some()),
-    ];
-    for (key, _) in asked.into_iter().filter(|(_, asked)| *asked) {
-        let message = format!(
-            "service {}: `{key}` is not carried out by this version's kernel program",
-            service.name
-        );
-        let place = Place::Service(index, key);
-        context.report(&rules::NOT_CARRIED_OUT, place, message, |finding| {
-            finding.help("leave it out until a version carries it out; see the changelog")
-        });
     }
 }
 

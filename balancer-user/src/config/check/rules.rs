@@ -174,10 +174,6 @@ rules! {
     "a `nat` or `fullnat` backend that is a service's address"
     "The rewritten packet would be for that service again, and its backend's replies for nobody. Name the servers themselves."
 
-    NOT_CARRIED_OUT "not-carried-out" Error Shape false
-    "a setting that this version reads and does not carry out"
-    "The file's language is ahead of the kernel program. A list of sources that denies nobody, or a mode that drops every packet, is worse than none: such a file is refused as long as it would do nothing."
-
     SERVER_ID "server-id" Error Shape false
     "a QUIC server id that is missing, doubled or of another length"
     "Connection ids name the server by the bytes that `[service.quic]` points at. Without an id of its own, of that length, a backend never gets its clients back once their address changes. An id without `[service.quic]` is read by nothing."

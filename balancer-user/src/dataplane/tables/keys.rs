@@ -36,7 +36,7 @@ pub(super) fn target_of(leads: Leads, targets: &BTreeMap<ServiceId, Target>) -> 
 
 /// The keys of all services, one for each address that some service has, and
 /// one for each server id.
-pub(super) fn all_keys(state: &State) -> Vec<(ServiceKey, Leads)> {
+pub(super) fn all_keys(state: &State, first_options: u32) -> Vec<(ServiceKey, Leads)> {
     let keys = state
         .services
         .iter()
@@ -50,23 +50,26 @@ pub(super) fn all_keys(state: &State) -> Vec<(ServiceKey, Leads)> {
         };
         (key, Leads::Address)
     });
-    let server_ids = state
-        .services
-        .iter()
-        .zip(0u16..)
-        .flat_map(|((id, service), place)| {
-            let members = service.server_ids.iter();
-            members.map(move |(server_id, member)| {
-                (
-                    server_id_key(*server_id, place),
-                    Leads::Member(*id, *member),
-                )
-            })
-        });
+    let server_ids =
+        state
+            .services
+            .iter()
+            .zip(first_options..)
+            .flat_map(|((id, service), place)| {
+                let members = service.server_ids.iter();
+                members.map(move |(server_id, member)| {
+                    (
+                        server_id_key(*server_id, place as u16),
+                        Leads::Member(*id, *member),
+                    )
+                })
+            });
     keys.chain(marks).chain(server_ids).collect()
 }
 
-/// The key of a server id of the service at that place in `OPTIONS`.
+/// The key of a server id of the service at that place in `OPTIONS`,
+/// generation included: its low 16 bits tell services apart, as a generation
+/// has fewer.
 fn server_id_key(server_id: [u8; 8], place: u16) -> ServiceKey {
     let mut address = [0; 16];
     address[..8].copy_from_slice(&server_id);

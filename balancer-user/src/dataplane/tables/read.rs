@@ -2,15 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use balancer_common::layout::{
     GENERATIONS, GenerationHead, LAYOUT_VERSION, Member, SLOTS_PER_BLOCK, ServiceOptions, Slot,
     Target,
 };
 
+use ipnet::IpNet;
+
 use super::super::blocks::{Blocks, Region};
-use super::super::{Error, ServiceId, ServiceKey, ServiceState, Settings, State, Table};
-use super::{Memory, Tables};
+use super::super::{
+    Error, ServiceId, ServiceKey, ServiceState, Settings, SourceRules, State, Table,
+};
+use super::sources::Sets;
+use super::{Memory, SourceEntry, Tables};
 
 impl<M: Memory> Tables<M> {
     /// Tables in memory that another process wrote, which has
@@ -30,12 +36,16 @@ impl<M: Memory> Tables<M> {
             memory,
             regions: BTreeMap::new(),
             state: State::empty(),
+            sets: Sets::default(),
             retired: Vec::new(),
             // Packets that saw the generation before may be under way.
             unsettled: true,
         };
         tables.state.settings.flow_records = flow_records;
-        (tables.state, tables.regions) = tables.read_whole()?;
+        let decoded = tables.decode(true);
+        tables.regions = tables.regions_of(&decoded)?;
+        tables.sets = Sets::adopt(&decoded.state, &decoded.sets, tables.memory.sources());
+        tables.state = decoded.state;
         for (id, region) in &tables.regions {
             if !tables.blocks.reserve(*region) {
                 return Err(Error::Foreign(format!(
@@ -51,10 +61,9 @@ impl<M: Memory> Tables<M> {
         self.decode(false).state
     }
 
-    /// As [`Tables::read`], with slots, and where each table lies; an error
-    /// if anything of it does not fit together.
-    fn read_whole(&mut self) -> Result<(State, BTreeMap<ServiceId, Region>), Error> {
-        let decoded = self.decode(true);
+    /// Where each table lies; an error if anything of what was read does not
+    /// fit together.
+    fn regions_of(&mut self, decoded: &Decoded) -> Result<BTreeMap<ServiceId, Region>, Error> {
         let mut regions = BTreeMap::new();
         for (id, target) in &decoded.targets {
             let service = decoded.state.services.get(id);
@@ -80,7 +89,7 @@ impl<M: Memory> Tables<M> {
             };
             regions.insert(*id, region);
         }
-        Ok((decoded.state, regions))
+        Ok(regions)
     }
 
     fn decode(&mut self, with_slots: bool) -> Decoded {
@@ -126,7 +135,12 @@ impl<M: Memory> Tables<M> {
                 service.server_ids.insert(id, bucket.target.members as u16);
             }
         }
-        for service in found.services.values_mut() {
+        let sources = self.memory.sources();
+        let mut sets = BTreeMap::new();
+        for (id, service) in &mut found.services {
+            let number = std::mem::take(&mut service.options.sources);
+            service.sources = Arc::new(rules(service, number, &sources));
+            sets.insert(*id, number);
             service.keys.sort_unstable();
         }
         let head = node.generations[generation];
@@ -143,6 +157,7 @@ impl<M: Memory> Tables<M> {
         };
         Decoded {
             state,
+            sets,
             targets: found.targets,
             torn: found.torn,
         }
@@ -178,6 +193,7 @@ impl<M: Memory> Tables<M> {
             flags: target.flags,
             options: self.read_options(target),
             server_ids: BTreeMap::new(),
+            sources: Arc::default(),
         };
         found.targets.insert(target.service, target);
         found.services.insert(target.service, service);
@@ -201,13 +217,10 @@ impl<M: Memory> Tables<M> {
 
     fn read_options(&mut self, target: Target) -> ServiceOptions {
         let options = self.memory.options();
-        ServiceOptions {
-            sources: 0,
-            ..options
-                .get(target.options as usize)
-                .copied()
-                .unwrap_or_default()
-        }
+        options
+            .get(target.options as usize)
+            .copied()
+            .unwrap_or_default()
     }
 
     fn read_table(&mut self, target: Target, with_slots: bool) -> Table {
@@ -227,6 +240,8 @@ impl<M: Memory> Tables<M> {
 /// What stands in the memory.
 struct Decoded {
     state: State,
+    /// Number of each service's set of prefixes.
+    sets: BTreeMap<ServiceId, u32>,
     /// What each service's keys lead to.
     targets: BTreeMap<ServiceId, Target>,
     /// Services of which two keys lead to different things.
@@ -240,4 +255,25 @@ struct Found {
     services: BTreeMap<ServiceId, ServiceState>,
     targets: BTreeMap<ServiceId, Target>,
     torn: BTreeSet<ServiceId>,
+}
+
+/// The prefixes of the set that a service's options name, as the
+/// configuration has them.
+fn rules(service: &ServiceState, set: u32, sources: &[SourceEntry]) -> SourceRules {
+    let is_v4 = service.keys.iter().any(|key| key.address.is_ipv4());
+    let of_set = sources.iter().filter(|entry| entry.key.set == set);
+    of_set.filter_map(|entry| rule(entry, is_v4)).collect()
+}
+
+/// A prefix as the configuration has it; none if it is no prefix of the
+/// family.
+fn rule(entry: &SourceEntry, is_v4: bool) -> Option<(IpNet, bool)> {
+    let [a, b, c, d, ..] = entry.key.source;
+    let address = if is_v4 {
+        IpAddr::from([a, b, c, d])
+    } else {
+        IpAddr::from(entry.key.source)
+    };
+    let prefix = IpNet::new(address, u8::try_from(entry.prefix_len).ok()?).ok()?;
+    Some((prefix, entry.is_allowed))
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Result, ensure};
 use balancer_tests::balancer::{Balancer, Decap};
+use balancer_tests::frames::hex;
 use balancer_tests::lab::capture::Capture;
 use balancer_tests::lab::server::{Nginx, NginxConfig};
 use balancer_tests::lab::{Lab, LabConfig, Node, Replies, link};
@@ -230,6 +231,7 @@ impl Network {
             address: self.vip(),
             backends: self.lab.backends().iter().map(named).collect(),
             health: "",
+            server_ids: None,
         }
     }
 
@@ -342,6 +344,8 @@ pub(crate) struct Service {
     pub(crate) backends: Vec<(String, IpAddr)>,
     /// What stands below `[service.health]`; no probes if empty.
     pub(crate) health: &'static str,
+    /// For QUIC: where in connection ids, and each backend's.
+    pub(crate) server_ids: Option<(usize, Vec<[u8; 2]>)>,
 }
 
 impl Service {
@@ -354,6 +358,7 @@ impl Service {
             address,
             backends,
             health,
+            server_ids,
         } = self;
         let mut text = format!(
             "[[service]]\nname = \"{name}\"\naddress = \"{address}\"\nport = {port}\n\
@@ -362,8 +367,15 @@ impl Service {
         if !health.is_empty() {
             text += &format!("\n[service.health]\n{health}");
         }
-        for (name, address) in backends {
+        if let Some((offset, _)) = server_ids {
+            text +=
+                &format!("\n[service.quic]\nserver_id_offset = {offset}\nserver_id_length = 2\n");
+        }
+        for (index, (name, address)) in backends.iter().enumerate() {
             text += &format!("\n[[service.backend]]\nname = \"{name}\"\naddress = \"{address}\"\n");
+            if let Some((_, ids)) = server_ids {
+                text += &format!("server_id = \"{}\"\n", hex(&ids[index]));
+            }
         }
         text
     }

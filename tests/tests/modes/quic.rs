@@ -6,16 +6,20 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use balancer_tests::lab::client::{Ngtcp2Run, QuicClient};
+use balancer_tests::lab::quic::ServerId;
 use balancer_tests::lab::server::{Ngtcp2Server, QuicConfig, QuicServer, download_pattern};
 use balancer_tests::lab::{LabConfig, Node};
 
 use crate::every_mode;
-use crate::fixture::{Mode, Network};
+use crate::fixture::{Mode, Network, Service};
 
 const PORT: u16 = 443;
 /// So many that no backend is left out by chance: one in 60,000 runs.
 const CONNECTIONS: usize = 30;
 const TRANSFER_LEN: usize = 256 << 10;
+/// Connections that move; all on one backend once in 10,000 runs.
+const MOVERS: usize = 10;
+const SERVER_ID_OFFSET: usize = 2;
 /// Long enough to be under way when its client moves.
 const DOWNLOAD_LEN: usize = 1 << 20;
 
@@ -23,20 +27,7 @@ every_mode!(exchange);
 
 fn exchange(mode: Mode) -> Result<()> {
     let network = mode.lab(LabConfig::backends(3))?;
-    let start = |node: &Node| {
-        let config = QuicConfig {
-            name: node.name().to_owned(),
-            listen: SocketAddr::new(mode.vip.any(), PORT),
-            server_id: None,
-        };
-        QuicServer::start(node.namespace(), &config)
-    };
-    let servers: Vec<QuicServer> = network
-        .lab
-        .backends()
-        .iter()
-        .map(start)
-        .collect::<Result<_>>()?;
+    let servers = servers(&network, |_| None)?;
     let _balancer = network.balancer(&[network.service("quic", "udp", PORT)])?;
     let watch = network.watch()?;
     let mut answered = BTreeSet::new();
@@ -60,6 +51,85 @@ fn exchange(mode: Mode) -> Result<()> {
 
 fn connect(network: &Network) -> Result<QuicClient> {
     QuicClient::connect(network.lab.client(0).namespace(), None, network.dial(PORT))
+}
+
+fn servers(
+    network: &Network,
+    server_id: impl Fn(usize) -> Option<ServerId>,
+) -> Result<Vec<QuicServer>> {
+    let start = |(index, node): (usize, &Node)| {
+        let config = QuicConfig {
+            name: node.name().to_owned(),
+            listen: SocketAddr::new(network.mode.vip.any(), PORT),
+            server_id: server_id(index),
+        };
+        QuicServer::start(node.namespace(), &config)
+    };
+    let backends = network.lab.backends().iter().enumerate();
+    backends.map(start).collect()
+}
+
+mod by_server_id {
+    use super::*;
+
+    every_mode!(clients_move_and_keep_their_backend);
+}
+
+fn clients_move_and_keep_their_backend(mode: Mode) -> Result<()> {
+    let network = mode.lab(LabConfig {
+        addresses_per_client: 3,
+        ..LabConfig::backends(3)
+    })?;
+    let servers = servers(&network, |index| {
+        Some(ServerId {
+            offset: SERVER_ID_OFFSET,
+            id: server_id(index).to_vec(),
+            cid_len: 12,
+        })
+    })?;
+    let service = Service {
+        server_ids: Some((SERVER_ID_OFFSET, (0..3).map(server_id).collect())),
+        ..network.service("quic", "udp", PORT)
+    };
+    let balancer = network.balancer(&[service])?;
+    let watch = network.watch()?;
+    let clients: Vec<QuicClient> = (0..MOVERS)
+        .map(|_| connect(&network))
+        .collect::<Result<_>>()?;
+    let mut homes = Vec::new();
+    for client in &clients {
+        homes.push(client.exchange(1000, 1000)?.backend);
+    }
+    for (client, home) in clients.iter().zip(&homes) {
+        for source in network.sources() {
+            client.rebind(Some(source))?;
+            let answer = client.exchange(TRANSFER_LEN, 1000)?;
+            ensure!(answer.backend == *home, "{home} had it: {answer:?}");
+        }
+        let answer = client.download_moving(DOWNLOAD_LEN, TRANSFER_LEN, None)?;
+        ensure!(answer.backend == *home, "{home} had it: {answer:?}");
+    }
+    // The hash would send many of them elsewhere now.
+    for change in [
+        ["weight", "quic", "backend0", "1000"].as_slice(),
+        &["drain", "quic", "backend1"],
+    ] {
+        balancer.succeed(&[&["backend"], change].concat())?;
+        for (client, home) in clients.iter().zip(&homes) {
+            client.rebind(None)?;
+            let answer = client.exchange(1000, 1000)?;
+            ensure!(answer.backend == *home, "{home} had it: {answer:?}");
+        }
+    }
+    let connections: u64 = servers.iter().map(QuicServer::connections).sum();
+    ensure!(connections == MOVERS as u64, "{connections}");
+    homes.sort();
+    println!("{mode}: homes of clients that moved: {homes:?}");
+    watch.judge()
+}
+
+fn server_id(index: usize) -> [u8; 2] {
+    [0xb0, index as u8]
 }
 
 mod packaged {

@@ -24,6 +24,8 @@ pub(super) const UDP: f64 = 132.0;
 pub(super) const TCP_V6: f64 = 102.0;
 /// TCP of an established flow, sent in GUE.
 pub(super) const GUE: f64 = 281.0;
+/// QUIC by connection id.
+pub(super) const QUIC: f64 = 104.0;
 /// Echo request, answered.
 pub(super) const ECHO: f64 = 10.0;
 /// ICMP error about a flow.

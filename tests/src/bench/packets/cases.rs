@@ -13,12 +13,13 @@ use super::frames::{
     CLIENT_V4, CLIENT_V6, Outer, Place, SERVICE_V4, SERVICE_V6, arp, at, datagram, echo, fragment,
     icmp_error, segment, syn, tunnelled,
 };
+use super::picky;
 use super::scene::{LONG_NS, Scene};
 use crate::bench::reference as c;
 use crate::model::build::{TCP, UDP, gue_v4, gue_v6, ipip_v4, ipip_v6, l2};
 
 /// Bytes an outer IPv4 header adds.
-const V4: i64 = 20;
+pub(super) const V4: i64 = 20;
 /// Bytes an outer IPv6 header adds.
 const V6: i64 = 40;
 
@@ -41,6 +42,7 @@ pub(super) fn all() -> Vec<Case> {
         translated::nat(),
         translated::fullnat(),
         datagrams(),
+        picky::all(),
         kinds_of_service(),
         in_fragments(),
         others(),
@@ -53,7 +55,7 @@ pub(super) fn all() -> Vec<Case> {
     .collect()
 }
 
-fn tcp4() -> Scene {
+pub(super) fn tcp4() -> Scene {
     Scene::new(at(SERVICE_V4).ip(), 80, TCP)
 }
 
@@ -61,7 +63,7 @@ fn tcp6() -> Scene {
     Scene::new(at(SERVICE_V6).ip(), 80, TCP).to(ipip_v6)
 }
 
-fn udp4() -> Scene {
+pub(super) fn udp4() -> Scene {
     Scene::new(at(SERVICE_V4).ip(), 80, UDP)
 }
 
@@ -69,7 +71,7 @@ fn udp6() -> Scene {
     Scene::new(at(SERVICE_V6).ip(), 80, UDP).to(ipip_v6)
 }
 
-fn segment4() -> Stimulus {
+pub(super) fn segment4() -> Stimulus {
     segment(CLIENT_V4, SERVICE_V4)
 }
 
@@ -77,7 +79,7 @@ fn segment6() -> Stimulus {
     segment(CLIENT_V6, SERVICE_V6)
 }
 
-fn syn4() -> Stimulus {
+pub(super) fn syn4() -> Stimulus {
     syn(CLIENT_V4, SERVICE_V4)
 }
 

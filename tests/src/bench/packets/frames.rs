@@ -70,6 +70,17 @@ pub(super) fn datagram(client: &str, service: &str) -> Stimulus {
     from_client(&Packet::udp(at(client), at(service)))
 }
 
+/// A QUIC packet with a short header; bytes 2 and 3 of its payload, in the
+/// connection id, are the server id.
+pub(super) fn quic(client: &str, service: &str, server_id: [u8; 2]) -> Stimulus {
+    let [high, low] = server_id;
+    from_client(&Packet {
+        payload: vec![0x40, 0x99, high, low],
+        payload_len: 40,
+        ..Packet::udp(at(client), at(service))
+    })
+}
+
 /// A segment of a backend to a client, whose address and port are the flow.
 pub(super) fn reply(backend: &str, client: &str) -> Stimulus {
     let stimulus = segment(backend, client);

@@ -10,6 +10,7 @@
 mod case;
 mod cases;
 mod frames;
+mod picky;
 mod scene;
 mod verify;
 

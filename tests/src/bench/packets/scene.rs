@@ -50,6 +50,8 @@ pub(super) struct Scene {
     pub(super) answer_echo: bool,
     /// `fullnat`: ports of each CPU, of each of [`MAX_NAT_SOURCES`] addresses.
     pub(super) ports: u32,
+    /// Share of flows whose handshake is timed, of 2^32.
+    pub(super) handshake_sample: u32,
     /// What the services ask for beyond their members.
     pub(super) asks: fn(&mut ServiceState),
 }
@@ -67,6 +69,7 @@ impl Scene {
             slots: Slots::Settled,
             answer_echo: false,
             ports: 4096,
+            handshake_sample: 0,
             asks: |_| (),
         }
     }
@@ -105,6 +108,13 @@ impl Scene {
         Self { ports, ..self }
     }
 
+    pub(super) fn timing(self, handshake_sample: u32) -> Self {
+        Self {
+            handshake_sample,
+            ..self
+        }
+    }
+
     /// Counters of all members are below this.
     pub(super) fn counters(&self) -> u32 {
         self.services * u32::from(self.backends)
@@ -117,6 +127,7 @@ impl Scene {
             ..State::empty()
         };
         state.settings.answer_echo = self.answer_echo;
+        state.settings.handshake_sample = self.handshake_sample;
         state.settings.nat = NatSettings {
             idle_ns: LONG_NS,
             closed_ns: LONG_NS,

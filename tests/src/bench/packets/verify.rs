@@ -98,7 +98,7 @@ fn restored(hot: &mut HotLoop) -> Result<()> {
 }
 
 /// All packets have the reason, and the right members got them.
-fn balanced(case: &Case, reason: Reason, subject: &Subject, hot: &mut HotLoop) -> Result<()> {
+fn balanced(case: &Case, reason: Reason, subject: &mut Subject, hot: &mut HotLoop) -> Result<()> {
     let members: Vec<u32> = case.expected.members.clone().collect();
     let before = subject.counters(&members)?;
     many(case, hot)?;

@@ -134,6 +134,7 @@ fn error(frame: &[u8]) -> Option<(Flow, Option<usize>)> {
             ip[0] << 4 | ip[1] >> 4
         },
         ttl: if is_v4 { ip[8] } else { ip[7] },
+        is_reset: false,
         part: Part::Whole,
         ip_at,
         header_len,

@@ -67,7 +67,7 @@ impl<A> Quoted<A> {
 /// The ICMP error in a frame whose IPv4 header begins at `ip_at`.
 #[inline(always)]
 pub fn v4(frame: &(impl Frame + ?Sized), ip_at: usize) -> Option<IcmpError<[u8; 4]>> {
-    let ip: [u8; IPV4_LEN] = frame.bytes(ip_at)?;
+    let ip: &[u8; IPV4_LEN] = frame.view(ip_at)?;
     let header_len = header_len_v4(ip[0])?;
     // A fragment, the first one too, is the stack's.
     if ip[9] != PROTOCOL_ICMP || u16::from_be_bytes([ip[6], ip[7]]) & 0x3fff != 0 {
@@ -86,7 +86,7 @@ pub fn v4(frame: &(impl Frame + ?Sized), ip_at: usize) -> Option<IcmpError<[u8; 
     };
     let packet = Packet {
         part: Part::Error,
-        ..fixed_ipv4(&ip, ip_at, header_len)
+        ..fixed_ipv4(ip, ip_at, header_len)
     };
     Some(IcmpError { packet, mtu })
 }
@@ -94,7 +94,7 @@ pub fn v4(frame: &(impl Frame + ?Sized), ip_at: usize) -> Option<IcmpError<[u8; 
 /// As [`v4`], for ICMPv6.
 #[inline(always)]
 pub fn v6(frame: &(impl Frame + ?Sized), ip_at: usize) -> Option<IcmpError<[u8; 16]>> {
-    let ip: [u8; IPV6_LEN] = frame.bytes(ip_at)?;
+    let ip: &[u8; IPV6_LEN] = frame.view(ip_at)?;
     let chain = chain(frame, ip_at, ip[6]).ok()?;
     if ip[0] >> 4 != 6 || chain.protocol != PROTOCOL_ICMPV6 || chain.fragment != Fragment::None {
         return None;
@@ -110,7 +110,7 @@ pub fn v6(frame: &(impl Frame + ?Sized), ip_at: usize) -> Option<IcmpError<[u8; 
     };
     let packet = Packet {
         part: Part::Error,
-        ..fixed_ipv6(&ip, ip_at, chain.len)
+        ..fixed_ipv6(ip, ip_at, chain.len)
     };
     Some(IcmpError { packet, mtu })
 }
@@ -118,7 +118,7 @@ pub fn v6(frame: &(impl Frame + ?Sized), ip_at: usize) -> Option<IcmpError<[u8; 
 /// The IPv4 packet that is quoted at `at`, in a packet that ends at `end`.
 #[inline(always)]
 pub fn quoted_v4(frame: &(impl Frame + ?Sized), at: usize, end: usize) -> Option<Quoted<[u8; 4]>> {
-    let ip: [u8; IPV4_LEN] = frame.bytes(at)?;
+    let ip: &[u8; IPV4_LEN] = frame.view(at)?;
     let transport_at = at + header_len_v4(ip[0])? as usize;
     let is_later = u16::from_be_bytes([ip[6], ip[7]]) & 0x1fff != 0;
     if is_later || transport_at + LEAST_QUOTED > end {
@@ -126,8 +126,8 @@ pub fn quoted_v4(frame: &(impl Frame + ?Sized), at: usize, end: usize) -> Option
     }
     let behind: [u8; LEAST_QUOTED] = frame.bytes(transport_at)?;
     Some(Quoted {
-        source: field(&ip, 12),
-        destination: field(&ip, 16),
+        source: field(ip, 12),
+        destination: field(ip, 16),
         ports: field(&behind, 0),
         protocol: ip[9],
         transport_at,
@@ -137,7 +137,7 @@ pub fn quoted_v4(frame: &(impl Frame + ?Sized), at: usize, end: usize) -> Option
 /// As [`quoted_v4`], for IPv6, with extension headers.
 #[inline(always)]
 pub fn quoted_v6(frame: &(impl Frame + ?Sized), at: usize, end: usize) -> Option<Quoted<[u8; 16]>> {
-    let ip: [u8; IPV6_LEN] = frame.bytes(at)?;
+    let ip: &[u8; IPV6_LEN] = frame.view(at)?;
     let chain = chain(frame, at, ip[6]).ok()?;
     let transport_at = at + chain.len as usize;
     let is_later = matches!(chain.fragment, Fragment::Later(_));
@@ -146,8 +146,8 @@ pub fn quoted_v6(frame: &(impl Frame + ?Sized), at: usize, end: usize) -> Option
     }
     let behind: [u8; LEAST_QUOTED] = frame.bytes(transport_at)?;
     Some(Quoted {
-        source: field(&ip, 8),
-        destination: field(&ip, 24),
+        source: field(ip, 8),
+        destination: field(ip, 24),
         ports: field(&behind, 0),
         protocol: chain.protocol,
         transport_at,

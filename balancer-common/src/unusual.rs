@@ -94,12 +94,12 @@ pub fn fragment_key<A: Address>(
 /// Reads an IPv4 packet that is in fragments, or ICMP.
 #[inline(always)]
 pub fn ipv4(frame: &(impl Frame + ?Sized), ip_at: usize) -> Result<Unusual<[u8; 4]>, Reason> {
-    let ip: [u8; IPV4_LEN] = frame.bytes(ip_at).ok_or(Reason::Truncated)?;
+    let ip: &[u8; IPV4_LEN] = frame.view(ip_at).ok_or(Reason::Truncated)?;
     let header_len = u32::from(ip[0] & 0x0f) * 4;
     if ip[0] >> 4 != 4 || header_len < IPV4_LEN as u32 {
         return Err(Reason::BadIpHeader);
     }
-    let mut packet = fixed_ipv4(&ip, ip_at, header_len);
+    let mut packet = fixed_ipv4(ip, ip_at, header_len);
     let fragment = u16::from_be_bytes([ip[6], ip[7]]);
     let identification = u32::from_ne_bytes([ip[4], ip[5], 0, 0]);
     match packet.protocol {
@@ -122,9 +122,9 @@ pub fn ipv4(frame: &(impl Frame + ?Sized), ip_at: usize) -> Result<Unusual<[u8; 
 /// Reads an IPv6 packet with extension headers, or ICMPv6.
 #[inline(always)]
 pub fn ipv6(frame: &(impl Frame + ?Sized), ip_at: usize) -> Result<Unusual<[u8; 16]>, Reason> {
-    let ip: [u8; IPV6_LEN] = frame.bytes(ip_at).ok_or(Reason::Truncated)?;
+    let ip: &[u8; IPV6_LEN] = frame.view(ip_at).ok_or(Reason::Truncated)?;
     let chain = chain(frame, ip_at, ip[6])?;
-    let mut packet = fixed_ipv6(&ip, ip_at, chain.len);
+    let mut packet = fixed_ipv6(ip, ip_at, chain.len);
     packet.protocol = chain.protocol;
     match (chain.fragment, chain.protocol) {
         // What else is in fragments is the stack's, first ones and later ones.

@@ -146,7 +146,8 @@ fn balance<A: vip::Family + too_big::TooBig>(
     let segment = parse::transport(ctx_frame(ctx), packet)?;
     sources::filter(ctx, target, packet)?;
     let kept = nat::follow(ctx, target, packet)?;
-    let mut picked = pick::member(ctx, &node, target, packet, segment.opening, kept)?;
+    let named = quic::route(ctx, &node, target, packet, kept);
+    let mut picked = pick::member(&node, target, packet, segment.opening, (kept, named))?;
     trace::flow(&picked);
     if packet.is_error() && icmp_error::settle(ctx, packet, &mut picked)? {
         return Ok((XDP_TX, Reason::TooBigAnswered));
@@ -165,7 +166,7 @@ fn balance<A: vip::Family + too_big::TooBig>(
         return Ok((action, Reason::ErrorForwarded));
     }
     handshake::see(node.head, packet, &picked, segment);
-    Ok((action, picked.reason))
+    Ok((action, quic::reason(named)))
 }
 
 #[inline(always)]

@@ -1,6 +1,5 @@
 //! From a service to the member that gets the packet.
 
-use aya_ebpf::programs::XdpContext;
 use balancer_common::affinity::{Choice, Keep, Opening};
 use balancer_common::features::Features;
 use balancer_common::hash;
@@ -26,43 +25,24 @@ pub(crate) struct Picked {
     pub(crate) era: u8,
     /// Whether the packet is the first of its flow, as far as can be told.
     pub(crate) is_new: bool,
-    /// [`Reason::Forwarded`], or what else is to be said of it.
-    pub(crate) reason: Reason,
 }
 
-/// `kept` is the index plus one of the member that a translation holds, or 0.
+/// `kept` is the index plus one of the member that a translation holds, or 0;
+/// `named` is what [`quic::route`] says.
 ///
 /// Writes nothing: whoever only asks for a flow's member does just that.
 #[inline(always)]
 pub(crate) fn member<A: Family>(
-    ctx: &XdpContext,
     node: &Generation,
     target: &Target,
     packet: &Packet<A>,
     opening: Opening,
-    kept: u32,
+    (kept, named): (u32, u32),
 ) -> Result<Picked, Reason> {
     let keys = &node.head.flow_keys;
     let (source, destination) = (packet.source, packet.destination);
     let hash = hash::flow(keys, source, destination, packet.ports, packet.protocol);
-    let mut reason = Reason::Forwarded;
-    match quic::route(ctx, node, target, packet, kept) {
-        quic::UNNAMED => {}
-        quic::UNKNOWN => reason = Reason::UnknownServerId,
-        index => {
-            return Ok(Picked {
-                member: own(target, index as u16).ok_or(Reason::BadTable)?,
-                index: index as u16,
-                slot: hash::slot(hash, target.table_len),
-                hash,
-                keep: Keep::Nothing,
-                era: 0,
-                is_new: false,
-                reason,
-            });
-        }
-    }
-    if target.table_len == 0 {
+    if target.table_len == 0 && !quic::is_member(named) {
         return Err(Reason::NoBackend);
     }
     let by_source = features::asked(target, Target::AFFINITY_SOURCE, Features::AFFINITY_SOURCE);
@@ -78,6 +58,8 @@ pub(crate) fn member<A: Family>(
 
     let choice = if kept > 0 {
         Choice::of((kept - 1) as u16)
+    } else if quic::is_member(named) {
+        Choice::of(named as u16)
     } else if let Part::Later(record) = &packet.part
         && record.service == target.service
         && incarnation(
@@ -113,7 +95,6 @@ pub(crate) fn member<A: Family>(
         keep: choice.keep,
         era: owners.era(),
         is_new: choice.is_new || matches!(opening, Opening::Syn),
-        reason,
     })
 }
 
@@ -125,19 +106,13 @@ pub(crate) fn incarnation(members: u32, member_count: u32, index: u16) -> Option
         .map(|member| member.incarnation)
 }
 
-/// A member of this service: an index past its last one names nobody, or it
+/// A member of a service: an index past its last one names nobody, or it
 /// would name a member of the next service.
 #[inline(always)]
-fn own(target: &Target, index: u16) -> Option<&'static Member> {
-    of_service(target.members, u32::from(target.member_count), index)
-}
-
-/// As [`own`], of the service whose first member has the index `first`.
-#[inline(always)]
-pub(crate) fn of_service(first: u32, count: u32, index: u16) -> Option<&'static Member> {
-    if u32::from(index) >= count {
+pub(crate) fn own(members: u32, member_count: u32, index: u16) -> Option<&'static Member> {
+    if u32::from(index) >= member_count {
         return None;
     }
-    maps::member(first.wrapping_add(u32::from(index)))
+    maps::member(members.wrapping_add(u32::from(index)))
         .filter(|member| member.kind != Member::NONE)
 }

@@ -6,6 +6,7 @@ use balancer_common::features::Features;
 use balancer_common::layout::{Member, Target};
 use balancer_common::parse::{PROTOCOL_UDP, Packet, Part};
 use balancer_common::quic::{self, Server};
+use balancer_common::verdict::Reason;
 
 use crate::maps::{self, Generation};
 use crate::packet::FreshFrame;
@@ -18,6 +19,22 @@ pub(crate) const UNNAMED: u32 = u32::MAX;
 /// No living member has the id that the packet names.
 pub(crate) const UNKNOWN: u32 = u32::MAX - 1;
 
+/// Whether the answer is a member.
+#[inline(always)]
+pub(crate) fn is_member(named: u32) -> bool {
+    named < UNKNOWN && features::any(Features::QUIC)
+}
+
+/// What to say of a packet that was forwarded.
+#[inline(always)]
+pub(crate) fn reason(named: u32) -> Reason {
+    if named == UNKNOWN && features::any(Features::QUIC) {
+        Reason::UnknownServerId
+    } else {
+        Reason::Forwarded
+    }
+}
+
 /// Index of the living member that a packet of a QUIC service names,
 /// [`UNNAMED`] or [`UNKNOWN`]. Of a packet in fragments only the first one
 /// can name it; a flow whose translation holds a member is not asked.
@@ -29,8 +46,7 @@ pub(crate) fn route<A>(
     packet: &Packet<A>,
     kept: u32,
 ) -> u32 {
-    if !features::any(Features::QUIC)
-        || target.flags & Target::QUIC == 0
+    if !features::asked(target, Target::QUIC, Features::QUIC)
         || packet.protocol != PROTOCOL_UDP
         || kept != 0
         || matches!(packet.part, Part::Later(_) | Part::Error)
@@ -72,8 +88,6 @@ extern "C" fn quic_server(
     };
     let first = (members >> 32) as u32;
     vip::server(&node, options, id)
-        .filter(|index| {
-            pick::of_service(first, members as u16, *index).is_some_and(Member::is_alive)
-        })
+        .filter(|index| pick::own(first, members as u32, *index).is_some_and(Member::is_alive))
         .map_or(UNKNOWN, u32::from)
 }

@@ -35,8 +35,7 @@ pub(crate) fn filter<A: Family>(
     target: &Target,
     packet: &Packet<A>,
 ) -> Result<(), Reason> {
-    if !features::any(Features::FILTER)
-        || target.flags & Target::FILTER == 0
+    if !features::asked(target, Target::FILTER, Features::FILTER)
         || matches!(packet.part, Part::Error)
     {
         return Ok(());
@@ -55,7 +54,7 @@ pub(crate) fn limit<A: Family>(
     packet: &Packet<A>,
     picked: &Picked,
 ) -> Result<(), Reason> {
-    if !features::any(Features::LIMIT) || target.flags & Target::LIMIT == 0 || !picked.is_new {
+    if !features::asked(target, Target::LIMIT, Features::LIMIT) || !picked.is_new {
         return Ok(());
     }
     let told = source_limited(ctx.ctx, place(packet), target.options, target.service);

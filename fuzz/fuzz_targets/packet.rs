@@ -82,7 +82,9 @@ where
     assert_eq!(packet.ip_at, ip_at);
     // A later fragment has no ports, and may end with its headers.
     assert!(packet.is_later() || ip_at + header_len + packet.ports.len() <= frame.len());
-    assert_eq!(packet.within_bounds(), packet);
+    let mut copy = packet;
+    copy.copy_within_bounds(&packet);
+    assert_eq!(copy, packet);
     assert_eq!(packet.source.into(), flow.source);
     assert_eq!(packet.destination.into(), flow.destination);
     let [a, b, c, d] = packet.ports;
@@ -150,7 +152,8 @@ fn part_of<A>(read: Result<Unusual<A>, Reason>) -> Option<model::Part> {
         Unusual::Packet(packet) => match packet.part {
             Part::Whole => Some(model::Part::Whole),
             Part::First(identification) => Some(model::Part::First(host(identification))),
-            Part::Later(_) => None,
+            // Not of a reader of packets, but of those of errors.
+            Part::Later(_) | Part::Error => None,
         },
     }
 }
@@ -168,14 +171,15 @@ fn echo_v4(frame: &[u8], ip_at: usize) {
     assert_eq!(echo, icmp::echo_v4(frame, ip_at));
     let Some(echo) = echo else { return };
     let request = &frame[ip_at..];
-    let (ip, message) = echo.answer();
+    let (rest, message) = echo.answer();
+    let ip = [&request[..icmp::TTL_AT], &rest].concat();
     let len = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
     assert!((28..=request.len()).contains(&len));
     assert_eq!(
         (&ip[12..16], &ip[16..20]),
         (&request[16..20], &request[12..16])
     );
-    assert_eq!(echo.destination(), request[16..20]);
+    assert_eq!(echo.destination, request[16..20]);
     assert_eq!(is_right(&[&request[..20]]), is_right(&[&ip]));
     let message = [&message, &request[24..len]];
     assert_eq!(is_right(&[&request[20..len]]), is_right(&message));
@@ -186,14 +190,16 @@ fn echo_v6(frame: &[u8], ip_at: usize) {
     assert_eq!(echo, icmp::echo_v6(frame, ip_at));
     let Some(echo) = echo else { return };
     let request = &frame[ip_at..];
-    let (ip, message) = echo.answer();
+    let (hop_limit, source, destination, message) = echo.answer();
+    let before = &request[..icmp::HOP_LIMIT_AT];
+    let ip = [before, &[hop_limit], &source, &destination].concat();
     let end = 40 + usize::from(u16::from_be_bytes([ip[4], ip[5]]));
     assert!((48..=request.len()).contains(&end));
     assert_eq!(
         (&ip[8..24], &ip[24..40]),
         (&request[24..40], &request[8..24])
     );
-    assert_eq!(echo.destination(), request[24..40]);
+    assert_eq!(echo.destination, request[24..40]);
     // RFC 8200, 8.1: addresses, length and protocol are summed as well.
     let pseudo = |ip: &[u8]| [&ip[8..40], &ip[4..6], &[0, icmp::PROTOCOL_ICMPV6]].concat();
     let asked = is_right(&[&pseudo(request), &request[40..end]]);

@@ -25,6 +25,12 @@ use crate::model::build::TCP;
 use case::{Case, Under};
 use scene::Scene;
 
+/// A floor that takes so many times what the fastest one takes was disturbed:
+/// by another guest of the same core, say.
+const DISTURBED: f64 = 1.08;
+/// Times as many turns as are asked for that are taken at most.
+const MOST_TURNS: usize = 5;
+
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
 pub struct Effort {
@@ -128,13 +134,9 @@ fn measure_one(case: &Case, effort: Effort) -> Result<Figure> {
     let (mut subject, mut hot) = prepare(case)?;
     verify::check(case, &mut subject, &mut hot)?;
     warm(&mut hot, case.stimulus.flows, effort)?;
-    let (mut nets, mut floors) = (Vec::new(), Vec::new());
-    for _ in 0..effort.rounds {
-        let floor = hot.run(Chosen::Floor, effort.packets)?.nanos;
-        let whole = hot.run(Chosen::Subject, effort.packets)?.nanos;
-        floors.push(floor);
-        nets.push(whole - floor);
-    }
+    let turns = undisturbed(&mut hot, effort)?;
+    let nets = turns.iter().map(|turn| turn.net).collect();
+    let floors = turns.iter().map(|turn| turn.floor).collect();
     let net_nanos = Spread::of(nets);
     Ok(Figure {
         case: case.name.clone(),
@@ -144,6 +146,42 @@ fn measure_one(case: &Case, effort: Effort) -> Result<Figure> {
         limit_nanos: case.bound.and_then(Bound::limit),
         net_nanos,
     })
+}
+
+/// One turn of a case between two of its floor.
+#[derive(Debug, Clone, Copy)]
+struct Turn {
+    /// Mean of the two.
+    floor: f64,
+    /// The slower of them.
+    slower: f64,
+    net: f64,
+}
+
+/// As many turns as are asked for in which nothing slowed the machine: both
+/// floors took about what the fastest one took. Where there are not as many
+/// in [`MOST_TURNS`] times as many, the least slowed ones.
+fn undisturbed(hot: &mut HotLoop, effort: Effort) -> Result<Vec<Turn>> {
+    let mut turns: Vec<Turn> = Vec::new();
+    let mut before = hot.run(Chosen::Floor, effort.packets)?.nanos;
+    for _ in 0..effort.rounds * MOST_TURNS {
+        let whole = hot.run(Chosen::Subject, effort.packets)?.nanos;
+        let after = hot.run(Chosen::Floor, effort.packets)?.nanos;
+        let floor = f64::midpoint(before, after);
+        turns.push(Turn {
+            floor,
+            slower: before.max(after),
+            net: whole - floor,
+        });
+        before = after;
+        turns.sort_by(|one, other| one.slower.total_cmp(&other.slower));
+        let limit = turns[0].slower * DISTURBED;
+        if turns.partition_point(|turn| turn.slower <= limit) >= effort.rounds {
+            break;
+        }
+    }
+    turns.truncate(effort.rounds);
+    Ok(turns)
 }
 
 /// What the kernel holds for so many TCP services behind IPv4 tunnels.

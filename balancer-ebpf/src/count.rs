@@ -21,8 +21,6 @@ pub(crate) fn member(counter: u32, bytes: u32, is_new: bool, segment: Segment) {
         counters.packets += 1;
         counters.bytes += u64::from(bytes);
         counters.flows += u64::from(is_new);
-        if segment.is_reset {
-            counters.resets += 1;
-        }
+        counters.resets += u64::from(segment.is_reset);
     }
 }

@@ -171,17 +171,7 @@ pub(super) fn icmp_error(client: &str, service: &str) -> Stimulus {
     } else {
         ("[2001:db8:f::9]:0", [1, 3], &quote[..40 + 8])
     };
-    padded(Stimulus {
-        frame: IcmpError::new(at(router).ip(), at(service).ip(), kind, quoted).build(),
-        restored: 0,
-        flows: 1,
-        // The checksum has to hold, so nothing varies.
-        address_at: 0,
-        port_at: 0,
-        service_at: 0,
-        services: 1,
-        identification_at: 0,
-    })
+    unvaried(IcmpError::new(at(router).ip(), at(service).ip(), kind, quoted).build())
 }
 
 /// An echo request with eight bytes of data.
@@ -213,11 +203,15 @@ pub(super) fn echo(client: &str, service: &str) -> Stimulus {
         checksum(&pseudo)
     };
     frame[icmp_at + 2..icmp_at + 4].copy_from_slice(&sum.to_be_bytes());
+    unvaried(frame)
+}
+
+/// A frame whose checksum has to hold, so nothing of it varies.
+fn unvaried(frame: Vec<u8>) -> Stimulus {
     padded(Stimulus {
         frame,
         restored: 0,
         flows: 1,
-        // The checksum has to hold, so nothing varies.
         address_at: 0,
         port_at: 0,
         service_at: 0,

@@ -44,11 +44,13 @@ fn web_requests_are_answered_through_every_middle_of_ours() {
 fn stimulus(flows: u64) -> Stimulus {
     Stimulus {
         frame: (0..64).collect(),
-        restored: 64,
+        restored: 62,
         flows,
-        address_at: 27,
-        port_at: 34,
-        service_at: 32,
+        is_v6: false,
+        address_at: 26,
+        ports_at: 34,
+        is_second_port: false,
+        service_at: 30,
         services: 1,
         identification_at: 0,
     }

@@ -16,7 +16,7 @@ use aya_ebpf::helpers::generated::bpf_xdp_adjust_head;
 use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::{Array, PerCpuArray, ProgramArray};
 use aya_ebpf::programs::XdpContext;
-use balancer_common::bench::{CHUNK_LEN, Cursor, Loop, MAX_CHUNKS, TARGETS};
+use balancer_common::bench::{Cursor, Loop, MAX_WORDS, TARGETS, word_at};
 use balancer_common::parse::Frame;
 use balancer_ebpf::packet::XdpFrame;
 
@@ -25,8 +25,6 @@ balancer_ebpf::object!();
 /// `BPF_F_MMAPABLE` of `linux/bpf.h`.
 const MMAPABLE: u32 = 1 << 10;
 
-/// The template in words: whole chunks would be copied byte by byte.
-const WORDS: usize = MAX_CHUNKS * CHUNK_LEN / 8;
 /// More than any program moves the head.
 const MOST_MOVED: i64 = 256;
 
@@ -34,17 +32,23 @@ const MOST_MOVED: i64 = 256;
 #[unsafe(no_mangle)]
 static LOOP: Loop = Loop {
     frame_len: 0,
-    chunks: 0,
+    words: 0,
     flow_mask: 0,
-    address_at: 0,
-    port_at: 0,
-    service_at: 0,
     services: 0,
+    address_at: 0,
+    ports_at: 0,
+    service_at: 0,
     identification_at: 0,
+    address: 0,
+    service: 0,
+    ports: 0,
+    is_second_port: 0,
+    is_v6: 0,
+    padding: 0,
 };
 /// The frame's first bytes; written by the benchmark.
 #[map]
-static TEMPLATE: Array<[u64; WORDS]> = Array::with_max_entries(1, MMAPABLE);
+static TEMPLATE: Array<[u64; MAX_WORDS]> = Array::with_max_entries(1, MMAPABLE);
 /// One entry; written by the benchmark and by `step`.
 #[map]
 static CURSOR: Array<Cursor> = Array::with_max_entries(1, MMAPABLE);
@@ -124,17 +128,14 @@ fn prepare(ctx: &XdpContext) -> Option<u32> {
 #[inline(always)]
 fn restore(frame: &XdpFrame, parameters: &Loop) -> Option<()> {
     let template = TEMPLATE.get(0)?;
-    macro_rules! chunks {
+    macro_rules! words {
         ($($index:literal)*) => {
-            $(if parameters.chunks > $index {
-                let first: [u8; 8] = template[2 * $index].to_ne_bytes();
-                let second: [u8; 8] = template[2 * $index + 1].to_ne_bytes();
-                frame.write($index * CHUNK_LEN, first)?;
-                frame.write($index * CHUNK_LEN + 8, second)?;
+            $(if parameters.words > $index {
+                frame.write(word_at($index), template[$index])?;
             })*
         };
     }
-    chunks!(0 1 2 3 4 5 6 7);
+    words!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
     Some(())
 }
 
@@ -149,31 +150,48 @@ fn vary(frame: &XdpFrame, parameters: &Loop, number: u32) -> Option<()> {
     let flow = number.wrapping_mul(0x9e37_79b1) & parameters.flow_mask;
     let mixed = (flow ^ flow >> 16).wrapping_mul(0x85eb_ca6b);
     let mixed = (mixed ^ mixed >> 13).wrapping_mul(0xc2b2_ae35);
-    let [a, b, c, d] = (mixed ^ mixed >> 16).to_be_bytes();
+    let mixed = mixed ^ mixed >> 16;
+    let (high, low) = (mixed >> 8, mixed & 0xff);
     if parameters.address_at != 0 {
-        frame.write(parameters.address_at as usize, [a, b, c])?;
+        let at = parameters.address_at as usize;
+        end_word(frame, parameters, at, parameters.address, high)?;
     }
     if parameters.identification_at != 0 {
         // What the address adds to the header's sum is taken off its
         // identification, which is zero otherwise: the checksum holds.
-        let added = u32::from(a) + u32::from(u16::from_be_bytes([b, c]));
+        let added = (high >> 16) + (high & 0xffff);
         let added = (added & 0xffff) + (added >> 16);
         let identification = !(added as u16);
         frame.write(
             parameters.identification_at as usize,
-            identification.to_be_bytes(),
+            identification.to_be(),
         )?;
     }
-    if parameters.port_at != 0 {
-        // The mixer's last byte; the port's first stays as it is.
-        frame.write(parameters.port_at as usize + 1, [d])?;
+    if parameters.ports_at != 0 {
+        // The second byte of a port; its first one stays as it is.
+        let flow = if parameters.is_second_port != 0 {
+            low
+        } else {
+            low << 16
+        };
+        frame.write(
+            parameters.ports_at as usize,
+            parameters.ports | flow.to_be(),
+        )?;
     }
     if parameters.services > 1 {
         let service = (u64::from(mixed) * u64::from(parameters.services)) >> 32;
-        frame.write(
-            parameters.service_at as usize,
-            (service as u16).to_be_bytes(),
-        )?;
+        let at = parameters.service_at as usize;
+        end_word(frame, parameters, at, parameters.service, service as u32)?;
     }
     Some(())
+}
+
+/// Writes a word of an address with a number in its last bytes.
+#[inline(always)]
+fn end_word(frame: &XdpFrame, parameters: &Loop, at: usize, word: u64, number: u32) -> Option<()> {
+    if parameters.is_v6 != 0 {
+        return frame.write(at, word | u64::from(number).to_be());
+    }
+    frame.write(at, word as u32 | number.to_be())
 }

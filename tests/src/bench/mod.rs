@@ -45,11 +45,11 @@ pub struct Options {
     /// "changes".
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// Turns of floor and case; medians and deciles are over these.
-    #[arg(long, default_value_t = 21)]
+    /// Rounds; medians and deciles are over these.
+    #[arg(long, default_value_t = 9)]
     rounds: usize,
-    /// Packets of one turn.
-    #[arg(long, default_value_t = 200_000)]
+    /// Packets of one round.
+    #[arg(long, default_value_t = 900_000)]
     packets: u32,
     /// Frames of one turn of forwarding over interfaces.
     #[arg(long, default_value_t = 500_000)]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use aya::maps::{Array, MapData, ProgramArray};
 use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use balancer_common::bench::{self, CHUNK_LEN, Cursor, Loop, MAX_CHUNKS};
+use balancer_common::bench::{self, Cursor, Loop, MAX_WORDS, WORD_LEN, word_at};
 use nix::time::{ClockId, clock_gettime};
 
 use super::Subject;
@@ -27,15 +27,22 @@ pub struct Stimulus {
     /// The frame every run starts from.
     pub frame: Vec<u8>,
     /// Leading bytes to restore before each run: all that the program may
-    /// change. At most 128, and no more than the frame has.
+    /// change, and no more than the frame has.
     pub restored: usize,
     /// Distinct flows, a power of two; [`Stimulus::EVER_NEW`] repeats none.
     pub flows: u64,
-    /// Where three bytes of an address vary with the flow; 0 is nowhere.
+    /// Whether the addresses that vary are IPv6.
+    pub is_v6: bool,
+    /// Where an address is whose last three bytes vary with the flow; 0 is
+    /// nowhere.
     pub address_at: usize,
-    /// Where a port is whose low byte varies with the flow; 0 is nowhere.
-    pub port_at: usize,
-    /// Where two bytes hold the number of the flow's service.
+    /// Where the two ports are, one of which varies with the flow in its
+    /// second byte; 0 is nowhere.
+    pub ports_at: usize,
+    /// Whether that is the second one.
+    pub is_second_port: bool,
+    /// Where an address is whose last two bytes are the number of the flow's
+    /// service.
     pub service_at: usize,
     /// Services the flows are spread over; 1 leaves those bytes alone.
     pub services: u32,
@@ -54,13 +61,14 @@ impl Stimulus {
     }
 
     fn parameters(&self) -> Result<Loop, Error> {
-        let chunks = self.restored.div_ceil(CHUNK_LEN);
-        if chunks > MAX_CHUNKS || chunks * CHUNK_LEN > self.frame.len() {
+        let words = (0..).find(|index| word_at(*index) >= self.restored);
+        let words = words.unwrap_or(usize::MAX);
+        if words > MAX_WORDS || words > 0 && word_at(words - 1) + WORD_LEN > self.frame.len() {
             return Err(Error::Foreign(format!(
-                "restoring {} bytes of a frame of {}: at most {} can be, in steps of {CHUNK_LEN}",
+                "restoring {} bytes of a frame of {}: at most {} can be, in words that lie in the frame",
                 self.restored,
                 self.frame.len(),
-                CHUNK_LEN * MAX_CHUNKS
+                word_at(MAX_WORDS)
             )));
         }
         if !self.flows.is_power_of_two() || self.flows > Self::EVER_NEW {
@@ -70,17 +78,57 @@ impl Stimulus {
                 Self::EVER_NEW
             )));
         }
+        // An IPv6 address is read in halves.
+        let half = if self.is_v6 { 8 } else { 0 };
+        let ports = u32::from_le_bytes(self.field(self.ports_at)?);
+        let varied = if self.is_second_port { 24 } else { 8 };
         Ok(Loop {
             frame_len: self.frame.len() as u32,
-            chunks: chunks as u32,
+            words: words as u32,
             flow_mask: (self.flows - 1) as u32,
-            address_at: self.address_at as u32,
-            port_at: self.port_at as u32,
-            service_at: self.service_at as u32,
             services: self.services,
+            address_at: moved(self.address_at, half),
+            ports_at: self.ports_at as u32,
+            service_at: moved(self.service_at, half),
             identification_at: self.identification_at as u32,
+            address: self.word(self.address_at, 3)?,
+            service: self.word(self.service_at, 2)?,
+            ports: ports & !(0xff << varied),
+            is_second_port: u32::from(self.is_second_port),
+            is_v6: u32::from(self.is_v6),
+            padding: 0,
         })
     }
+
+    /// The last word of an address, zeros in the place of its last bytes.
+    fn word(&self, at: usize, varied: usize) -> Result<u64, Error> {
+        if self.is_v6 {
+            let mut word: [u8; 8] = self.field(at + 8)?;
+            word[8 - varied..].fill(0);
+            return Ok(u64::from_le_bytes(word));
+        }
+        let mut word: [u8; 4] = self.field(at)?;
+        word[4 - varied..].fill(0);
+        Ok(u64::from(u32::from_le_bytes(word)))
+    }
+
+    fn field<const N: usize>(&self, at: usize) -> Result<[u8; N], Error> {
+        let field = self
+            .frame
+            .get(at..at + N)
+            .and_then(|field| field.try_into().ok());
+        field.ok_or_else(|| {
+            Error::Foreign(format!(
+                "{N} bytes at {at} of a frame of {}",
+                self.frame.len()
+            ))
+        })
+    }
+}
+
+/// A place in the frame further on; 0 stays what it is.
+fn moved(at: usize, by: usize) -> u32 {
+    if at == 0 { 0 } else { (at + by) as u32 }
 }
 
 /// What a loop calls.
@@ -225,10 +273,13 @@ fn enter(
 
 /// The frame's first bytes, as far as the template reaches.
 fn fill_template(ebpf: &mut Ebpf, frame: &[u8]) -> Result<(), Error> {
-    let mut template = [0; CHUNK_LEN * MAX_CHUNKS];
-    let len = frame.len().min(template.len());
-    template[..len].copy_from_slice(&frame[..len]);
-    let mut map: Array<MapData, [u8; CHUNK_LEN * MAX_CHUNKS]> = maps::typed(ebpf, "TEMPLATE")?;
+    let mut template = [0u64; MAX_WORDS];
+    for (index, word) in template.iter_mut().enumerate() {
+        if let Some(bytes) = frame[word_at(index).min(frame.len())..].first_chunk() {
+            *word = u64::from_ne_bytes(*bytes);
+        }
+    }
+    let mut map: Array<MapData, [u64; MAX_WORDS]> = maps::typed(ebpf, "TEMPLATE")?;
     map.set(0, template, 0)
         .map_err(|error| Error::kernel("writing the template", error))
 }

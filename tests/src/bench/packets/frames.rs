@@ -18,8 +18,8 @@ pub(super) const SERVICE_V6: &str = "[2001:db8::1]:80";
 
 /// Bytes of an Ethernet header.
 const ETHERNET: usize = 14;
-/// The shortest frame on a wire, without its checksum, in whole chunks.
-const SHORTEST: usize = 64;
+/// No shorter frame is on a wire, but for its checksum.
+const SHORTEST: usize = 60;
 
 /// An address in a case's words.
 pub(super) fn at(address: &str) -> SocketAddr {
@@ -29,14 +29,16 @@ pub(super) fn at(address: &str) -> SocketAddr {
 /// A packet from a client, whose address and port are the flow.
 fn from_client(packet: &Packet) -> Stimulus {
     let is_v4 = packet.source.is_ipv4();
-    let (address_at, port_at) = if is_v4 { (13, 20) } else { (21, 40) };
+    let (source_at, destination_at, ports_at) = if is_v4 { (12, 16, 20) } else { (8, 24, 40) };
     padded(Stimulus {
         frame: packet.build(),
         restored: 0,
         flows: 1,
-        address_at: ETHERNET + address_at,
-        port_at: ETHERNET + port_at,
-        service_at: ETHERNET + if is_v4 { 18 } else { 38 },
+        is_v6: !is_v4,
+        address_at: ETHERNET + source_at,
+        ports_at: ETHERNET + ports_at,
+        is_second_port: false,
+        service_at: ETHERNET + destination_at,
         services: 1,
         identification_at: 0,
     })
@@ -44,9 +46,10 @@ fn from_client(packet: &Packet) -> Stimulus {
 
 /// As long as a wire wants it, all headers restored.
 fn padded(mut stimulus: Stimulus) -> Stimulus {
-    let len = stimulus.frame.len().next_multiple_of(16).max(SHORTEST);
+    // What a number of words restores.
+    let len = (stimulus.frame.len().max(SHORTEST) + 2).next_multiple_of(8) - 2;
     stimulus.frame.resize(len, 0);
-    stimulus.restored = len.min(128);
+    stimulus.restored = len.min(126);
     stimulus
 }
 
@@ -87,7 +90,7 @@ pub(super) fn reply(backend: &str, client: &str) -> Stimulus {
     let address_len = if at(client).is_ipv4() { 4 } else { 16 };
     Stimulus {
         address_at: stimulus.address_at + address_len,
-        port_at: stimulus.port_at + 2,
+        is_second_port: true,
         ..stimulus
     }
 }
@@ -139,7 +142,7 @@ pub(super) fn fragment(place: Place, client: &str, service: &str) -> Stimulus {
         },
     };
     Stimulus {
-        port_at: 0,
+        ports_at: 0,
         ..from_client(&packet)
     }
 }
@@ -212,8 +215,10 @@ fn unvaried(frame: Vec<u8>) -> Stimulus {
         frame,
         restored: 0,
         flows: 1,
+        is_v6: false,
         address_at: 0,
-        port_at: 0,
+        ports_at: 0,
+        is_second_port: false,
         service_at: 0,
         services: 1,
         identification_at: 0,
@@ -230,8 +235,10 @@ pub(super) fn arp() -> Stimulus {
         frame,
         restored: 0,
         flows: 1,
+        is_v6: false,
         address_at: 0,
-        port_at: 0,
+        ports_at: 0,
+        is_second_port: false,
         service_at: 0,
         services: 1,
         identification_at: 0,
@@ -264,7 +271,7 @@ pub(super) fn tunnelled(ends: (&str, &str), outer: Outer, inner: &Stimulus) -> S
     padded(Stimulus {
         frame,
         address_at: inner.address_at + header_len,
-        port_at: inner.port_at + header_len,
+        ports_at: inner.ports_at + header_len,
         ..inner.clone()
     })
 }

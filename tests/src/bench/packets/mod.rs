@@ -5,7 +5,7 @@
 //! any timing, [`verify`] makes sure that what is timed is what the case is
 //! named for. A figure is net of the floor: the same loop, over the same
 //! packets, around a program that does nothing but return. Floor and case
-//! take turns, so that what else happens on the machine meets both.
+//! take turns.
 
 mod case;
 mod cases;
@@ -25,18 +25,15 @@ use crate::model::build::TCP;
 use case::{Case, Under};
 use scene::Scene;
 
-/// A floor that takes so many times what the fastest one takes was disturbed:
-/// by another guest of the same core, say.
-const DISTURBED: f64 = 1.08;
-/// Times as many turns as are asked for that are taken at most.
-const MOST_TURNS: usize = 5;
+/// Turns of each kind in a round.
+const TURNS: usize = 6;
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
 pub struct Effort {
-    /// Turns of floor and case.
+    /// Rounds; medians and deciles are over these.
     pub rounds: usize,
-    /// Packets of one turn.
+    /// Packets of one round.
     pub packets: u32,
 }
 
@@ -94,10 +91,9 @@ pub fn floors(effort: Effort) -> Result<Floors> {
     let mut empty = Vec::new();
     let mut moves = Vec::new();
     for _ in 0..effort.rounds {
-        let floor = hot.run(Chosen::Floor, effort.packets)?.nanos;
-        let moved = hot.run(Chosen::FloorMove, effort.packets)?.nanos;
+        let Round { floor, whole } = round(&mut hot, Chosen::FloorMove, effort)?;
         empty.push(floor);
-        moves.push(moved - floor);
+        moves.push(whole - floor);
     }
     Ok(Floors {
         empty_nanos: Spread::of(empty),
@@ -134,9 +130,11 @@ fn measure_one(case: &Case, effort: Effort) -> Result<Figure> {
     let (mut subject, mut hot) = prepare(case)?;
     verify::check(case, &mut subject, &mut hot)?;
     warm(&mut hot, case.stimulus.flows, effort)?;
-    let turns = undisturbed(&mut hot, effort)?;
-    let nets = turns.iter().map(|turn| turn.net).collect();
-    let floors = turns.iter().map(|turn| turn.floor).collect();
+    let rounds = (0..effort.rounds).map(|_| round(&mut hot, Chosen::Subject, effort));
+    let rounds: Vec<Round> = rounds.collect::<Result<_>>()?;
+    let nets = rounds.iter().map(|round| round.whole - round.floor);
+    let nets = nets.collect();
+    let floors = rounds.iter().map(|round| round.floor).collect();
     let net_nanos = Spread::of(nets);
     Ok(Figure {
         case: case.name.clone(),
@@ -148,40 +146,34 @@ fn measure_one(case: &Case, effort: Effort) -> Result<Figure> {
     })
 }
 
-/// One turn of a case between two of its floor.
+/// One round: what a packet takes in the loop around a program that does
+/// nothing, and in one of those around this program.
 #[derive(Debug, Clone, Copy)]
-struct Turn {
-    /// Mean of the two.
+struct Round {
     floor: f64,
-    /// The slower of them.
-    slower: f64,
-    net: f64,
+    whole: f64,
 }
 
-/// As many turns as are asked for in which nothing slowed the machine: both
-/// floors took about what the fastest one took. Where there are not as many
-/// in [`MOST_TURNS`] times as many, the least slowed ones.
-fn undisturbed(hot: &mut HotLoop, effort: Effort) -> Result<Vec<Turn>> {
-    let mut turns: Vec<Turn> = Vec::new();
-    let mut before = hot.run(Chosen::Floor, effort.packets)?.nanos;
-    for _ in 0..effort.rounds * MOST_TURNS {
-        let whole = hot.run(Chosen::Subject, effort.packets)?.nanos;
-        let after = hot.run(Chosen::Floor, effort.packets)?.nanos;
-        let floor = f64::midpoint(before, after);
-        turns.push(Turn {
-            floor,
-            slower: before.max(after),
-            net: whole - floor,
-        });
-        before = after;
-        turns.sort_by(|one, other| one.slower.total_cmp(&other.slower));
-        let limit = turns[0].slower * DISTURBED;
-        if turns.partition_point(|turn| turn.slower <= limit) >= effort.rounds {
-            break;
-        }
+/// Measures in [`TURNS`] short turns each, that alternate. What else happens,
+/// on this machine or in another guest of its host, comes and goes within
+/// milliseconds and only ever adds: of each kind the first quartile is taken.
+fn round(hot: &mut HotLoop, chosen: Chosen, effort: Effort) -> Result<Round> {
+    let packets = (effort.packets / TURNS as u32).max(1);
+    let mut floors = Vec::with_capacity(TURNS);
+    let mut wholes = Vec::with_capacity(TURNS);
+    for _ in 0..TURNS {
+        floors.push(hot.run(Chosen::Floor, packets)?.nanos);
+        wholes.push(hot.run(chosen, packets)?.nanos);
     }
-    turns.truncate(effort.rounds);
-    Ok(turns)
+    Ok(Round {
+        floor: first_quartile(floors),
+        whole: first_quartile(wholes),
+    })
+}
+
+fn first_quartile(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 4]
 }
 
 /// What the kernel holds for so many TCP services behind IPv4 tunnels.

@@ -37,11 +37,11 @@ use crate::layout::{FlowRecord, Slot};
 #[repr(u32)]
 pub enum Opening {
     /// UDP: every packet stands for itself.
-    None,
+    None = 0,
     /// TCP with SYN and without ACK: the first of its flow.
-    Syn,
+    Syn = 1,
     /// Any other TCP packet.
-    Established,
+    Established = 2,
 }
 
 impl Opening {

@@ -10,8 +10,8 @@
 
 use crate::icmp::{PROTOCOL_ICMP, PROTOCOL_ICMPV6};
 use crate::parse::{
-    Frame, IPV4_LEN, IPV6_LEN, PROTOCOL_TCP, PROTOCOL_UDP, Packet, Part, field, fixed_ipv4,
-    fixed_ipv6,
+    Frame, IPV4_LEN, IPV6_LEN, PROTOCOL_TCP, PROTOCOL_UDP, Packet, Part, field, fixed_ipv4_into,
+    fixed_ipv6_into,
 };
 use crate::unusual::{Fragment, chain};
 
@@ -19,27 +19,18 @@ use crate::unusual::{Fragment, chain};
 pub const ICMP_LEN: usize = 8;
 
 /// What is quoted of a transport header at least.
-const LEAST_QUOTED: usize = 8;
+pub(crate) const LEAST_QUOTED: usize = 8;
 /// Where a router names no MTU (RFC 1191, 5): all hosts take that much.
 const UNNAMED_MTU: u32 = 576;
 
-const UNREACHABLE_V4: u8 = 3;
+pub(crate) const UNREACHABLE_V4: u8 = 3;
 const FRAGMENTATION_NEEDED: u8 = 4;
-const TIME_EXCEEDED_V4: u8 = 11;
-const PARAMETER_PROBLEM_V4: u8 = 12;
-const UNREACHABLE_V6: u8 = 1;
-const TOO_BIG_V6: u8 = 2;
-const TIME_EXCEEDED_V6: u8 = 3;
-const PARAMETER_PROBLEM_V6: u8 = 4;
-
-/// An ICMP error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IcmpError<A> {
-    /// The packet that it is, ports zero.
-    pub packet: Packet<A>,
-    /// What fits, if it says that a packet was too big; else 0.
-    pub mtu: u32,
-}
+pub(crate) const TIME_EXCEEDED_V4: u8 = 11;
+pub(crate) const PARAMETER_PROBLEM_V4: u8 = 12;
+pub(crate) const UNREACHABLE_V6: u8 = 1;
+pub(crate) const TOO_BIG_V6: u8 = 2;
+pub(crate) const TIME_EXCEEDED_V6: u8 = 3;
+pub(crate) const PARAMETER_PROBLEM_V6: u8 = 4;
 
 /// The packet that an error quotes, as far as it has to be known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,9 +55,15 @@ impl<A> Quoted<A> {
     }
 }
 
-/// The ICMP error in a frame whose IPv4 header begins at `ip_at`.
+/// Reads the ICMP error in a frame whose IPv4 header begins at `ip_at`, ports
+/// zero. Gives what fits, if it says that a packet was too big, or 0; `None`,
+/// and nothing written, if it is no error.
 #[inline(always)]
-pub fn v4(frame: &(impl Frame + ?Sized), ip_at: usize) -> Option<IcmpError<[u8; 4]>> {
+pub fn v4_into(
+    frame: &(impl Frame + ?Sized),
+    ip_at: usize,
+    packet: &mut Packet<[u8; 4]>,
+) -> Option<u32> {
     let ip: &[u8; IPV4_LEN] = frame.view(ip_at)?;
     let header_len = header_len_v4(ip[0])?;
     // A fragment, the first one too, is the stack's.
@@ -84,16 +81,18 @@ pub fn v4(frame: &(impl Frame + ?Sized), ip_at: usize) -> Option<IcmpError<[u8; 
         (UNREACHABLE_V4 | TIME_EXCEEDED_V4 | PARAMETER_PROBLEM_V4, _) => 0,
         _ => return None,
     };
-    let packet = Packet {
-        part: Part::Error,
-        ..fixed_ipv4(ip, ip_at, header_len)
-    };
-    Some(IcmpError { packet, mtu })
+    fixed_ipv4_into(ip, ip_at, header_len, packet);
+    packet.part = Part::Error;
+    Some(mtu)
 }
 
-/// As [`v4`], for ICMPv6.
+/// As [`v4_into`], for ICMPv6.
 #[inline(always)]
-pub fn v6(frame: &(impl Frame + ?Sized), ip_at: usize) -> Option<IcmpError<[u8; 16]>> {
+pub fn v6_into(
+    frame: &(impl Frame + ?Sized),
+    ip_at: usize,
+    packet: &mut Packet<[u8; 16]>,
+) -> Option<u32> {
     let ip: &[u8; IPV6_LEN] = frame.view(ip_at)?;
     let chain = chain(frame, ip_at, ip[6]).ok()?;
     if ip[0] >> 4 != 6 || chain.protocol != PROTOCOL_ICMPV6 || chain.fragment != Fragment::None {
@@ -108,11 +107,15 @@ pub fn v6(frame: &(impl Frame + ?Sized), ip_at: usize) -> Option<IcmpError<[u8; 
         UNREACHABLE_V6 | TIME_EXCEEDED_V6 | PARAMETER_PROBLEM_V6 => 0,
         _ => return None,
     };
-    let packet = Packet {
-        part: Part::Error,
-        ..fixed_ipv6(ip, ip_at, chain.len)
-    };
-    Some(IcmpError { packet, mtu })
+    fixed_ipv6_into(ip, ip_at, chain.len, packet);
+    packet.part = Part::Error;
+    Some(mtu)
+}
+
+/// The ports of a flow's other direction.
+#[inline(always)]
+pub const fn reversed([a, b, c, d]: [u8; 4]) -> [u8; 4] {
+    [c, d, a, b]
 }
 
 /// The IPv4 packet that is quoted at `at`, in a packet that ends at `end`.
@@ -181,8 +184,9 @@ mod tests {
     #[test]
     fn eight_bytes_tell_the_quoted_flow() {
         let bytes = error_v4();
-        let error = v4(bytes.as_slice(), 0).unwrap();
-        assert_eq!((error.mtu, error.packet.ip_len), (1400, 56));
+        let mut packet = Packet::EMPTY;
+        let mtu = v4_into(bytes.as_slice(), 0, &mut packet);
+        assert_eq!((mtu, packet.ip_len), (Some(1400), 56));
         let quoted = quoted_v4(bytes.as_slice(), 28, 56).unwrap();
         assert_eq!(quoted.source, [192, 0, 2, 1]);
         assert_eq!(quoted.destination, [10, 0, 0, 1]);
@@ -196,7 +200,8 @@ mod tests {
         let of = |at: usize, value: u8| {
             let mut bytes = error_v4();
             bytes[at] = value;
-            let mtu = v4(bytes.as_slice(), 0).map(|error| error.mtu);
+            let mut packet = Packet::EMPTY;
+            let mtu = v4_into(bytes.as_slice(), 0, &mut packet);
             (mtu, quoted_v4(bytes.as_slice(), 28, 56).is_some())
         };
         assert_eq!(of(21, 1), (Some(0), true));
@@ -206,9 +211,9 @@ mod tests {
         assert_eq!(of(6, 0x20), (None, true), "a fragment");
         assert_eq!(of(35, 1), (Some(1400), false), "a later fragment is quoted");
         assert_eq!(of(28, 0x44), (Some(1400), false));
-        let mut bytes = error_v4();
+        let (mut bytes, mut packet) = (error_v4(), Packet::EMPTY);
         bytes[26..28].fill(0);
-        assert_eq!(v4(bytes.as_slice(), 0).unwrap().mtu, 576);
+        assert_eq!(v4_into(bytes.as_slice(), 0, &mut packet), Some(576));
     }
 
     #[test]

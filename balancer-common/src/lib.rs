@@ -1,8 +1,8 @@
 //! What the kernel programs and the controller must agree on.
 //!
-//! [`layout`] holds the structures in shared maps; [`parse`], [`unusual`],
-//! [`hash`], [`affinity`], [`encap`] and [`decap`] hold the packet logic as pure functions over
-//! bytes, so that the kernel program, unit tests and fuzzers run the same
+//! [`layout`] holds the structures in shared maps; [`parse`], [`plain`],
+//! [`unusual`], [`hash`], [`affinity`], [`encap`], [`decap`] and the rest
+//! hold the packet logic as pure functions over bytes, so that the kernel program, unit tests and fuzzers run the same
 //! code. Nothing here knows XDP, maps, files or clocks, and nothing allocates.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -24,6 +24,7 @@ pub mod layout;
 pub mod limit;
 pub mod mss;
 pub mod parse;
+pub mod plain;
 pub mod quic;
 pub mod too_big;
 pub mod unusual;

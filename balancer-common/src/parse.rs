@@ -1,11 +1,11 @@
 //! Reads what the balancer needs from an Ethernet frame, in two steps.
 //!
-//! [`ipv4`] and [`ipv6`] read only what tells a packet's service, and fail
-//! only with reasons that let the packet pass; what they do not take at once
-//! is for [`crate::unusual`]. [`transport`] is called once the service is
-//! known and finds every fault that makes a packet of a service a drop, in
-//! this order: TTL, length, transport header. Of a packet in fragments
-//! nothing is checked that only holds for the whole.
+//! The first one reads only what tells a packet's service, and fails only with
+//! reasons that let the packet pass: [`crate::plain`] takes what nearly every
+//! packet is, [`crate::unusual`] all there is. The second is [`transport`],
+//! called once the service is known, which finds every fault that makes a
+//! packet of a service a drop, in this order: TTL, length, transport header.
+//! Of a packet in fragments nothing is checked that only holds for the whole.
 //!
 //! Pure: bytes arrive through [`Frame`], so the kernel program, unit tests
 //! and fuzzers run this same code.
@@ -96,22 +96,50 @@ pub struct Link {
     pub len: usize,
 }
 
-/// What a transport header says.
+/// What a transport header says, in numbers: the kernel's verifier would
+/// follow each way on from a value that it knows by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
-    /// How the packet stands to its flow.
-    pub opening: Opening,
-    /// TCP with RST.
-    pub is_reset: bool,
+    opening: u32,
+    resets: u32,
 }
 
 impl Segment {
     /// A packet of which no more is known.
     pub const fn of(opening: Opening) -> Self {
         Self {
-            opening,
-            is_reset: false,
+            opening: opening as u32,
+            resets: 0,
         }
+    }
+
+    /// A TCP packet with these flags.
+    #[inline(always)]
+    pub const fn tcp(flags: u8) -> Self {
+        let flags = flags as u32;
+        let syns = flags >> TCP_SYN.trailing_zeros() & !(flags >> TCP_ACK.trailing_zeros()) & 1;
+        Self {
+            opening: Opening::Established as u32 - syns,
+            resets: flags >> TCP_RST.trailing_zeros() & 1,
+        }
+    }
+
+    /// How the packet stands to its flow, as a number.
+    #[inline(always)]
+    pub const fn opening(self) -> u32 {
+        self.opening
+    }
+
+    /// 1 for TCP with SYN and without ACK, else 0.
+    #[inline(always)]
+    pub const fn syns(self) -> u32 {
+        self.opening & Opening::Syn as u32
+    }
+
+    /// 1 for TCP with RST, else 0.
+    #[inline(always)]
+    pub const fn resets(self) -> u32 {
+        self.resets
     }
 }
 
@@ -137,45 +165,6 @@ fn is_tag(ethertype: [u8; 2]) -> bool {
     ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_SERVICE_VLAN
 }
 
-/// Reads an IPv4 packet's service and flow (RFC 791); options are skipped. A
-/// fragment, the first one too, is a [`Reason::LaterFragment`] here.
-#[inline(always)]
-pub fn ipv4(frame: &(impl Frame + ?Sized), ip_at: usize) -> Result<Packet<[u8; 4]>, Reason> {
-    let mut packet = Packet::EMPTY;
-    ipv4_into(frame, ip_at, &mut packet)?;
-    Ok(packet)
-}
-
-/// As [`ipv4`], for the kernel: a value would be copied on its way, in words
-/// that hold several fields each.
-#[inline(always)]
-pub fn ipv4_into(
-    frame: &(impl Frame + ?Sized),
-    ip_at: usize,
-    packet: &mut Packet<[u8; 4]>,
-) -> Result<(), Reason> {
-    let ip: &[u8; IPV4_LEN] = frame.view(ip_at).ok_or(Reason::Truncated)?;
-    let words = u32::from(ip[0] & 0x0f);
-    if ip[0] >> 4 != 4 || words < 5 {
-        return Err(Reason::BadIpHeader);
-    }
-    let protocol = ip[9];
-    if protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP {
-        return Err(Reason::NotTcpUdp);
-    }
-    // Thirteen bits of offset; the bit before them is "more fragments".
-    if u16::from_be_bytes([ip[6], ip[7]]) & 0x3fff != 0 {
-        return Err(Reason::LaterFragment);
-    }
-    let header_len = words * 4;
-    let ports: &[u8; 4] = frame
-        .view(ip_at + header_len as usize)
-        .ok_or(Reason::Truncated)?;
-    fixed_ipv4_into(ip, ip_at, header_len, packet);
-    packet.ports = *ports;
-    Ok(())
-}
-
 /// What the fixed IPv4 header says; ports are zero.
 #[inline(always)]
 pub(crate) fn fixed_ipv4(ip: &[u8; IPV4_LEN], ip_at: usize, header_len: u32) -> Packet<[u8; 4]> {
@@ -185,7 +174,7 @@ pub(crate) fn fixed_ipv4(ip: &[u8; IPV4_LEN], ip_at: usize, header_len: u32) -> 
 }
 
 #[inline(always)]
-fn fixed_ipv4_into(
+pub(crate) fn fixed_ipv4_into(
     ip: &[u8; IPV4_LEN],
     ip_at: usize,
     header_len: u32,
@@ -211,36 +200,6 @@ pub(crate) fn field<const N: usize>(header: &[u8], at: usize) -> [u8; N] {
     field
 }
 
-/// Reads an IPv6 packet's service and flow (RFC 8200) where TCP or UDP
-/// follows the fixed header at once.
-#[inline(always)]
-pub fn ipv6(frame: &(impl Frame + ?Sized), ip_at: usize) -> Result<Packet<[u8; 16]>, Reason> {
-    let mut packet = Packet::EMPTY;
-    ipv6_into(frame, ip_at, &mut packet)?;
-    Ok(packet)
-}
-
-/// As [`ipv6`], like [`ipv4_into`].
-#[inline(always)]
-pub fn ipv6_into(
-    frame: &(impl Frame + ?Sized),
-    ip_at: usize,
-    packet: &mut Packet<[u8; 16]>,
-) -> Result<(), Reason> {
-    let ip: &[u8; IPV6_LEN] = frame.view(ip_at).ok_or(Reason::Truncated)?;
-    if ip[0] >> 4 != 6 {
-        return Err(Reason::BadIpHeader);
-    }
-    let protocol = ip[6];
-    if protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP {
-        return Err(Reason::NotTcpUdp);
-    }
-    let ports: &[u8; 4] = frame.view(ip_at + IPV6_LEN).ok_or(Reason::Truncated)?;
-    fixed_ipv6_into(ip, ip_at, IPV6_LEN as u32, packet);
-    packet.ports = *ports;
-    Ok(())
-}
-
 /// What the fixed IPv6 header says; ports are zero, and `protocol` is its
 /// next header.
 #[inline(always)]
@@ -251,7 +210,7 @@ pub(crate) fn fixed_ipv6(ip: &[u8; IPV6_LEN], ip_at: usize, header_len: u32) -> 
 }
 
 #[inline(always)]
-fn fixed_ipv6_into(
+pub(crate) fn fixed_ipv6_into(
     ip: &[u8; IPV6_LEN],
     ip_at: usize,
     header_len: u32,
@@ -280,7 +239,7 @@ pub fn transport<A: Address>(
         return Err(Reason::TtlExpired);
     }
     // Ethernet pads short frames, so the frame may be longer than the packet.
-    if packet.ip_len as usize + packet.ip_at > frame.len() {
+    if packet.ip_len as usize + packet.ip_at() > frame.len() {
         return Err(Reason::BadLength);
     }
     // A first fragment that hides its transport header (RFC 1858, 3), and one
@@ -290,19 +249,19 @@ pub fn transport<A: Address>(
         Part::First(_) => (true, Reason::TinyFragment),
         Part::Later(_) | Part::Error => return later(packet),
     };
-    let at = packet.ip_at + packet.header_len as usize;
+    let at = packet.ip_at() + packet.header_len() as usize;
     if packet.protocol == PROTOCOL_UDP {
-        if packet.ip_len < packet.header_len + UDP_LEN {
+        if packet.ip_len < packet.header_len() + UDP_LEN {
             return Err(too_short);
         }
         let udp_len: [u8; 2] = frame.bytes(at + 4).ok_or(Reason::BadLength)?;
         let udp_len = u32::from(u16::from_be_bytes(udp_len));
-        if udp_len < UDP_LEN || udp_len > packet.ip_len - packet.header_len && !is_first {
+        if udp_len < UDP_LEN || udp_len > packet.ip_len - packet.header_len() && !is_first {
             return Err(Reason::BadUdpLength);
         }
         return Ok(Segment::of(Opening::None));
     }
-    if packet.ip_len < packet.header_len + TCP_LEN {
+    if packet.ip_len < packet.header_len() + TCP_LEN {
         return Err(too_short);
     }
     let [offset, flags]: [u8; 2] = frame.bytes(at + 12).ok_or(Reason::BadLength)?;
@@ -310,27 +269,21 @@ pub fn transport<A: Address>(
     if tcp_len < TCP_LEN {
         return Err(Reason::BadTcpHeader);
     }
-    if tcp_len > packet.ip_len - packet.header_len {
+    if tcp_len > packet.ip_len - packet.header_len() {
         return Err(if is_first {
             Reason::TinyFragment
         } else {
             Reason::BadTcpHeader
         });
     }
-    Ok(Segment {
-        opening: match flags & (TCP_SYN | TCP_ACK) {
-            TCP_SYN => Opening::Syn,
-            _ => Opening::Established,
-        },
-        is_reset: flags & TCP_RST != 0,
-    })
+    Ok(Segment::tcp(flags))
 }
 
 /// What can be checked of a later fragment, or of an ICMP error: it carries
 /// something. Its flow is there, as its first fragment or its packet was.
 #[inline(always)]
 fn later<A: Address>(packet: &Packet<A>) -> Result<Segment, Reason> {
-    if packet.ip_len <= packet.header_len {
+    if packet.ip_len <= packet.header_len() {
         return Err(Reason::BadLength);
     }
     Ok(Segment::of(match packet.protocol {
@@ -343,6 +296,21 @@ fn later<A: Address>(packet: &Packet<A>) -> Result<Segment, Reason> {
 mod tests {
     use super::*;
     use crate::unusual::{self, Unusual};
+
+    fn ipv4(frame: &[u8], ip_at: usize) -> Packet<[u8; 4]> {
+        match unusual::ipv4(frame, ip_at) {
+            Ok(Unusual::Packet(packet)) => packet,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn ipv6(frame: &[u8]) -> Packet<[u8; 16]> {
+        match unusual::ipv6(frame, ETHERNET_LEN) {
+            Ok(Unusual::Packet(packet)) => packet,
+            other => panic!("{other:?}"),
+        }
+    }
+
     use std::vec;
     use std::vec::Vec;
 
@@ -378,7 +346,7 @@ mod tests {
         frame.splice(34..34, [1, 1, 1, 0]);
         frame[14] = 0x46;
         frame[17] = 44;
-        let packet = ipv4(frame.as_slice(), 14).unwrap();
+        let packet = ipv4(&frame, 14);
         assert_eq!(packet.ports, [0x12, 0x34, 0, 80]);
         assert_eq!(packet.header_len, 24);
         assert_eq!(
@@ -396,7 +364,7 @@ mod tests {
             let link = link(frame.as_slice()).unwrap();
             assert_eq!(link.ethertype, ETHERTYPE_IPV4);
             assert_eq!(link.len, ETHERNET_LEN + tags.len());
-            let packet = ipv4(frame.as_slice(), link.len).unwrap();
+            let packet = ipv4(&frame, link.len);
             assert_eq!(
                 transport(frame.as_slice(), &packet),
                 Ok(Segment::of(Opening::Syn))
@@ -413,7 +381,7 @@ mod tests {
 
     #[test]
     fn traffic_class_of_ipv6_straddles_two_bytes() {
-        let packet = ipv6(udp_v6().as_slice(), 14).unwrap();
+        let packet = ipv6(&udp_v6());
         assert_eq!(packet.traffic_class, 0xab);
     }
 
@@ -423,13 +391,7 @@ mod tests {
         let cases: &[(Change, Result<Segment, Reason>)] = &[
             (|_| {}, Ok(Segment::of(Opening::Syn))),
             (|f| f[47] = 0x12, Ok(Segment::of(Opening::Established))),
-            (
-                |f| f[47] = 0x14,
-                Ok(Segment {
-                    opening: Opening::Established,
-                    is_reset: true,
-                }),
-            ),
+            (|f| f[47] = 0x14, Ok(Segment::tcp(TCP_RST))),
             (|f| f[20] = 0x20, Ok(Segment::of(Opening::Syn))),
             (|f| [f[20], f[17]] = [0x20, 39], Err(Reason::TinyFragment)),
             (|f| [f[20], f[46]] = [0x20, 0x60], Err(Reason::TinyFragment)),
@@ -444,13 +406,7 @@ mod tests {
         for (index, (change, expected)) in cases.iter().enumerate() {
             let mut frame = tcp_v4();
             change(&mut frame);
-            let packet = match ipv4(frame.as_slice(), 14) {
-                Err(Reason::LaterFragment) => match unusual::ipv4(frame.as_slice(), 14) {
-                    Ok(Unusual::Packet(packet)) => packet,
-                    other => panic!("case {index}: {other:?}"),
-                },
-                packet => packet.unwrap(),
-            };
+            let packet = ipv4(&frame, 14);
             assert_eq!(
                 transport(frame.as_slice(), &packet),
                 *expected,
@@ -468,7 +424,7 @@ mod tests {
         ] {
             let mut frame = udp_v6();
             frame[59] = len;
-            let packet = ipv6(frame.as_slice(), 14).unwrap();
+            let packet = ipv6(&frame);
             assert_eq!(transport(frame.as_slice(), &packet), expected);
         }
     }
@@ -479,15 +435,14 @@ mod tests {
         let cases: &[(Change, Reason)] = &[
             (|f| f[14] = 0x44, Reason::BadIpHeader),
             (|f| f[14] = 0x65, Reason::BadIpHeader),
-            (|f| f[23] = 1, Reason::NotTcpUdp),
-            (|f| f[21] = 1, Reason::LaterFragment),
+            (|f| f[23] = 2, Reason::NotTcpUdp),
             (|f| f.truncate(37), Reason::Truncated),
             (|f| f.truncate(33), Reason::Truncated),
         ];
         for (change, expected) in cases {
             let mut frame = tcp_v4();
             change(&mut frame);
-            assert_eq!(ipv4(frame.as_slice(), 14), Err(*expected));
+            assert_eq!(unusual::ipv4(frame.as_slice(), 14), Err(*expected));
         }
     }
 }

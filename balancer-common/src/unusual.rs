@@ -1,5 +1,5 @@
-//! Reads IP packets that [`crate::parse`] does not take at once: IPv6 with
-//! extension headers, fragments, and ICMP.
+//! Reads IP packets of all kinds: with options or extension headers, behind
+//! tags, in fragments, and ICMP.
 //!
 //! At most [`MAX_EXTENSIONS`] extension headers are stepped over (RFC 8200,
 //! 4): hop-by-hop options where they come first, destination options, a
@@ -91,7 +91,7 @@ pub fn fragment_key<A: Address>(
     }
 }
 
-/// Reads an IPv4 packet that is in fragments, or ICMP.
+/// Reads an IPv4 packet (RFC 791); options are skipped.
 #[inline(always)]
 pub fn ipv4(frame: &(impl Frame + ?Sized), ip_at: usize) -> Result<Unusual<[u8; 4]>, Reason> {
     let ip: &[u8; IPV4_LEN] = frame.view(ip_at).ok_or(Reason::Truncated)?;
@@ -119,10 +119,13 @@ pub fn ipv4(frame: &(impl Frame + ?Sized), ip_at: usize) -> Result<Unusual<[u8; 
     }
 }
 
-/// Reads an IPv6 packet with extension headers, or ICMPv6.
+/// Reads an IPv6 packet (RFC 8200).
 #[inline(always)]
 pub fn ipv6(frame: &(impl Frame + ?Sized), ip_at: usize) -> Result<Unusual<[u8; 16]>, Reason> {
     let ip: &[u8; IPV6_LEN] = frame.view(ip_at).ok_or(Reason::Truncated)?;
+    if ip[0] >> 4 != 6 {
+        return Err(Reason::BadIpHeader);
+    }
     let chain = chain(frame, ip_at, ip[6])?;
     let mut packet = fixed_ipv6(ip, ip_at, chain.len);
     packet.protocol = chain.protocol;

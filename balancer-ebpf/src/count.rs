@@ -14,13 +14,13 @@ pub(crate) fn reason(reason: Reason) {
 }
 
 #[inline(always)]
-pub(crate) fn member(counter: u32, bytes: u32, is_new: bool, segment: Segment) {
+pub(crate) fn member(counter: u32, bytes: u32, new: u32, segment: Segment) {
     if let Some(counters) = maps::counters(counter) {
         // SAFETY: as in `reason`.
         let counters = unsafe { &mut *counters };
         counters.packets += 1;
         counters.bytes += u64::from(bytes);
-        counters.flows += u64::from(is_new);
-        counters.resets += u64::from(segment.is_reset);
+        counters.flows += u64::from(new);
+        counters.resets += u64::from(segment.resets());
     }
 }

@@ -9,7 +9,7 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use balancer_common::affinity::{self, Choice, Keep, Opening};
 use balancer_common::features::Features;
 use balancer_common::layout::{FlowKey, FlowRecord, Slot, Target};
-use balancer_common::parse::Packet;
+use balancer_common::parse::{Packet, Segment};
 
 use crate::pick::{self, Picked};
 use crate::vip::Family;
@@ -37,28 +37,31 @@ struct Question {
 }
 
 /// The member for a packet of a slot in change, and for any packet of a
-/// service that has a record of every flow.
+/// service that has a record of every flow: [`Choice::number`].
 #[inline(always)]
 pub(crate) fn choose<A: Family>(
     slot: Slot,
     target: &Target,
     packet: &Packet<A>,
-    opening: Opening,
-) -> Choice {
-    maps::hand_over(Question {
-        key: FlowKey {
-            source: packet.source.padded(),
-            service: target.service,
-            ports: packet.ports,
+    segment: Segment,
+) -> u32 {
+    maps::hand_over(
+        maps::QUESTION,
+        Question {
+            key: FlowKey {
+                source: packet.source.padded(),
+                service: target.service,
+                ports: packet.ports,
+            },
+            slot: slot.0,
+            opening: segment.opening(),
+            members: target.members,
+            member_count: u32::from(target.member_count),
+            options: target.options,
+            has_all: u32::from(has_all(target)),
         },
-        slot: slot.0,
-        opening: opening as u32,
-        members: target.members,
-        member_count: u32::from(target.member_count),
-        options: target.options,
-        has_all: u32::from(has_all(target)),
-    });
-    Choice::from_number(flow_choose())
+    );
+    flow_choose()
 }
 
 /// The choice for the flow that was handed over, as a number. A global
@@ -67,7 +70,7 @@ pub(crate) fn choose<A: Family>(
 #[inline(never)]
 extern "C" fn flow_choose() -> u32 {
     // SAFETY: `choose` has just handed it over.
-    let Some(asked) = (unsafe { maps::handed_over::<Question>() }) else {
+    let Some(asked) = (unsafe { maps::handed_over::<Question>(maps::QUESTION) }) else {
         return 0;
     };
     let key = asked.key;
@@ -99,9 +102,9 @@ extern "C" fn flow_choose() -> u32 {
 /// Writes what the choice asks for.
 #[inline(always)]
 pub(crate) fn keep(picked: &Picked) {
-    if !matches!(picked.keep, Keep::Nothing) {
+    if picked.keep != Keep::Nothing as u32 {
         let owner = u32::from(picked.index) | u32::from(picked.member.incarnation) << 16;
-        flow_keep(owner, u32::from(picked.era), picked.keep as u32);
+        flow_keep(owner, u32::from(picked.era), picked.keep);
     }
 }
 
@@ -112,7 +115,7 @@ pub(crate) fn keep(picked: &Picked) {
 extern "C" fn flow_keep(owner: u32, era: u32, keep: u32) -> u32 {
     // SAFETY: a packet with something to keep has asked `choose`, and nothing
     // was handed over since.
-    let Some(asked) = (unsafe { maps::handed_over::<Question>() }) else {
+    let Some(asked) = (unsafe { maps::handed_over::<Question>(maps::QUESTION) }) else {
         return 0;
     };
     let key = asked.key;

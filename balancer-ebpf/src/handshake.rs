@@ -1,7 +1,6 @@
 //! Times the handshakes of sampled flows.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use balancer_common::affinity::Opening;
 use balancer_common::features::Features;
 use balancer_common::handshake::{self, Event};
 use balancer_common::layout::GenerationHead;
@@ -27,15 +26,11 @@ pub(crate) fn see<A: Family>(
     {
         return;
     }
-    let kind = match segment.opening {
-        _ if segment.is_reset => RESET,
-        Opening::Syn => SYN,
-        _ => OTHER,
-    };
-    handshake_seen(picked.hash, picked.member.counter, kind);
+    let (syn, reset) = (segment.syns() * SYN, segment.resets() * RESET);
+    handshake_seen(picked.hash, picked.member.counter, syn | reset);
 }
 
-const OTHER: u32 = 0;
+/// Bits of a packet's kind.
 const SYN: u32 = 1;
 const RESET: u32 = 2;
 
@@ -44,10 +39,12 @@ const RESET: u32 = 2;
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn handshake_seen(hash: u64, counter: u32, kind: u32) -> u32 {
-    let kind = match kind {
-        RESET => handshake::Packet::Reset,
-        SYN => handshake::Packet::Syn,
-        _ => handshake::Packet::Other,
+    let kind = if kind & RESET != 0 {
+        handshake::Packet::Reset
+    } else if kind & SYN != 0 {
+        handshake::Packet::Syn
+    } else {
+        handshake::Packet::Other
     };
     let Some(place) = maps::handshake(handshake::place(hash)) else {
         return 0;

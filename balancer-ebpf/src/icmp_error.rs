@@ -13,11 +13,10 @@ mod tell;
 
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::programs::XdpContext;
-use balancer_common::affinity::Keep;
 use balancer_common::encap::{self, UDP_LEN};
 use balancer_common::features::Features;
 use balancer_common::hash::Address;
-use balancer_common::icmp_error::{self, ICMP_LEN, IcmpError, Quoted};
+use balancer_common::icmp_error::{self, ICMP_LEN, Quoted};
 use balancer_common::layout::Member;
 use balancer_common::parse::{
     Frame, IPV4_LEN, IPV6_LEN, PROTOCOL_IPIP, PROTOCOL_IPV6, PROTOCOL_UDP, Packet, Part,
@@ -119,15 +118,16 @@ extern "C" fn icmp_error_v6(ctx: *mut xdp_md, ip_at: u32) -> u32 {
 #[inline(always)]
 fn read_v4(ctx: &XdpContext, ip_at: usize) -> Option<u32> {
     let frame = FreshFrame::of(ctx);
-    let mut error = icmp_error::v4(frame, ip_at)?;
+    let error = maps::empty_packet::<[u8; 4]>()?;
+    let mtu = icmp_error::v4_into(frame, ip_at, error)?;
     let told = told()?;
-    let (at, end) = begin(told, &mut error);
-    let asked = error.packet.destination;
+    let (at, end) = begin(told, error, mtu);
+    let asked = error.destination;
     let quoted = icmp_error::quoted_v4(frame, at, end);
     if vip::has_address(&maps::generation()?, asked) {
         return Some(match quoted {
             Some(quoted) if quoted.source == asked && quoted.is_tcp_or_udp() => {
-                hand_over_reversed(&error.packet, &quoted);
+                hand_over_reversed(error, &quoted);
                 OF_V4
             }
             _ => UNMATCHED,
@@ -139,21 +139,22 @@ fn read_v4(ctx: &XdpContext, ip_at: usize) -> Option<u32> {
         return None;
     }
     tunnel(told, &quoted, Member::IPIP_V4, Member::GUE_V4)?;
-    inner(frame, told, &error.packet, quoted.protocol)
+    inner(frame, told, error, quoted.protocol)
 }
 
 #[inline(always)]
 fn read_v6(ctx: &XdpContext, ip_at: usize) -> Option<u32> {
     let frame = FreshFrame::of(ctx);
-    let mut error = icmp_error::v6(frame, ip_at)?;
+    let error = maps::empty_packet::<[u8; 16]>()?;
+    let mtu = icmp_error::v6_into(frame, ip_at, error)?;
     let told = told()?;
-    let (at, end) = begin(told, &mut error);
-    let asked = error.packet.destination;
+    let (at, end) = begin(told, error, mtu);
+    let asked = error.destination;
     let quoted = icmp_error::quoted_v6(frame, at, end).map(|quoted| anew(told, quoted));
     if vip::has_address(&maps::generation()?, asked) {
         return Some(match quoted {
             Some(quoted) if quoted.source == asked && quoted.is_tcp_or_udp() => {
-                hand_over_reversed(&error.packet, &quoted);
+                hand_over_reversed(error, &quoted);
                 OF_V6
             }
             _ => UNMATCHED,
@@ -165,19 +166,18 @@ fn read_v6(ctx: &XdpContext, ip_at: usize) -> Option<u32> {
         return None;
     }
     tunnel(told, &quoted, Member::IPIP_V6, Member::GUE_V6)?;
-    inner(frame, told, &error.packet, quoted.protocol)
+    inner(frame, told, error, quoted.protocol)
 }
 
 /// Notes what is told, and gives where the quoted packet begins and where the
 /// error ends.
 #[inline(always)]
-fn begin<A: Address>(told: &mut Told, error: &mut IcmpError<A>) -> (usize, usize) {
-    let packet = &mut error.packet;
+fn begin<A: Address>(told: &mut Told, packet: &mut Packet<A>, mtu: u32) -> (usize, usize) {
     told.inner_at = packet.header_len;
     packet.header_len = place(&told.inner_at) as u32;
     let ip_at = packet.ip_at as u32;
     told.form = BACKENDS;
-    told.mtu = error.mtu;
+    told.mtu = mtu;
     told.end = ip_at + packet.ip_len;
     told.inner_at = ip_at + packet.header_len + ICMP_LEN as u32;
     (place(&told.inner_at), told.end as usize)
@@ -211,14 +211,16 @@ fn anew<A>(told: &mut Told, quoted: Quoted<A>) -> Quoted<A> {
 /// What the client of the flow would send, in the place of the error.
 #[inline(always)]
 fn hand_over_reversed<A: Address>(error: &Packet<A>, quoted: &Quoted<A>) {
-    let [a, b, c, d] = quoted.ports;
-    maps::hand_over(Packet {
-        source: quoted.destination,
-        destination: quoted.source,
-        ports: [c, d, a, b],
-        protocol: quoted.protocol,
-        ..*error
-    });
+    maps::hand_over(
+        maps::PACKET,
+        Packet {
+            source: quoted.destination,
+            destination: quoted.source,
+            ports: icmp_error::reversed(quoted.ports),
+            protocol: quoted.protocol,
+            ..*error
+        },
+    );
 }
 
 /// Notes the quoted tunnel packet, and where the one inside begins.
@@ -267,18 +269,21 @@ fn hand_over<A: Address, B: Address>(error: &Packet<A>, quoted: &Quoted<B>) -> O
     if !quoted.is_tcp_or_udp() {
         return None;
     }
-    maps::hand_over(Packet {
-        source: quoted.source,
-        destination: quoted.destination,
-        ports: quoted.ports,
-        protocol: quoted.protocol,
-        traffic_class: error.traffic_class,
-        ttl: error.ttl,
-        part: Part::Error,
-        ip_at: error.ip_at,
-        header_len: error.header_len,
-        ip_len: error.ip_len,
-    });
+    maps::hand_over(
+        maps::PACKET,
+        Packet {
+            source: quoted.source,
+            destination: quoted.destination,
+            ports: quoted.ports,
+            protocol: quoted.protocol,
+            traffic_class: error.traffic_class,
+            ttl: error.ttl,
+            part: Part::Error,
+            ip_at: error.ip_at,
+            header_len: error.header_len,
+            ip_len: error.ip_len,
+        },
+    );
     Some(())
 }
 
@@ -298,8 +303,7 @@ pub(crate) fn settle<A: Family>(
     packet: &Packet<A>,
     picked: &mut Picked,
 ) -> Result<bool, Reason> {
-    picked.keep = Keep::Nothing;
-    picked.is_new = false;
+    picked.leaves_nothing();
     match judge(picked.member, picked.hash) {
         TO_BACKEND => Ok(false),
         NOBODYS => Err(Reason::ErrorUnmatched),
@@ -334,14 +338,17 @@ fn judge(member: &Member, hash: u64) -> u32 {
             _ => TO_BACKEND,
         };
     }
-    let source = match member.kind {
-        Member::IPIP_V4 | Member::GUE_V4 => encap::outer_source_v4(member, hash).padded(),
+    let [high, low] = match member.kind {
+        Member::IPIP_V4 | Member::GUE_V4 => {
+            let source = encap::outer_source_v4(member, hash);
+            [u64::from(u32::from_ne_bytes(source)), 0]
+        }
         _ => encap::outer_source_v6(member, hash),
     };
     let is_gue = matches!(member.kind, Member::GUE_V4 | Member::GUE_V6);
     let [a, b, c, d, ..] = encap::gue(member, 0, hash);
     let is_ours = told.form == u32::from(member.kind)
-        && word(&told.source) == word(&source)
+        && word(&told.source) == u128::from(low) << 64 | u128::from(high)
         && word(&told.destination) == word(&member.outer_destination)
         && (!is_gue || u32::from_ne_bytes(told.ports) == u32::from_ne_bytes([a, b, c, d]));
     if !is_ours {

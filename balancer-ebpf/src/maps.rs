@@ -7,12 +7,14 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, DevMap, LruHashMap, PerCpuArray};
+use balancer_common::hash::Address;
 use balancer_common::layout::{
     FlowKey, FlowRecord, FragmentKey, FragmentRecord, GenerationHead, HANDSHAKE_SLOTS, Handshake,
     HandshakeCounters, LimitKey, MARKS_PER_ELEMENT, MAX_EGRESS_PORTS, Marks, Member,
     MemberCounters, NatKey, NatRecord, NatSettings, Node, ServiceOptions, ServiceV4, ServiceV6,
     SlotBlock, SourceKey, TraceRecord,
 };
+use balancer_common::parse::Packet;
 use balancer_common::verdict::Reason;
 
 use crate::icmp_error::Told;
@@ -90,15 +92,22 @@ static COUNTERS: PerCpuArray<MemberCounters> = PerCpuArray::with_max_entries(1, 
 /// One entry a reason; written by the program.
 #[map]
 static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::COUNT as u32, 0);
-/// One entry: what an unusual packet was read as, between two stages.
+/// What one stage hands over to another: [`PACKET`], [`QUESTION`] and
+/// [`ERROR`].
 #[map]
-static UNUSUAL: PerCpuArray<[u64; UNUSUAL_WORDS]> = PerCpuArray::with_max_entries(1, 0);
+static HANDED_OVER: PerCpuArray<[u64; HANDED_OVER_WORDS]> = PerCpuArray::with_max_entries(3, 0);
 /// One entry, of a program loaded for `trace`; written by the program.
 #[map]
 static TRACE: Array<TraceRecord> = Array::with_max_entries(1, MMAPABLE);
 
-/// Words of [`UNUSUAL`]: the longest [`Packet`](balancer_common::parse::Packet).
-const UNUSUAL_WORDS: usize = 12;
+/// Words of an entry of [`HANDED_OVER`]: the longest [`Packet`].
+const HANDED_OVER_WORDS: usize = 12;
+/// Index in [`HANDED_OVER`] of what a packet was read as.
+pub(crate) const PACKET: u32 = 0;
+/// Index in [`HANDED_OVER`] of what the flow tables are asked.
+pub(crate) const QUESTION: u32 = 1;
+/// Index in [`HANDED_OVER`] of an ICMP error that is being read.
+const ERROR: u32 = 2;
 
 /// The generation in force and its head.
 pub(crate) struct Generation {
@@ -276,12 +285,12 @@ pub(crate) fn errors_due() -> Option<*mut u64> {
 
 /// Puts a value where [`handed_over`] finds it.
 #[inline(always)]
-pub(crate) fn hand_over<T: Copy>(value: T) {
+pub(crate) fn hand_over<T: Copy>(index: u32, value: T) {
     const {
-        assert!(size_of::<T>() <= size_of::<[u64; UNUSUAL_WORDS]>());
+        assert!(size_of::<T>() <= size_of::<[u64; HANDED_OVER_WORDS]>());
         assert!(align_of::<T>() <= align_of::<u64>());
     }
-    if let Some(entry) = UNUSUAL.get_ptr_mut(0) {
+    if let Some(entry) = HANDED_OVER.get_ptr_mut(index) {
         // SAFETY: the entry of this CPU in a live map, long and aligned enough
         // for a `T`, as asserted; nobody else uses it while this packet is at
         // work.
@@ -295,10 +304,19 @@ pub(crate) fn hand_over<T: Copy>(value: T) {
 /// A `T` has been handed over for this packet, and nothing is handed over
 /// while the reference lives.
 #[inline(always)]
-pub(crate) unsafe fn handed_over<'a, T: Copy>() -> Option<&'a T> {
-    let entry = UNUSUAL.get_ptr(0)?.cast::<T>();
+pub(crate) unsafe fn handed_over<'a, T: Copy>(index: u32) -> Option<&'a T> {
+    let entry = HANDED_OVER.get_ptr(index)?.cast::<T>();
     // SAFETY: as in `hand_over`; it holds a `T`, as the caller says.
     Some(unsafe { &*entry })
+}
+
+/// Room for an ICMP error beside the packet that is handed over.
+#[inline(always)]
+pub(crate) fn empty_packet<'a, A: Address>() -> Option<&'a mut Packet<A>> {
+    hand_over(ERROR, Packet::<A>::EMPTY);
+    let entry = HANDED_OVER.get_ptr_mut(ERROR)?.cast::<Packet<A>>();
+    // SAFETY: it has just been written; nothing else uses this index.
+    Some(unsafe { &mut *entry })
 }
 
 /// A whole `Key<SourceKey>`, which is packed, as words: on its stack the

@@ -2,11 +2,10 @@
 
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::programs::XdpContext;
-use balancer_common::affinity::Opening;
 use balancer_common::features::Features;
 use balancer_common::layout::Target;
 use balancer_common::mss::{self, Lowered};
-use balancer_common::parse::Packet;
+use balancer_common::parse::{Packet, Segment};
 
 use crate::packet::FreshFrame;
 use crate::vip::Family;
@@ -18,11 +17,9 @@ pub(crate) fn clamp<A: Family>(
     ctx: &XdpContext,
     target: &Target,
     packet: &Packet<A>,
-    opening: Opening,
+    segment: Segment,
 ) {
-    if !features::asked(target, Target::CLAMP_MSS, Features::CLAMP_MSS)
-        || !matches!(opening, Opening::Syn)
-    {
+    if !features::asked(target, Target::CLAMP_MSS, Features::CLAMP_MSS) || segment.syns() == 0 {
         return;
     }
     if let Some(options) = maps::options(target.options) {

@@ -4,6 +4,7 @@ use aya_ebpf::helpers::generated::bpf_csum_diff;
 use aya_ebpf::programs::XdpContext;
 use balancer_common::checksum;
 use balancer_common::parse::Frame;
+use bytemuck::NoUninit;
 
 /// Bytes that `bpf_csum_diff` takes in one call.
 const CHUNK: usize = 512;
@@ -12,6 +13,36 @@ const CHUNK: usize = 512;
 const MAX_CHUNKS: usize = 63;
 /// Most bytes that [`XdpFrame::sum`] adds up.
 pub const MAX_SUM_LEN: usize = CHUNK * MAX_CHUNKS;
+
+/// Values one behind the other in the frame.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+pub struct Packed<A, B>(pub A, pub B);
+
+// SAFETY: packed, so there is no padding between two that have none.
+unsafe impl<A: NoUninit, B: NoUninit> NoUninit for Packed<A, B> {}
+
+/// The words of two Ethernet addresses, in memory order: what is kept in bytes
+/// is moved byte by byte.
+#[inline(always)]
+pub fn words(addresses: &[u8; 12]) -> [u32; 3] {
+    let word = |at| u32::from_ne_bytes(part(addresses, at));
+    [word(0), word(4), word(8)]
+}
+
+/// The halves of an IPv6 address, likewise.
+#[inline(always)]
+pub fn halves(address: &[u8; 16]) -> [u64; 2] {
+    let half = |at| u64::from_ne_bytes(part(address, at));
+    [half(0), half(8)]
+}
+
+#[inline(always)]
+fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let mut part = [0; N];
+    part.copy_from_slice(&bytes[at..at + N]);
+    part
+}
 
 /// The frame of a context. Each access reads the bounds afresh, because
 /// moving the head changes them.
@@ -26,10 +57,9 @@ impl XdpFrame {
         unsafe { &*core::ptr::from_ref(ctx).cast::<Self>() }
     }
 
-    /// Writes at `offset`; `None` if the frame ends before the last byte. The
-    /// value has no padding.
+    /// Writes at `offset`; `None` if the frame ends before the last byte.
     #[inline(always)]
-    pub fn write<T: Copy>(&self, offset: usize, value: T) -> Option<()> {
+    pub fn write<T: NoUninit>(&self, offset: usize, value: T) -> Option<()> {
         let at = self.checked(offset, size_of::<T>())?;
         // SAFETY: `checked` holds all bytes of the value from `at` against the
         // frame's end; packet memory has no alignment, so the write is

@@ -4,12 +4,12 @@ use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::programs::XdpContext;
 use balancer_common::features::Features;
 use balancer_common::layout::{Member, Target};
-use balancer_common::parse::{PROTOCOL_UDP, Packet, Part};
+use balancer_common::parse::{Frame, PROTOCOL_UDP, Packet, Part};
 use balancer_common::quic::{self, Server};
 use balancer_common::verdict::Reason;
 
 use crate::maps::{self, Generation};
-use crate::packet::FreshFrame;
+use crate::packet::{FreshFrame, XdpFrame};
 use crate::{features, pick, vip};
 
 const UDP_LEN: u32 = 8;
@@ -39,7 +39,7 @@ pub(crate) fn reason(named: u32) -> Reason {
 /// [`UNNAMED`] or [`UNKNOWN`]. Of a packet in fragments only the first one
 /// can name it; a flow whose translation holds a member is not asked.
 #[inline(always)]
-pub(crate) fn route<A>(
+pub(crate) fn route<A, const PLAIN: bool>(
     ctx: &XdpContext,
     node: &Generation,
     target: &Target,
@@ -52,6 +52,9 @@ pub(crate) fn route<A>(
         || matches!(packet.part, Part::Later(_) | Part::Error)
     {
         return UNNAMED;
+    }
+    if PLAIN {
+        return find_plain(ctx, node, target, packet);
     }
     let payload = packet.ip_at as u32 + packet.header_len + UDP_LEN;
     let end = packet.ip_at as u32 + packet.ip_len;
@@ -77,17 +80,48 @@ extern "C" fn quic_server(
     let Some(node) = maps::generation_at(generation) else {
         return UNNAMED;
     };
+    let payload = (place >> 32) as usize & 0x7fff;
+    let end = (place & 0x1_ffff) as usize;
+    let seats = ((members >> 32) as u32, members as u32);
+    find(FreshFrame::of(&ctx), &node, options, seats, (payload, end))
+}
+
+/// Where everything is at a constant place: not a function of its own, as a
+/// return costs more than the look-ups.
+#[inline(always)]
+fn find_plain<A>(ctx: &XdpContext, node: &Generation, target: &Target, packet: &Packet<A>) -> u32 {
+    let headers_len = packet.header_len + UDP_LEN;
+    let payload = (packet.ip_at as u32 + headers_len) as usize;
+    let end = packet.ip_at + packet.ip_len as usize;
+    let seats = (target.members, u32::from(target.member_count));
+    find(
+        XdpFrame::of(ctx),
+        node,
+        target.options,
+        seats,
+        (payload, end),
+    )
+}
+
+/// The member of the server id in a UDP payload, which begins and ends at
+/// `place`. `seats` is the index of the service's first member, and how many
+/// it has.
+#[inline(always)]
+fn find(
+    frame: &impl Frame,
+    node: &Generation,
+    options: u32,
+    seats: (u32, u32),
+    place: (usize, usize),
+) -> u32 {
     let Some(known) = maps::options(options) else {
         return UNNAMED;
     };
-    let payload = (place >> 32) as usize & 0x7fff;
-    let end = (place & 0x1_ffff) as usize;
     let (offset, len) = (known.server_id_offset, known.server_id_len);
-    let Server::Id(id) = quic::server(FreshFrame::of(&ctx), payload, end, offset, len) else {
+    let Server::Id(id) = quic::server(frame, place.0, place.1, offset, len) else {
         return UNNAMED;
     };
-    let first = (members >> 32) as u32;
-    vip::server(&node, options, id)
-        .filter(|index| pick::own(first, members as u32, *index).is_some_and(Member::is_alive))
+    vip::server(node, options, id)
+        .filter(|index| pick::own(seats.0, seats.1, *index).is_some_and(Member::is_alive))
         .map_or(UNKNOWN, u32::from)
 }

@@ -54,7 +54,7 @@ pub(crate) fn limit<A: Family>(
     packet: &Packet<A>,
     picked: &Picked,
 ) -> Result<(), Reason> {
-    if !features::asked(target, Target::LIMIT, Features::LIMIT) || !picked.is_new {
+    if !features::asked(target, Target::LIMIT, Features::LIMIT) || picked.new == 0 {
         return Ok(());
     }
     let told = source_limited(ctx.ctx, place(packet), target.options, target.service);

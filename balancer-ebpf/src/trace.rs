@@ -14,11 +14,17 @@ use crate::pick::Picked;
 #[unsafe(no_mangle)]
 static TRACING: u8 = 0;
 
+/// Whether this copy of the program was loaded for `trace`.
 #[inline(always)]
-fn record() -> Option<&'static mut TraceRecord> {
+pub(crate) fn is_on() -> bool {
     // SAFETY: a read of our own static; volatile, as the loader changes it
     // behind the compiler's back.
-    if unsafe { core::ptr::read_volatile(&raw const TRACING) } == 0 {
+    unsafe { core::ptr::read_volatile(&raw const TRACING) != 0 }
+}
+
+#[inline(always)]
+fn record() -> Option<&'static mut TraceRecord> {
+    if !is_on() {
         return None;
     }
     // SAFETY: the one entry of a map that only test runs of this private

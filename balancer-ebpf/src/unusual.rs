@@ -67,14 +67,17 @@ fn claim_v6() -> u32 {
 fn handed_over<A: Family>(read: Result<Unusual<A>, Reason>) -> u32 {
     match read {
         Ok(Unusual::Packet(packet)) => {
-            maps::hand_over(packet);
+            maps::hand_over(maps::PACKET, packet);
             READ
         }
         Ok(Unusual::Later(packet, identification)) => {
-            maps::hand_over(Packet {
-                part: Part::First(identification),
-                ..packet
-            });
+            maps::hand_over(
+                maps::PACKET,
+                Packet {
+                    part: Part::First(identification),
+                    ..packet
+                },
+            );
             LATER
         }
         Ok(Unusual::Icmp(_)) => Reason::NotTcpUdp as u32 + REASONS,
@@ -85,7 +88,7 @@ fn handed_over<A: Family>(read: Result<Unusual<A>, Reason>) -> u32 {
 #[inline(always)]
 fn claimed<A: Family>() -> u32 {
     // SAFETY: a reader of this family has just handed it over.
-    let packet = unsafe { maps::handed_over::<Packet<A>>() };
+    let packet = unsafe { maps::handed_over::<Packet<A>>(maps::PACKET) };
     let claimed = match packet.copied() {
         Some(packet) => match packet.part {
             Part::First(identification) => fragment::claim(packet, identification),
@@ -95,7 +98,7 @@ fn claimed<A: Family>() -> u32 {
     };
     match claimed {
         Ok(packet) => {
-            maps::hand_over(packet);
+            maps::hand_over(maps::PACKET, packet);
             READ
         }
         Err(reason) => reason as u32 + REASONS,
@@ -112,9 +115,8 @@ fn was_read(read: u32) -> Result<(), Reason> {
 
 /// The packet that a reader has handed over.
 #[inline(always)]
-pub(crate) fn take<A: Family>(packet: &mut Packet<A>) -> Result<(), Reason> {
-    // SAFETY: a reader of this family has just handed it over.
-    let read = unsafe { maps::handed_over::<Packet<A>>() };
-    packet.copy_within_bounds(read.ok_or(Reason::BadTable)?);
-    Ok(())
+pub(crate) fn taken<A: Family>() -> Result<&'static Packet<A>, Reason> {
+    // SAFETY: a reader of this family has handed it over, and nothing else is
+    // in its place while the packet is at work.
+    unsafe { maps::handed_over::<Packet<A>>(maps::PACKET) }.ok_or(Reason::BadTable)
 }

@@ -16,10 +16,10 @@ use std::net::IpAddr;
 use balancer_common::affinity::Opening;
 use balancer_common::hash::Address;
 use balancer_common::layout::FragmentRecord;
-use balancer_common::parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, Part};
+use balancer_common::parse::{self, ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, Part};
 use balancer_common::unusual::{self, Unusual};
 use balancer_common::verdict::Reason;
-use balancer_common::{checksum, icmp};
+use balancer_common::{checksum, icmp, icmp_error, plain};
 use balancer_fuzz::model::parse as model;
 
 fn check(frame: &[u8]) {
@@ -44,27 +44,53 @@ fn check(frame: &[u8]) {
 }
 
 fn read_v4(frame: &[u8], ip_at: usize) -> Result<Unusual<[u8; 4]>, Reason> {
-    match parse::ipv4(frame, ip_at) {
-        Ok(packet) => {
-            let read = Ok(Unusual::Packet(packet));
-            assert_eq!(unusual::ipv4(frame, ip_at), read);
-            read
-        }
-        Err(Reason::LaterFragment) => unusual::ipv4(frame, ip_at),
-        Err(reason) => Err(reason),
+    let read = unusual::ipv4(frame, ip_at);
+    let mut packet = Packet::EMPTY;
+    if ip_at == ETHERNET_LEN && plain::ipv4(frame, &mut packet).is_some() {
+        assert_eq!(read, Ok(Unusual::Packet(packet)));
     }
+    let (mut packet, mut error) = (Packet::EMPTY, Packet::EMPTY);
+    if ip_at == ETHERNET_LEN && plain::error_v4(frame, &mut packet).is_some() {
+        icmp_error::v4_into(frame, ip_at, &mut error).expect("it was read as an error");
+        let (at, end) = quoted(&error);
+        let quoted = icmp_error::quoted_v4(frame, at, end).expect("it was read as one of a flow");
+        assert_eq!(
+            (packet.source, packet.destination),
+            (quoted.destination, quoted.source)
+        );
+        assert_eq!(packet.ports, icmp_error::reversed(quoted.ports));
+        assert_eq!(packet.protocol, quoted.protocol);
+        assert_eq!(packet.ip_len, error.ip_len);
+    }
+    read
 }
 
 fn read_v6(frame: &[u8], ip_at: usize) -> Result<Unusual<[u8; 16]>, Reason> {
-    match parse::ipv6(frame, ip_at) {
-        Ok(packet) => {
-            let read = Ok(Unusual::Packet(packet));
-            assert_eq!(unusual::ipv6(frame, ip_at), read);
-            read
-        }
-        Err(Reason::NotTcpUdp) => unusual::ipv6(frame, ip_at),
-        Err(reason) => Err(reason),
+    let read = unusual::ipv6(frame, ip_at);
+    let mut packet = Packet::EMPTY;
+    if ip_at == ETHERNET_LEN && plain::ipv6(frame, &mut packet).is_some() {
+        assert_eq!(read, Ok(Unusual::Packet(packet)));
     }
+    let (mut packet, mut error) = (Packet::EMPTY, Packet::EMPTY);
+    if ip_at == ETHERNET_LEN && plain::error_v6(frame, &mut packet).is_some() {
+        icmp_error::v6_into(frame, ip_at, &mut error).expect("it was read as an error");
+        let (at, end) = quoted(&error);
+        let quoted = icmp_error::quoted_v6(frame, at, end).expect("it was read as one of a flow");
+        assert_eq!(
+            (packet.source, packet.destination),
+            (quoted.destination, quoted.source)
+        );
+        assert_eq!(packet.ports, icmp_error::reversed(quoted.ports));
+        assert_eq!(packet.protocol, quoted.protocol);
+        assert_eq!(packet.ip_len, error.ip_len);
+    }
+    read
+}
+
+/// Where the packet that an error quotes begins, and where the error ends.
+fn quoted<A>(error: &Packet<A>) -> (usize, usize) {
+    let at = error.ip_at + error.header_len as usize + icmp_error::ICMP_LEN;
+    (at, error.ip_at + error.ip_len as usize)
 }
 
 fn packet<A>(frame: &[u8], ip_at: usize, read: impl Fn(&[u8]) -> Result<Unusual<A>, Reason>)
@@ -82,9 +108,8 @@ where
     assert_eq!(packet.ip_at, ip_at);
     // A later fragment has no ports, and may end with its headers.
     assert!(packet.is_later() || ip_at + header_len + packet.ports.len() <= frame.len());
-    let mut copy = packet;
-    copy.copy_within_bounds(&packet);
-    assert_eq!(copy, packet);
+    assert_eq!(packet.ip_at(), packet.ip_at);
+    assert_eq!(packet.header_len(), packet.header_len);
     assert_eq!(packet.source.into(), flow.source);
     assert_eq!(packet.destination.into(), flow.destination);
     let [a, b, c, d] = packet.ports;
@@ -105,11 +130,11 @@ where
     let segment = parse::transport(frame, &packet);
     let mut flow = flow;
     let opening = model::transport(frame, &mut flow).map(opening_of);
-    let expected = opening.map(|opening| parse::Segment {
-        opening,
-        is_reset: flow.is_reset,
-    });
-    assert_eq!(segment, expected);
+    let expected = opening.map(|opening| (opening as u32, u32::from(flow.is_reset)));
+    assert_eq!(
+        segment.map(|segment| (segment.opening(), segment.resets())),
+        expected
+    );
     if segment.is_ok() {
         let end = ip_at + packet.ip_len as usize;
         let least = if packet.is_later() { 1 } else { 8 };

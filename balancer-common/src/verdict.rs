@@ -102,7 +102,7 @@ reasons! {
     PortsExhausted = 23, "ports_exhausted", Drop;
     /// The packet would not fit the way to the backend; the client was told what does.
     TooBigAnswered = 24, "too_big_answered", Answer;
-    /// An ICMP error about a flow, sent to its backend.
+    /// An ICMP error about a flow, sent to its backend, or of a translated flow to its client.
     ErrorForwarded = 25, "error_forwarded", Forward;
     /// An ICMP error that seems to be about a service's flow, but about none that there is.
     ErrorUnmatched = 26, "error_unmatched", Pass;

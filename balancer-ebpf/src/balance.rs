@@ -66,24 +66,31 @@ fn forward<A: Family + TooBig, const PLAIN: bool>(
     packet: &Packet<A>,
 ) -> Verdict {
     let asks = target.flags & EXTRAS != 0;
+    // An error is no client's: whoever sent it is not asked, and it opens no
+    // flow. One about a flow that is translated is not for the short way.
+    let is_client = !packet.is_error();
     trace::service(target.service);
     let segment = parse::transport(XdpFrame::of(ctx), packet)?;
     let (mut kept, mut named) = (0, quic::UNNAMED);
     if asks {
-        sources::filter(ctx, target, packet)?;
-        kept = nat::follow(ctx, target, packet)?;
+        if is_client {
+            sources::filter(ctx, target, packet)?;
+        }
+        if is_client || !PLAIN {
+            kept = nat::follow(ctx, target, packet)?;
+        }
         named = quic::route::<A, PLAIN>(ctx, node, target, packet, kept);
     }
     let mut picked = pick::member(node, target, packet, segment, (kept, named))?;
     trace::flow(&picked);
-    if packet.is_error() {
+    if !is_client {
         if PLAIN {
             picked.leaves_nothing();
         } else if icmp_error::settle(ctx, packet, &mut picked)? {
             return Ok((XDP_TX, Reason::TooBigAnswered));
         }
     }
-    if asks {
+    if asks && is_client {
         sources::limit(ctx, target, packet, &picked)?;
     }
     fragment::remember(ctx, target, packet, &picked);
@@ -91,12 +98,12 @@ fn forward<A: Family + TooBig, const PLAIN: bool>(
     if !forward::fits(packet, picked.member)? {
         return too_big::answer(ctx, packet, picked.member);
     }
-    if asks {
+    if asks && is_client {
         mss::clamp(ctx, target, packet, segment);
     }
     let action = forward::send(ctx, node, target, packet, &picked)?;
     count::member(picked.member.counter, packet.ip_len, picked.new, segment);
-    if packet.is_error() {
+    if !is_client {
         if !PLAIN {
             icmp_error::name_inner(ctx, packet, picked.member);
         }

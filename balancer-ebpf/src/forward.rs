@@ -42,7 +42,7 @@ pub(crate) fn send<A: Family>(
 ) -> Result<u32, Reason> {
     let member = picked.member;
     if nat::is_translated(target, member) {
-        nat::to_backend(ctx, node, target, picked)?;
+        nat::to_backend(ctx, node, target, picked, packet.is_error())?;
         station(ctx, member)?;
         return transmit(ctx, member);
     }

@@ -9,11 +9,12 @@
 //! client to know: it is told from the service's address.
 
 mod outer;
+mod settle;
 mod tell;
 
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::programs::XdpContext;
-use balancer_common::encap::{self, UDP_LEN};
+use balancer_common::encap::UDP_LEN;
 use balancer_common::features::Features;
 use balancer_common::hash::Address;
 use balancer_common::icmp_error::{self, ICMP_LEN, Quoted};
@@ -24,12 +25,11 @@ use balancer_common::parse::{
 use balancer_common::verdict::Reason;
 
 use crate::packet::FreshFrame;
-use crate::pick::Picked;
-use crate::vip::{self, Family};
+use crate::vip;
 use crate::{features, maps};
 
 pub(crate) use outer::name_inner;
-use tell::{icmp_error_tell_v4, icmp_error_tell_v6};
+pub(crate) use settle::settle;
 
 /// What the readers give: it is no error about a flow, it is to a service's
 /// address and about none, or it was handed over as a packet of a flow.
@@ -37,6 +37,8 @@ const NONE: u32 = 0;
 const UNMATCHED: u32 = 1;
 const OF_V4: u32 = 2;
 const OF_V6: u32 = 3;
+/// Of either family: it may be about what left here for a backend, rewritten.
+const OF_CLIENT: u32 = 4;
 
 /// `form` of an error that quotes what a backend sent.
 const BACKENDS: u32 = 0;
@@ -62,6 +64,8 @@ pub(crate) struct Told {
     mtu: u32,
     /// Where the flow's packet begins in the frame.
     inner_at: u32,
+    /// Where the transport header that is quoted first begins in it.
+    transport_at: u32,
     /// Where the error ends in it.
     end: u32,
 }
@@ -70,6 +74,8 @@ pub(crate) struct Told {
 pub(crate) enum Flow {
     V4,
     V6,
+    /// Of the error's own; it goes to the client, if the flow is translated.
+    Client,
 }
 
 /// Whether errors about tunnels of one family may be about services of
@@ -96,6 +102,7 @@ fn flow(read: u32) -> Result<Flow, Reason> {
     match read {
         OF_V4 => Ok(Flow::V4),
         OF_V6 => Ok(Flow::V6),
+        OF_CLIENT => Ok(Flow::Client),
         UNMATCHED => Err(Reason::ErrorUnmatched),
         _ => Err(Reason::NotTcpUdp),
     }
@@ -127,19 +134,22 @@ fn read_v4(ctx: &XdpContext, ip_at: usize) -> Option<u32> {
     if vip::has_address(&maps::generation()?, asked) {
         return Some(match quoted {
             Some(quoted) if quoted.source == asked && quoted.is_tcp_or_udp() => {
+                told.transport_at = quoted.transport_at as u32;
                 hand_over_reversed(error, &quoted);
                 OF_V4
             }
             _ => UNMATCHED,
         });
     }
-    let quoted = quoted?;
-    let is_plain = quoted.transport_at == at + IPV4_LEN;
-    if !features::any(TUNNELS_V4) || quoted.source != asked || !is_plain {
-        return None;
+    let quoted = quoted.filter(|quoted| quoted.source == asked)?;
+    if quoted.transport_at == at + IPV4_LEN
+        && features::any(TUNNELS_V4)
+        && tunnel(told, &quoted, Member::IPIP_V4, Member::GUE_V4).is_some()
+        && let Some(of) = inner(frame, told, error, quoted.protocol)
+    {
+        return Some(of);
     }
-    tunnel(told, &quoted, Member::IPIP_V4, Member::GUE_V4)?;
-    inner(frame, told, error, quoted.protocol)
+    of_client(told, error, &quoted)
 }
 
 #[inline(always)]
@@ -154,19 +164,22 @@ fn read_v6(ctx: &XdpContext, ip_at: usize) -> Option<u32> {
     if vip::has_address(&maps::generation()?, asked) {
         return Some(match quoted {
             Some(quoted) if quoted.source == asked && quoted.is_tcp_or_udp() => {
+                told.transport_at = quoted.transport_at as u32;
                 hand_over_reversed(error, &quoted);
                 OF_V6
             }
             _ => UNMATCHED,
         });
     }
-    let quoted = quoted?;
-    let is_plain = quoted.transport_at == at + IPV6_LEN;
-    if !features::any(TUNNELS_V6) || quoted.source != asked || !is_plain {
-        return None;
+    let quoted = quoted.filter(|quoted| quoted.source == asked)?;
+    if quoted.transport_at == at + IPV6_LEN
+        && features::any(TUNNELS_V6)
+        && tunnel(told, &quoted, Member::IPIP_V6, Member::GUE_V6).is_some()
+        && let Some(of) = inner(frame, told, error, quoted.protocol)
+    {
+        return Some(of);
     }
-    tunnel(told, &quoted, Member::IPIP_V6, Member::GUE_V6)?;
-    inner(frame, told, error, quoted.protocol)
+    of_client(told, error, &quoted)
 }
 
 /// Notes what is told, and gives where the quoted packet begins and where the
@@ -208,7 +221,20 @@ fn anew<A>(told: &mut Told, quoted: Quoted<A>) -> Quoted<A> {
     }
 }
 
-/// What the client of the flow would send, in the place of the error.
+/// Hands over what a backend would send in the place of the error, if that may
+/// be about a packet that was sent to one in its client's name.
+#[inline(always)]
+fn of_client<A: Address>(told: &mut Told, error: &Packet<A>, quoted: &Quoted<A>) -> Option<u32> {
+    let translated = Features::NAT.with(Features::FULLNAT);
+    if !features::any(translated) || !quoted.is_tcp_or_udp() {
+        return None;
+    }
+    told.transport_at = quoted.transport_at as u32;
+    hand_over_reversed(error, quoted);
+    Some(OF_CLIENT)
+}
+
+/// What the other end of the flow would send, in the place of the error.
 #[inline(always)]
 fn hand_over_reversed<A: Address>(error: &Packet<A>, quoted: &Quoted<A>) {
     maps::hand_over(
@@ -294,81 +320,10 @@ fn told() -> Option<&'static mut Told> {
     maps::told().map(|told| unsafe { &mut *told })
 }
 
-/// What becomes of an error now that its flow's member is known: it goes
-/// there, which is no new flow and leaves no record, or has become the word to
-/// the client (`true`).
+/// Where the quoted transport header begins, and where the error ends, of an error about what
+/// a backend sent.
 #[inline(always)]
-pub(crate) fn settle<A: Family>(
-    ctx: &XdpContext,
-    packet: &Packet<A>,
-    picked: &mut Picked,
-) -> Result<bool, Reason> {
-    picked.leaves_nothing();
-    match judge(picked.member, picked.hash) {
-        TO_BACKEND => Ok(false),
-        NOBODYS => Err(Reason::ErrorUnmatched),
-        mtu if A::TUNNEL_PROTOCOL == PROTOCOL_IPIP => {
-            sent(icmp_error_tell_v4(ctx.ctx, packet.ip_at as u32, mtu))
-        }
-        mtu => sent(icmp_error_tell_v6(ctx.ctx, packet.ip_at as u32, mtu)),
-    }
-}
-
-#[inline(always)]
-fn sent(told: u32) -> Result<bool, Reason> {
-    match told {
-        0 => Err(Reason::ErrorUnmatched),
-        _ => Ok(true),
-    }
-}
-
-/// What [`judge`] gives beside an MTU.
-const TO_BACKEND: u32 = 0;
-const NOBODYS: u32 = u32::MAX;
-
-/// The MTU that the client is to be told, or what else becomes of the error.
-#[inline(never)]
-fn judge(member: &Member, hash: u64) -> u32 {
-    let Some(told) = told() else {
-        return NOBODYS;
-    };
-    if told.form == BACKENDS {
-        return match member.kind {
-            Member::NAT | Member::FULLNAT => NOBODYS,
-            _ => TO_BACKEND,
-        };
-    }
-    let [high, low] = match member.kind {
-        Member::IPIP_V4 | Member::GUE_V4 => {
-            let source = encap::outer_source_v4(member, hash);
-            [u64::from(u32::from_ne_bytes(source)), 0]
-        }
-        _ => encap::outer_source_v6(member, hash),
-    };
-    let is_gue = matches!(member.kind, Member::GUE_V4 | Member::GUE_V6);
-    let [a, b, c, d, ..] = encap::gue(member, 0, hash);
-    let is_ours = told.form == u32::from(member.kind)
-        && word(&told.source) == u128::from(low) << 64 | u128::from(high)
-        && word(&told.destination) == word(&member.outer_destination)
-        && (!is_gue || u32::from_ne_bytes(told.ports) == u32::from_ne_bytes([a, b, c, d]));
-    if !is_ours {
-        return NOBODYS;
-    }
-    match told.mtu {
-        0 => TO_BACKEND,
-        mtu => {
-            let mtu = if mtu < u32::from(member.mtu) {
-                mtu
-            } else {
-                u32::from(member.mtu)
-            };
-            // Never 0: no tunnel packet fits into so little.
-            mtu.saturating_sub(encap::overhead(member.kind)).max(1)
-        }
-    }
-}
-
-#[inline(always)]
-fn word(address: &[u8; 16]) -> u128 {
-    u128::from_ne_bytes(*address)
+pub(crate) fn places() -> Option<(usize, usize)> {
+    let told = told()?;
+    Some((place(&told.transport_at), told.end as usize))
 }

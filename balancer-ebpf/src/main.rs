@@ -91,6 +91,7 @@ fn stages(ctx: &XdpContext) -> Verdict {
                 Err(Reason::NotTcpUdp) => match unusual::ipv4(ctx, ip_at) {
                     Err(Reason::NotTcpUdp) => match icmp_error::v4(ctx, ip_at)? {
                         Flow::V6 if features::any(Features::IPV6) => break 'v6,
+                        Flow::Client => return nat::error::reply::<[u8; 4]>(ctx),
                         _ => {}
                     },
                     read => read?,
@@ -101,6 +102,7 @@ fn stages(ctx: &XdpContext) -> Verdict {
                 Err(Reason::NotTcpUdp) => match unusual::ipv6(ctx, ip_at) {
                     Err(Reason::NotTcpUdp) => match icmp_error::v6(ctx, ip_at)? {
                         Flow::V4 if features::any(Features::IPV4) => {}
+                        Flow::Client => return nat::error::reply::<[u8; 16]>(ctx),
                         _ => break 'v6,
                     },
                     read => {

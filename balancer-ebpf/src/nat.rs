@@ -17,6 +17,7 @@
 //! and not again with every way that leads to it, and it has a stack frame
 //! that the others need not share.
 
+pub(crate) mod error;
 mod full;
 mod record;
 mod rewrite;
@@ -67,11 +68,14 @@ pub(crate) fn follow<A: Family>(
     packet: &Packet<A>,
 ) -> Result<u32, Reason> {
     let rewriting = Features::NAT.with(Features::FULLNAT);
-    if !features::asked(target, Target::NAT | Target::FULLNAT, rewriting) || packet.is_error() {
+    if !features::asked(target, Target::NAT | Target::FULLNAT, rewriting) {
         return Ok(0);
     }
     if packet.ttl <= 1 {
         return Err(Reason::TtlExpired);
+    }
+    if packet.is_error() {
+        return error::follow::<A>(target);
     }
     enter(ctx, packet)?;
     if !features::asked(target, Target::FULLNAT, Features::FULLNAT) {
@@ -103,6 +107,7 @@ pub(crate) fn to_backend(
     node: &Generation,
     target: &Target,
     picked: &Picked,
+    is_error: bool,
 ) -> Result<(), Reason> {
     let member = picked.member;
     let scratch = scratch().ok_or(Reason::BadTable)?;
@@ -114,6 +119,9 @@ pub(crate) fn to_backend(
     };
     scratch.destination = member.outer_destination;
     [_, _, scratch.ports[2], scratch.ports[3]] = [0, 0, c, d];
+    if is_error {
+        return error::rewrite(ctx);
+    }
     let (service, seat) = (target.service, u32::from(picked.index) << 16);
     let seat = seat | u32::from(member.incarnation);
     if member.kind == Member::NAT && features::any(Features::NAT) {

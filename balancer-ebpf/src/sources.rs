@@ -11,7 +11,7 @@ use balancer_common::features::Features;
 use balancer_common::hash::Address;
 use balancer_common::layout::{SourceKey, Target};
 use balancer_common::limit;
-use balancer_common::parse::{PROTOCOL_IPIP, Packet, Part};
+use balancer_common::parse::{PROTOCOL_IPIP, Packet};
 use balancer_common::verdict::Reason;
 
 use crate::features;
@@ -27,17 +27,14 @@ const REASONS: u32 = 1;
 /// Added to the offset of an IPv4 header.
 const V4: u32 = 1 << 8;
 
-/// Passes what the service's lists pass. An ICMP error is no client's: whoever
-/// sent it is not asked.
+/// Passes what the service's lists pass.
 #[inline(always)]
 pub(crate) fn filter<A: Family>(
     ctx: &XdpContext,
     target: &Target,
     packet: &Packet<A>,
 ) -> Result<(), Reason> {
-    if !features::asked(target, Target::FILTER, Features::FILTER)
-        || matches!(packet.part, Part::Error)
-    {
+    if !features::asked(target, Target::FILTER, Features::FILTER) {
         return Ok(());
     }
     let is_strict = u32::from(target.flags & Target::FILTER_ALLOWS != 0);

@@ -22,6 +22,7 @@ pub(super) const MOST_HEADERS: usize = 0x3fff;
 const WHOLE: u32 = 0;
 const FIRST: u32 = 1;
 const LATER: u32 = 2;
+const ERROR: u32 = 3;
 
 /// A packet, and what is made of it: this CPU's, as the stack has no room.
 #[repr(C)]
@@ -44,7 +45,7 @@ pub(crate) struct Scratch {
     pub(super) ip_at: u32,
     header_len: u32,
     /// Its whole length, then a byte its TTL, then one which part of a packet
-    /// it is: [`WHOLE`], [`FIRST`] or [`LATER`].
+    /// it is: [`WHOLE`], [`FIRST`], [`LATER`] or [`ERROR`].
     size: u32,
     /// TCP: its flags.
     pub(super) flags: u32,
@@ -69,11 +70,21 @@ impl Scratch {
         self.size >> 24 == LATER
     }
 
+    /// Notes an error's headers.
+    #[inline(always)]
+    pub(super) fn place<A: Family>(&mut self, packet: &Packet<A>) {
+        self.ip_at = packet.ip_at as u32;
+        self.header_len = packet.header_len;
+        self.pool = A::NAT_POOL;
+        self.size = packet.ip_len | u32::from(packet.ttl) << 16 | ERROR << 24;
+    }
+
     /// The packet, but for its ends and what tells fragments apart.
     #[inline(always)]
     pub(super) fn packet(&self) -> Packet<[u8; 4]> {
         let part = match self.size >> 24 {
             FIRST => Part::First(0),
+            ERROR => Part::Error,
             LATER => Part::Later(FragmentRecord {
                 ports: [0; 4],
                 protocol: 0,

@@ -19,6 +19,9 @@ pub enum Read {
     Unmatched,
     /// One about a flow.
     About(Box<Told>),
+    /// One about a packet that its receiver sent to somebody: maybe in the name
+    /// of a client to a backend. The flow is what that answers.
+    Sent(Box<Told>),
 }
 
 /// An error about a flow.
@@ -27,6 +30,8 @@ pub struct Told {
     pub flow: Flow,
     /// Where the error was sent to.
     pub asked: IpAddr,
+    /// Where the quoted transport header begins.
+    pub transport_at: usize,
     /// What fits, if something did not.
     mtu: Option<usize>,
     /// The quoted tunnel headers, if it is not a backend's packet.
@@ -64,27 +69,39 @@ pub fn read(frame: &[u8], is_service: impl Fn(IpAddr) -> bool) -> Read {
     if is_service(asked) {
         return match quoted {
             Some(quoted) if quoted.source == asked && matches!(quoted.protocol, 6 | 17) => {
-                Read::About(Box::new(Told {
-                    flow: Flow {
-                        source: quoted.destination,
-                        destination: quoted.source,
-                        ports: [quoted.ports[1], quoted.ports[0]],
-                        protocol: quoted.protocol,
-                        ..error
-                    },
-                    asked,
-                    mtu,
-                    tunnel: None,
-                    inner: Vec::new(),
-                    inner_sum: 0,
-                }))
+                Read::About(Box::new(answering(error, &quoted, mtu)))
             }
             _ => Read::Unmatched,
         };
     }
-    match quoted.and_then(|outer| tunnelled(frame, &error, &outer, mtu)) {
-        Some(told) => Read::About(Box::new(told)),
-        None => Read::Other,
+    let Some(quoted) = quoted.filter(|quoted| quoted.source == asked) else {
+        return Read::Other;
+    };
+    if let Some(told) = tunnelled(frame, &error, &quoted, mtu) {
+        return Read::About(Box::new(told));
+    }
+    match quoted.protocol {
+        6 | 17 => Read::Sent(Box::new(answering(error, &quoted, mtu))),
+        _ => Read::Other,
+    }
+}
+
+/// An error as a packet that answers the quoted one.
+fn answering(error: Flow, quoted: &Quoted, mtu: Option<usize>) -> Told {
+    Told {
+        asked: error.destination,
+        transport_at: quoted.transport_at,
+        flow: Flow {
+            source: quoted.destination,
+            destination: quoted.source,
+            ports: [quoted.ports[1], quoted.ports[0]],
+            protocol: quoted.protocol,
+            ..error
+        },
+        mtu,
+        tunnel: None,
+        inner: Vec::new(),
+        inner_sum: 0,
     }
 }
 
@@ -221,6 +238,7 @@ fn tunnelled(frame: &[u8], error: &Flow, outer: &Quoted, mtu: Option<usize>) -> 
             ..*error
         },
         asked: error.destination,
+        transport_at: inner.transport_at,
         mtu,
         tunnel: Some(Tunnel {
             addresses: frame[outer_at + from.start..outer_at + from.end].to_vec(),
@@ -237,7 +255,7 @@ impl Told {
     /// that it was sent, or of one that it sent itself, unchanged since.
     pub fn is_about(&self, member: &Member, hash: u64) -> bool {
         let Some(tunnel) = &self.tunnel else {
-            return !matches!(member.kind, Member::NAT | Member::FULLNAT);
+            return true;
         };
         let expected = match (tunnel.is_v4, tunnel.udp.is_some()) {
             (true, false) => Member::IPIP_V4,

@@ -218,6 +218,7 @@ impl Model {
             icmp_error::Read::Other => return Err(Reason::NotTcpUdp),
             icmp_error::Read::Unmatched => return Err(Reason::ErrorUnmatched),
             icmp_error::Read::About(told) => told,
+            icmp_error::Read::Sent(told) => return self.judge_sent(frame, &told, outcome),
         };
         let flow = told.flow;
         let id = self.service_of(&flow).ok_or(Reason::ErrorUnmatched)?;
@@ -232,7 +233,8 @@ impl Model {
             17 => Opening::None,
             _ => Opening::Established,
         };
-        let (owner, at, hash) = self.pick(&flow, id, opening, (None, Named::Nobody))?;
+        let kept = self.follow_error(&flow, id)?;
+        let (owner, at, hash) = self.pick(&flow, id, opening, (kept, Named::Nobody))?;
         let member = member(&self.state.services[&id], owner.member).ok_or(Reason::BadTable)?;
         outcome.member = Some(owner.member);
         outcome.slot = Some(at as u32);
@@ -252,7 +254,14 @@ impl Model {
             destination: told.asked,
             ..flow
         };
-        outcome.frame = forward::send(frame, &own, member, hash)?;
+        outcome.frame = match member.kind {
+            Member::NAT | Member::FULLNAT => {
+                let ethernet = forward::ethernet(frame, member);
+                let ends = self.translations.error_ends(&flow, member);
+                nat::rewrite_error(frame, &told, ethernet, ends)
+            }
+            _ => forward::send(frame, &own, member, hash)?,
+        };
         outcome.reason = Reason::ErrorForwarded;
         outcome.action = match member.egress {
             0 | INGRESS => Action::Tx,
@@ -261,6 +270,26 @@ impl Model {
         let counters = self.members.entry(member.counter).or_default();
         counters.packets += 1;
         counters.bytes += flow.ip_len as u64;
+        Ok(())
+    }
+
+    /// An error about what was sent to a backend in a client's name goes to the
+    /// client.
+    fn judge_sent(
+        &self,
+        frame: &[u8],
+        told: &icmp_error::Told,
+        outcome: &mut Outcome,
+    ) -> Result<(), Reason> {
+        let flow = &told.flow;
+        let service = self.translations.service_of(flow);
+        outcome.service = Some(service.ok_or(Reason::NotTcpUdp)?);
+        if flow.ttl > 0 && flow.ip_at + flow.ip_len > frame.len() {
+            return Err(Reason::BadLength);
+        }
+        outcome.frame = self.translations.error_reply(frame, told)?;
+        outcome.action = Action::Tx;
+        outcome.reason = Reason::ErrorForwarded;
         Ok(())
     }
 

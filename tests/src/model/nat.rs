@@ -4,6 +4,8 @@
 //! be over. What becomes of those that are has tests of its own. And there is
 //! one CPU, the machine's first.
 
+mod rewrite;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,8 +14,11 @@ use balancer_common::verdict::Reason;
 use balancer_user::dataplane::ServiceId;
 use balancer_user::dataplane::object::possible_cpus;
 
-use super::forward::ones_complement_sum;
+use super::icmp_error::Told;
 use super::parse::{Flow, Part};
+use rewrite::rewrite;
+
+pub use rewrite::rewrite_error;
 
 const TCP: u8 = 6;
 
@@ -160,6 +165,44 @@ impl Table {
         reply.ethernet = this.ethernet;
         reply.note(flags, CLIENT);
         Some(request.member)
+    }
+
+    /// `fullnat`: the member of a flow that there is, by index.
+    pub fn known(&self, flow: &Flow, service: ServiceId, members: &[Member]) -> Option<u16> {
+        let request = self.requests.get(&ends(flow))?;
+        let reply = self.replies.get(&request.way_back(flow.protocol))?;
+        let Ends {
+            source,
+            destination,
+            ..
+        } = ends(flow);
+        let is_same = (reply.source, reply.destination) == (destination, source);
+        let member = members.get(usize::from(request.member))?;
+        let is_alive = member.kind != Member::NONE && member.flags & Member::ALIVE != 0;
+        let is_its = request.service == service && member.incarnation == request.incarnation;
+        (is_same && is_alive && is_its).then_some(request.member)
+    }
+
+    /// An error about what the flow's client sent, as the client gets it.
+    ///
+    /// # Errors
+    /// When the TTL has run out.
+    ///
+    /// # Panics
+    /// When the flow is not translated.
+    pub fn error_reply(&self, frame: &[u8], told: &Told) -> Result<Vec<u8>, Reason> {
+        check_ttl(&told.flow)?;
+        let reply = self.replies[&ends(&told.flow)];
+        let ends = [reply.source, reply.destination];
+        Ok(rewrite_error(frame, told, reply.ethernet, ends))
+    }
+
+    /// Between whom the packets of a flow go on, of a client to this member.
+    pub fn error_ends(&self, flow: &Flow, member: &Member) -> [SocketAddr; 2] {
+        match self.requests.get(&ends(flow)) {
+            Some(request) if member.kind == Member::FULLNAT => [request.source, request.backend],
+            _ => [ends(flow).source, backend(member, ends(flow).destination)],
+        }
     }
 
     /// `fullnat`: the packet as the member gets it, after [`Table::member_of`].
@@ -318,61 +361,4 @@ fn turned(frame: &[u8]) -> [u8; 12] {
     ethernet[..6].copy_from_slice(&frame[6..12]);
     ethernet[6..].copy_from_slice(&frame[..6]);
     ethernet
-}
-
-/// The frame with other ends. Checksums that were wrong stay as wrong: each
-/// is changed by what its words have changed by (RFC 1624).
-fn rewrite(frame: &[u8], flow: &Flow, ethernet: [u8; 12], ends: [SocketAddr; 2]) -> Vec<u8> {
-    let mut out = frame.to_vec();
-    out[..12].copy_from_slice(&ethernet);
-    let (ip, transport) = (flow.ip_at, flow.ip_at + flow.header_len);
-    let addresses: Vec<u8> = ends.iter().flat_map(|end| octets(end.ip())).collect();
-    let ports = ends.map(|end| end.port().to_be_bytes()).concat();
-    let checksum_at = transport + if flow.protocol == TCP { 16 } else { 6 };
-    let addresses_at = if flow.destination.is_ipv4() {
-        out[ip + 8] -= 1;
-        out[ip + 12..ip + 20].copy_from_slice(&addresses);
-        let (old, new) = (&frame[ip + 8..ip + 20], out[ip + 8..ip + 20].to_vec());
-        // The checksum itself, at 2, is no part of what it sums.
-        let words = |bytes: &[u8]| [&bytes[..2], &bytes[4..]].concat();
-        adjust(&mut out, ip + 10, &words(old), &words(&new));
-        ip + 12
-    } else {
-        out[ip + 7] -= 1;
-        out[ip + 8..ip + 40].copy_from_slice(&addresses);
-        ip + 8
-    };
-    // What a later fragment begins with is in the middle of something.
-    if let Part::Later(_) = flow.part {
-        return out;
-    }
-    out[transport..transport + 4].copy_from_slice(&ports);
-    let old_addresses = &frame[addresses_at..addresses_at + addresses.len()];
-    let old = [old_addresses, &frame[transport..transport + 4]].concat();
-    let new = [addresses, ports].concat();
-    let is_summed = flow.protocol == TCP || out[checksum_at..checksum_at + 2] != [0, 0];
-    if is_summed {
-        adjust(&mut out, checksum_at, &old, &new);
-    }
-    // RFC 768: a sum of zero is sent as ones, as zero says that there is none.
-    if is_summed && flow.protocol != TCP && out[checksum_at..checksum_at + 2] == [0, 0] {
-        out[checksum_at..checksum_at + 2].copy_from_slice(&[0xff, 0xff]);
-    }
-    out
-}
-
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    }
-}
-
-/// The field's sum, less the old words, plus the new ones.
-fn adjust(out: &mut [u8], at: usize, old: &[u8], new: &[u8]) {
-    let mut words = vec![!out[at], !out[at + 1]];
-    words.extend(old.iter().map(|byte| !byte));
-    words.extend(new);
-    let check = !ones_complement_sum(&words);
-    out[at..at + 2].copy_from_slice(&check.to_be_bytes());
 }

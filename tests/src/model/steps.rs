@@ -116,6 +116,19 @@ impl Model {
         let members = &service.members;
         Ok(self.translations.member_of(frame, flow, id, members))
     }
+
+    /// Likewise of an error, which is about a flow that there is.
+    pub(super) fn follow_error(&self, flow: &Flow, id: ServiceId) -> Result<Option<u16>, Reason> {
+        let service = &self.state.services[&id];
+        if service.flags & (Target::NAT | Target::FULLNAT) != 0 {
+            nat::check_ttl(flow)?;
+        }
+        if service.flags & Target::FULLNAT == 0 {
+            return Ok(None);
+        }
+        let known = self.translations.known(flow, id, &service.members);
+        Ok(Some(known.ok_or(Reason::ErrorUnmatched)?))
+    }
 }
 
 /// Whether the packet goes back, as an error that tells its client what fits.

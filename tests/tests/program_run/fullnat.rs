@@ -7,7 +7,6 @@ use balancer_common::layout::{Member, NatSettings, Slot};
 use balancer_common::verdict::Reason;
 use balancer_tests::frames::packet::{ACK, FIN, RST, SYN};
 use balancer_tests::frames::{Packet, hex};
-use balancer_tests::lab::checksums::judge;
 use balancer_tests::model::build::{TCP, UDP, full, key, nat_v4, nat_v6, pool, service};
 use balancer_user::dataplane::State;
 use balancer_user::dataplane::trial::{Action, Outcome};
@@ -15,6 +14,7 @@ use balancer_user::dataplane::trial::{Action, Outcome};
 use crate::fixture::{CLIENT_V4, CLIENT_V6, Fixture, Moved, SERVICE_V4, SERVICE_V6, at};
 use crate::fragments::fragment;
 use crate::random::{on_cpu, on_first_cpu};
+use crate::translation::{sent, tcp, translated, udp};
 
 const HOUR_NS: u64 = 3_600_000_000_000;
 /// Two other clients.
@@ -22,7 +22,7 @@ const SECOND: &str = "203.0.113.2:40000";
 const THIRD: &str = "203.0.113.3:40000";
 
 /// Both families, TCP and UDP; member 7 has all slots and rewrites IPv4's port.
-fn state(pool: NatSettings) -> State {
+pub(crate) fn state(pool: NatSettings) -> State {
     // Ports are a CPU's own: these tests say which.
     on_first_cpu();
     let mut state = State::empty();
@@ -43,28 +43,6 @@ fn state(pool: NatSettings) -> State {
         state.services.insert(number, service);
     }
     state
-}
-
-fn tcp(source: &str, destination: &str, flags: u8) -> Packet {
-    let packet = Packet::tcp(at(source), at(destination));
-    Packet { flags, ..packet }.with_checksum()
-}
-
-fn udp(source: &str, destination: &str, payload_len: usize) -> Packet {
-    let packet = Packet::udp(at(source), at(destination));
-    Packet {
-        payload_len,
-        ..packet
-    }
-    .with_checksum()
-}
-
-fn sent(fixture: &mut Fixture, packet: &Packet) -> (Outcome, Moved) {
-    let frame = packet.build();
-    judge(&frame).unwrap();
-    let (outcome, moved) = fixture.run(&frame);
-    judge(&outcome.frame).unwrap();
-    (outcome, moved)
 }
 
 /// Where the IPv4 packet came from, as the backend sees it.
@@ -88,18 +66,6 @@ fn assert_exhausted(fixture: &mut Fixture, client: &str) {
     let (outcome, moved) = sent(fixture, &tcp(client, SERVICE_V4, SYN));
     assert_eq!(outcome.action, Action::Drop);
     assert_eq!(moved, Moved::only(Reason::PortsExhausted));
-}
-
-/// The packet as it should leave, its checksums summed anew.
-fn translated(packet: &Packet, ethernet: &str, source: &str, destination: &str) -> String {
-    let packet = Packet {
-        source: at(source),
-        destination: at(destination),
-        ttl: packet.ttl - 1,
-        ..packet.clone()
-    };
-    let ethernet: String = ethernet.split_whitespace().collect();
-    ethernet + &hex(&packet.with_checksum().build()[12..])
 }
 
 #[test]

@@ -8,7 +8,7 @@ use balancer_common::verdict::Reason;
 use balancer_tests::frames::packet::{ACK, MORE_FRAGMENTS, fragment_v6, options};
 use balancer_tests::frames::{IcmpError, Packet, hex};
 use balancer_tests::model::Model;
-use balancer_tests::model::build::{gue_v4, gue_v6, ipip_v4, ipip_v6, l2, nat_v4};
+use balancer_tests::model::build::{gue_v4, gue_v6, ipip_v4, ipip_v6, l2};
 use balancer_tests::model::forward::ones_complement_sum;
 use balancer_user::dataplane::State;
 use balancer_user::dataplane::trial::{Action, Outcome};
@@ -160,12 +160,6 @@ fn error_to_a_services_address_about_no_flow_passes_by_name() {
         let frame = error([kind, 0], &reply(&tcp_v6())).build();
         assert_reason(&state, &frame, Reason::NotTcpUdp);
     }
-}
-
-#[test]
-fn error_about_a_translated_flow_passes() {
-    let frame = error([3, 1], &reply(&tcp_v4())).build();
-    assert_reason(&only(nat_v4(7, 0)), &frame, Reason::ErrorUnmatched);
 }
 
 /// A packet of 1,400 bytes as it leaves for this member, from the outer IP

@@ -29,4 +29,6 @@ mod scenario;
 mod settling;
 mod source;
 mod too_big;
+mod translated_errors;
+mod translation;
 mod variants;

@@ -11,10 +11,11 @@ use balancer_tests::frames::{Packet, hex};
 use balancer_tests::lab::checksums::judge;
 use balancer_tests::model::build::{TCP, UDP, key, nat_v4, nat_v6, service};
 use balancer_user::dataplane::State;
-use balancer_user::dataplane::trial::{Action, Outcome};
+use balancer_user::dataplane::trial::Action;
 
 use crate::fixture::{CLIENT_V4, CLIENT_V6, Fixture, Moved, SERVICE_V4, SERVICE_V6, at};
 use crate::random::with_egress;
+use crate::translation::{sent, tcp, translated, udp};
 
 const HOUR_NS: u64 = 3_600_000_000_000;
 /// Where member 7 of a test is, with its port rewritten and not.
@@ -24,7 +25,7 @@ const BACKEND_V6: &str = "[fd00::7]:80";
 const BACK_TO_CLIENT: &str = "02cc00000001 02aa00000001";
 
 /// Both families, TCP and UDP; member 7 has all slots and rewrites IPv4's port.
-fn state() -> State {
+pub(crate) fn state() -> State {
     let mut state = State::empty();
     state.settings.nat = NatSettings {
         idle_ns: HOUR_NS,
@@ -51,41 +52,6 @@ fn with_neighbour(mut state: State) -> State {
     let service = service(keys, vec![nat_v4(7, 8080)], vec![Slot::settled(0)]);
     state.services.insert(5, service);
     state
-}
-
-fn tcp(source: &str, destination: &str, flags: u8) -> Packet {
-    let packet = Packet::tcp(at(source), at(destination));
-    Packet { flags, ..packet }.with_checksum()
-}
-
-fn udp(source: &str, destination: &str, payload_len: usize) -> Packet {
-    let packet = Packet::udp(at(source), at(destination));
-    Packet {
-        payload_len,
-        ..packet
-    }
-    .with_checksum()
-}
-
-/// The packet as it should leave: other ends and Ethernet addresses, one hop
-/// less, and checksums summed anew.
-fn translated(packet: &Packet, ethernet: &str, source: &str, destination: &str) -> String {
-    let packet = Packet {
-        source: at(source),
-        destination: at(destination),
-        ttl: packet.ttl - 1,
-        ..packet.clone()
-    };
-    let ethernet: String = ethernet.split_whitespace().collect();
-    ethernet + &hex(&packet.with_checksum().build()[12..])
-}
-
-fn sent(fixture: &mut Fixture, packet: &Packet) -> (Outcome, Moved) {
-    let frame = packet.build();
-    judge(&frame).unwrap();
-    let (outcome, moved) = fixture.run(&frame);
-    judge(&outcome.frame).unwrap();
-    (outcome, moved)
 }
 
 /// A round trip; `length` is that of the request's IP packet.

@@ -11,8 +11,8 @@ use balancer_tests::lab::client::Curl;
 use balancer_tests::lab::server::download_pattern;
 use balancer_tests::lab::{LabConfig, Node, link};
 
+use crate::every_routed_mode;
 use crate::fixture::{DOWNLOAD_LEN, Mode, Network};
-use crate::{every_routed_mode, every_tunnel};
 
 const NARROW_MTU: u32 = 1400;
 const UPLOAD_LEN: usize = 4 << 20;
@@ -43,7 +43,7 @@ fn uploads_fit_the_balancers_own_way(mode: Mode) -> Result<()> {
 mod behind_a_router {
     use super::*;
 
-    every_tunnel!(both_directions_fit_a_link_behind_a_router);
+    every_routed_mode!(both_directions_fit_a_link_behind_a_router);
 }
 
 fn both_directions_fit_a_link_behind_a_router(mode: Mode) -> Result<()> {

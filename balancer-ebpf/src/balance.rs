@@ -49,6 +49,7 @@ fn balance<A: Family + TooBig, const PLAIN: bool>(
                 Some(Err(Reason::ErrorUnmatched))
             };
         }
+        trace::begin();
         fragment::remember_foreign(ctx, &node, packet);
         return Some(nat::reply(ctx, packet));
     };
@@ -101,7 +102,11 @@ fn forward<A: Family + TooBig, const PLAIN: bool>(
     if asks && is_client {
         mss::clamp(ctx, target, packet, segment);
     }
-    let action = forward::send(ctx, node, target, packet, &picked)?;
+    let action = if asks && nat::is_translated(target, picked.member) {
+        forward::send_translated(ctx, node, target, packet, &picked)?
+    } else {
+        forward::send(ctx, packet, picked.member, picked.hash)?
+    };
     count::member(picked.member.counter, packet.ip_len, picked.new, segment);
     if !is_client {
         if !PLAIN {

@@ -31,27 +31,23 @@ pub(crate) fn fits<A: Family>(packet: &Packet<A>, member: &Member) -> Result<boo
     Ok(packet.ip_len + encap::overhead(member.kind) <= u32::from(member.mtu))
 }
 
-/// Sends a packet that fits.
+/// Sends a packet that fits with other ends.
 #[inline(always)]
-pub(crate) fn send<A: Family>(
+pub(crate) fn send_translated<A: Family>(
     ctx: &XdpContext,
     node: &Generation,
     target: &Target,
     packet: &Packet<A>,
     picked: &Picked,
 ) -> Result<u32, Reason> {
-    let member = picked.member;
-    if nat::is_translated(target, member) {
-        nat::to_backend(ctx, node, target, picked, packet.is_error())?;
-        station(ctx, member)?;
-        return transmit(ctx, member);
-    }
-    send_whole(ctx, packet, member, picked.hash)
+    nat::to_backend(ctx, node, target, picked, packet.is_error())?;
+    station(ctx, picked.member)?;
+    transmit(ctx, picked.member)
 }
 
-/// Sends a packet as it is: to another station, or in a tunnel.
+/// Sends a packet that fits as it is: to another station, or in a tunnel.
 #[inline(always)]
-pub(crate) fn send_whole<A: Family>(
+pub(crate) fn send<A: Family>(
     ctx: &XdpContext,
     packet: &Packet<A>,
     member: &Member,

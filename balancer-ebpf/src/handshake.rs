@@ -20,9 +20,9 @@ pub(crate) fn see<A: Family>(
     picked: &Picked,
     segment: Segment,
 ) {
-    if !features::any(Features::HANDSHAKES)
-        || packet.protocol != PROTOCOL_TCP
+    if packet.protocol != PROTOCOL_TCP
         || !handshake::is_sampled(picked.hash, head.handshake_sample)
+        || !features::any(Features::HANDSHAKES)
     {
         return;
     }

@@ -11,12 +11,11 @@ use balancer_common::parse::{ETHERNET_LEN, Frame, Packet};
 use balancer_common::plain;
 
 use crate::packet::XdpFrame;
-use crate::{IPV4, IPV6, Verdict, balance, features, trace};
+use crate::{IPV4, IPV6, Verdict, balance, features};
 
 /// The verdict on a packet, if it is one for here.
 #[inline(always)]
 pub(crate) fn verdict(ctx: &XdpContext) -> Option<Verdict> {
-    trace::begin();
     let frame = XdpFrame::of(ctx);
     let ethertype: &[u8; 2] = frame.view(ETHERNET_LEN - 2)?;
     match u16::from_ne_bytes(*ethertype) {

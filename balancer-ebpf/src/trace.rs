@@ -42,10 +42,14 @@ pub(crate) fn begin() {
     }
 }
 
+/// Begins with a service that is known.
 #[inline(always)]
 pub(crate) fn service(service: u32) {
     if let Some(record) = record() {
         record.service = service;
+        record.member = TraceRecord::NO_MEMBER;
+        record.slot = 0;
+        record.hash = 0;
     }
 }
 

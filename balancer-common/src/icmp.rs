@@ -72,9 +72,15 @@ impl EchoV4 {
         let new = u16::from_be_bytes([ANSWER_TTL, PROTOCOL_ICMP]);
         let [high, low] = checksum::update(self.header_checksum as u16, old, new).to_be_bytes();
         let ([a, b, c, d], [e, f, g, h]) = (self.destination, self.source);
+        // Of an answer that is zero but for its checksum, only the other form
+        // of zero is right; of any other answer, both are (RFC 1071, 1).
+        let message = match answer(self.checksum as u16, REQUEST_V4, ANSWER_V4) {
+            [0, 0, 0, 0] => [0, 0, 0xff, 0xff],
+            message => message,
+        };
         (
             [ANSWER_TTL, PROTOCOL_ICMP, high, low, a, b, c, d, e, f, g, h],
-            answer(self.checksum as u16, REQUEST_V4, ANSWER_V4),
+            message,
         )
     }
 }
@@ -164,6 +170,14 @@ mod tests {
         let sum = checksum::sum(&icmp) + checksum::sum(&frame[38..]);
         assert_eq!(checksum::fold(sum), 0xffff);
         assert_eq!(icmp[0], 0);
+    }
+
+    #[test]
+    fn answer_that_is_zero_but_for_its_checksum_is_right() {
+        let mut frame = request_v4();
+        frame[36..42].copy_from_slice(&[0xf7, 0xff, 0, 0, 0, 0]);
+        let (_, icmp) = echo_v4(frame.as_slice(), 14).unwrap().answer();
+        assert_eq!(icmp, [0, 0, 0xff, 0xff]);
     }
 
     #[test]

@@ -51,6 +51,11 @@ fn answer_v4(frame: &[u8], at: usize) -> Option<(IpAddr, Vec<u8>)> {
     adjust(&mut out, at + 10, &header[8..9], &[FRESH_TTL]);
     out[at + 20] = 0;
     adjust(&mut out, at + 22, &[8], &[0]);
+    // Words of which one is not zero never sum to zero in ones' complement,
+    // and a sender sums words of zero to zero: its field is all ones.
+    if out[at + 22..at + 24] == [0, 0] {
+        out[at + 22..at + 24].fill(0xff);
+    }
     let destination: [u8; 4] = *header.last_chunk()?;
     Some((Ipv4Addr::from(destination).into(), out))
 }

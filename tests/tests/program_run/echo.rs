@@ -46,6 +46,21 @@ fn echo_to_a_services_address_is_answered_in_the_kernel() {
     }
 }
 
+/// Where identifier, number and data are zero, all of the answer is, and its
+/// checksum is right only as all ones (RFC 1071).
+#[test]
+fn answer_that_is_zero_but_for_its_checksum_has_a_right_one() {
+    let zero = |text: &str, from: &str, to: &str| {
+        let text = text.replace("1234 0001 6162636465666768", "0000 0000 0000000000000000");
+        assert!(text.contains(from));
+        frame(&text.replace(from, to))
+    };
+    let request = zero(REQUEST_V4, "0800 5435", "0800 f7ff");
+    let (outcome, _) = Fixture::new(&answering()).run(&request);
+    let answer = zero(ANSWER_V4, "0000 5c35", "0000 ffff");
+    assert_eq!(hex(&outcome.frame), hex(&answer));
+}
+
 #[test]
 fn echo_to_another_address_passes_untouched() {
     for (request, last) in [(REQUEST_V4, 33), (REQUEST_V6, 53)] {

@@ -99,21 +99,6 @@ impl Choice {
         self.member as u32 | (self.keep as u32) << 16 | (self.is_new as u32) << 24
     }
 
-    /// The choice of a number.
-    #[inline(always)]
-    pub const fn from_number(number: u32) -> Self {
-        Self {
-            member: number as u16,
-            keep: match number >> 16 & 0xff {
-                1 => Keep::Probation,
-                2 => Keep::Flows,
-                3 => Keep::Time,
-                _ => Keep::Nothing,
-            },
-            is_new: number >> 24 != 0,
-        }
-    }
-
     const fn keeping(self, keep: Keep) -> Self {
         Self { keep, ..self }
     }

@@ -194,7 +194,7 @@ pub(crate) fn fixed_ipv4_into(
 
 /// Part of a header, moved as one word and not byte by byte.
 #[inline(always)]
-pub(crate) fn field<const N: usize>(header: &[u8], at: usize) -> [u8; N] {
+pub fn field<const N: usize>(header: &[u8], at: usize) -> [u8; N] {
     let mut field = [0; N];
     field.copy_from_slice(&header[at..at + N]);
     field

@@ -38,7 +38,7 @@ use crate::maps::{self, Generation};
 use crate::packet::XdpFrame;
 use crate::pick::Picked;
 use crate::vip::Family;
-use crate::{features, trace};
+use crate::{Verdict, features, trace};
 
 use scratch::{enter, scratch};
 
@@ -139,32 +139,41 @@ pub(crate) fn to_backend(
 
 /// A packet of no service: a backend's reply, or nobody's.
 #[inline(always)]
-pub(crate) fn reply<A: Family>(
-    ctx: &XdpContext,
-    packet: &Packet<A>,
-) -> Result<(u32, Reason), Reason> {
+pub(crate) fn reply<A: Family>(ctx: &XdpContext, packet: &Packet<A>) -> Verdict {
     if !features::any(Features::NAT.with(Features::FULLNAT)) {
         return Err(Reason::NoService);
     }
     enter(ctx, packet)?;
-    let done = nat_reply(ctx.ctx);
-    if done == NOBODYS {
-        return Err(Reason::NoService);
-    }
-    trace::service(scratch().ok_or(Reason::BadTable)?.record.service);
-    if done != DONE {
-        return Err(Reason::from_number(done - FAULT).unwrap_or(Reason::BadLength));
-    }
+    was_found(nat_reply(ctx.ctx), Reason::NoService)?;
     // While the frame is as it came.
     fragment::remember_reply(ctx, packet);
     if nat_rewrite(ctx.ctx) != DONE {
         return Err(Reason::BadLength);
     }
+    go_back(ctx, Reason::ReplyForwarded)
+}
+
+/// What was found of a reply; `nobodys` is the reason of a packet that is none.
+#[inline(always)]
+fn was_found(found: u32, nobodys: Reason) -> Result<(), Reason> {
+    if found == NOBODYS {
+        return Err(nobodys);
+    }
+    trace::service(scratch().ok_or(Reason::BadTable)?.record.service);
+    if found != DONE {
+        return Err(Reason::from_number(found - FAULT).unwrap_or(Reason::BadLength));
+    }
+    Ok(())
+}
+
+/// Sends what has been rewritten the way that the client's packets came.
+#[inline(always)]
+fn go_back(ctx: &XdpContext, reason: Reason) -> Verdict {
     let scratch = scratch().ok_or(Reason::BadTable)?;
     XdpFrame::of(ctx)
         .write(0, scratch.record.ethernet)
         .ok_or(Reason::BadLength)?;
-    Ok((leave(ctx, scratch.record.egress), Reason::ReplyForwarded))
+    Ok((leave(ctx, scratch.record.egress), reason))
 }
 
 /// Out of an interface by its number.
@@ -269,23 +278,32 @@ extern "C" fn nat_reply(ctx: *mut xdp_md) -> u32 {
     let Some(scratch) = scratch() else {
         return NOBODYS;
     };
-    let Some(record) = maps::translation(&scratch.arrives) else {
-        return NOBODYS;
+    let record = match find_reply(&ctx, scratch) {
+        Ok(record) => record,
+        Err(not_found) => return not_found,
     };
-    if !record.write_reply(scratch) {
-        return NOBODYS;
-    }
-    let packet = scratch.packet();
-    if let Err(reason) = parse::transport(XdpFrame::of(&ctx), &packet) {
-        return FAULT + reason as u32;
-    }
-    if packet.ttl <= 1 {
-        return FAULT + Reason::TtlExpired as u32;
-    }
     if record.note_reply(closing(scratch.flags), now()) && features::any(Features::FULLNAT) {
         full::keep_request(scratch, &record);
     }
     DONE
+}
+
+/// The record of the reply, or of the error in its place, in the scratch
+/// entry, and there what becomes of it; or the number of why not.
+#[inline(always)]
+fn find_reply(ctx: &XdpContext, scratch: &mut Scratch) -> Result<Record, u32> {
+    let record = maps::translation(&scratch.arrives).ok_or(NOBODYS)?;
+    if !record.write_reply(scratch) {
+        return Err(NOBODYS);
+    }
+    let packet = scratch.packet();
+    if let Err(reason) = parse::transport(XdpFrame::of(ctx), &packet) {
+        return Err(FAULT + reason as u32);
+    }
+    if packet.ttl <= 1 {
+        return Err(FAULT + Reason::TtlExpired as u32);
+    }
+    Ok(record)
 }
 
 #[inline(always)]

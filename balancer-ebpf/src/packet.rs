@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::generated::bpf_csum_diff;
 use aya_ebpf::programs::XdpContext;
 use balancer_common::checksum;
-use balancer_common::parse::Frame;
+use balancer_common::parse::{Frame, field};
 use bytemuck::NoUninit;
 
 /// Bytes that `bpf_csum_diff` takes in one call.
@@ -26,22 +26,15 @@ unsafe impl<A: NoUninit, B: NoUninit> NoUninit for Packed<A, B> {}
 /// is moved byte by byte.
 #[inline(always)]
 pub fn words(addresses: &[u8; 12]) -> [u32; 3] {
-    let word = |at| u32::from_ne_bytes(part(addresses, at));
+    let word = |at| u32::from_ne_bytes(field(addresses, at));
     [word(0), word(4), word(8)]
 }
 
 /// The halves of an IPv6 address, likewise.
 #[inline(always)]
 pub fn halves(address: &[u8; 16]) -> [u64; 2] {
-    let half = |at| u64::from_ne_bytes(part(address, at));
+    let half = |at| u64::from_ne_bytes(field(address, at));
     [half(0), half(8)]
-}
-
-#[inline(always)]
-fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    let mut part = [0; N];
-    part.copy_from_slice(&bytes[at..at + N]);
-    part
 }
 
 /// The frame of a context. Each access reads the bounds afresh, because

@@ -15,6 +15,7 @@ use std::net::IpAddr;
 
 use balancer_common::affinity::Opening;
 use balancer_common::hash::Address;
+use balancer_common::icmp_error::Quoted;
 use balancer_common::layout::FragmentRecord;
 use balancer_common::parse::{self, ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, Part};
 use balancer_common::unusual::{self, Unusual};
@@ -54,13 +55,7 @@ fn read_v4(frame: &[u8], ip_at: usize) -> Result<Unusual<[u8; 4]>, Reason> {
         icmp_error::v4_into(frame, ip_at, &mut error).expect("it was read as an error");
         let (at, end) = quoted(&error);
         let quoted = icmp_error::quoted_v4(frame, at, end).expect("it was read as one of a flow");
-        assert_eq!(
-            (packet.source, packet.destination),
-            (quoted.destination, quoted.source)
-        );
-        assert_eq!(packet.ports, icmp_error::reversed(quoted.ports));
-        assert_eq!(packet.protocol, quoted.protocol);
-        assert_eq!(packet.ip_len, error.ip_len);
+        assert_eq!(packet, answering(&error, &quoted));
     }
     read
 }
@@ -76,15 +71,20 @@ fn read_v6(frame: &[u8], ip_at: usize) -> Result<Unusual<[u8; 16]>, Reason> {
         icmp_error::v6_into(frame, ip_at, &mut error).expect("it was read as an error");
         let (at, end) = quoted(&error);
         let quoted = icmp_error::quoted_v6(frame, at, end).expect("it was read as one of a flow");
-        assert_eq!(
-            (packet.source, packet.destination),
-            (quoted.destination, quoted.source)
-        );
-        assert_eq!(packet.ports, icmp_error::reversed(quoted.ports));
-        assert_eq!(packet.protocol, quoted.protocol);
-        assert_eq!(packet.ip_len, error.ip_len);
+        assert_eq!(packet, answering(&error, &quoted));
     }
     read
+}
+
+/// The error as a packet that answers what it quotes.
+fn answering<A: Address>(error: &Packet<A>, quoted: &Quoted<A>) -> Packet<A> {
+    Packet {
+        source: quoted.destination,
+        destination: quoted.source,
+        ports: icmp_error::reversed(quoted.ports),
+        protocol: quoted.protocol,
+        ..*error
+    }
 }
 
 /// Where the packet that an error quotes begins, and where the error ends.

@@ -9,14 +9,13 @@ use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::programs::XdpContext;
 use balancer_common::features::Features;
 use balancer_common::layout::{NatRecord, NatSettings, Target};
-use balancer_common::parse::{self, Packet};
+use balancer_common::parse::Packet;
 use balancer_common::verdict::Reason;
 
 use super::scratch::scratch;
-use super::{DONE, FAULT, NOBODYS, NOT_DONE, leave};
-use crate::packet::XdpFrame;
+use super::{DONE, NOBODYS, NOT_DONE, find_reply, go_back, was_found};
 use crate::vip::Family;
-use crate::{Verdict, features, icmp_error, maps, pick, trace};
+use crate::{Verdict, features, icmp_error, maps, pick};
 
 /// What comes before the pick for an error to a service's address. A flow of
 /// `fullnat` has to have a translation, and stays with its member: gives its
@@ -40,22 +39,9 @@ pub(super) fn follow<A: Family>(target: &Target) -> Result<u32, Reason> {
 #[inline(always)]
 pub(crate) fn reply<A: Family>(ctx: &XdpContext) -> Verdict {
     enter_handed_over::<A>()?;
-    let found = nat_error_reply(ctx.ctx);
-    if found == NOBODYS {
-        return Err(Reason::NotTcpUdp);
-    }
-    let Some(scratch) = scratch() else {
-        return Err(Reason::BadTable);
-    };
-    trace::service(scratch.record.service);
-    if found != DONE {
-        return Err(Reason::from_number(found - FAULT).unwrap_or(Reason::BadLength));
-    }
+    was_found(nat_error_reply(ctx.ctx), Reason::NotTcpUdp)?;
     rewrite(ctx)?;
-    XdpFrame::of(ctx)
-        .write(0, scratch.record.ethernet)
-        .ok_or(Reason::BadLength)?;
-    Ok((leave(ctx, scratch.record.egress), Reason::ErrorForwarded))
+    go_back(ctx, Reason::ErrorForwarded)
 }
 
 /// Finds what becomes of the error of the scratch entry.
@@ -66,20 +52,10 @@ extern "C" fn nat_error_reply(ctx: *mut xdp_md) -> u32 {
     let Some(scratch) = scratch() else {
         return NOBODYS;
     };
-    let Some(record) = maps::translation(&scratch.arrives) else {
-        return NOBODYS;
-    };
-    if !record.write_reply(scratch) {
-        return NOBODYS;
+    match find_reply(&ctx, scratch) {
+        Ok(_) => DONE,
+        Err(not_found) => not_found,
     }
-    let packet = scratch.packet();
-    if let Err(reason) = parse::transport(XdpFrame::of(&ctx), &packet) {
-        return FAULT + reason as u32;
-    }
-    if packet.ttl <= 1 {
-        return FAULT + Reason::TtlExpired as u32;
-    }
-    DONE
 }
 
 /// Rewrites the error of the scratch entry, once it is known what it becomes.

@@ -184,9 +184,8 @@ fn error_about_no_translated_flow_passes_untouched() {
                 continue;
             }
             let quote = &quotes(&quoted)[1];
-            let error = IcmpError::new(router(&flow), quoted.source.ip(), [3, 1], quote);
             let kind = kinds(quoted.source.is_ipv4())[0];
-            let frame = IcmpError { kind, ..error }.build();
+            let frame = IcmpError::new(router(&flow), quoted.source.ip(), kind, quote).build();
             let (outcome, moved) = flow.fixture().run(&frame);
             assert_eq!(hex(&outcome.frame), hex(&frame));
             assert_eq!(outcome.action, Action::Pass);

@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod dataplane;
 pub mod desired;
 pub mod health;
+pub mod live;
 pub mod maglev;
 pub mod member;
 pub mod netlink;

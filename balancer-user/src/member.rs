@@ -97,7 +97,8 @@ fn set_translation(member: &mut Member, service: &Service, backend: &Backend) ->
     }
 }
 
-fn kind(service: &Service, backend: &Backend) -> u8 {
+/// The member's kind: the form that the backend's packets take.
+pub fn kind(service: &Service, backend: &Backend) -> u8 {
     match (service.forward, backend.address) {
         (Forward::L2, _) => Member::L2,
         (Forward::Ipip, IpAddr::V4(_)) => Member::IPIP_V4,

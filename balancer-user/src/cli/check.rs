@@ -1,23 +1,27 @@
-//! `balancer check`: everything that can be said about a file by itself.
+//! `balancer check`: everything that can be said about a file by itself, and
+//! with `--live` about the host that it is for.
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::ValueEnum;
 use clap::error::ErrorKind;
 use serde_json::json;
 
 use super::table::{Column, Table};
-use super::{Exit, bad_usage, file, output};
+use super::{Exit, bad_usage, block_on, file, output};
+use crate::config::Examined;
 use crate::config::check::rules::{self, Rule};
 use crate::config::diagnostic::Report;
+use crate::live;
 
 /// Why findings are allowed that `--allow` names.
 const REASON: &str = "--allow on the command line";
 
 /// Check a configuration file
 ///
-/// Looks at the file alone: needs neither root nor a running balancer, sends
-/// nothing and changes nothing. Every finding is shown at once, with its
+/// Looks at the file alone, unless `--live` is given: needs neither root nor a
+/// running balancer, sends nothing and changes nothing. Every finding is shown at once, with its
 /// place and the way out. A file with an error is refused by `run`, `reload`
 /// and every change; one with warnings is not.
 ///
@@ -27,6 +31,16 @@ pub(super) struct Args {
     /// The configuration file; `-` reads stdin
     #[arg(value_name = "FILE", required_unless_present_any = ["list", "explain"])]
     file: Option<PathBuf>,
+
+    /// Look at this host and its network, too
+    ///
+    /// Interfaces and their drivers, offloads, routes, neighbours and MTUs are
+    /// looked at, and neighbours that the kernel does not know are solicited,
+    /// which takes up to 4 seconds where some do not answer. Nothing is attached
+    /// and nothing is changed. Run it as root on the host that the file is for;
+    /// without root it says what it could not look at.
+    #[arg(long)]
+    live: bool,
 
     /// How findings are shown
     #[arg(long, value_enum, default_value_t = Format::Text)]
@@ -49,11 +63,11 @@ pub(super) struct Args {
     allow: Vec<String>,
 
     /// List all rules
-    #[arg(long, conflicts_with_all = ["file", "deny", "allow", "explain"])]
+    #[arg(long, conflicts_with_all = ["file", "live", "deny", "allow", "explain"])]
     list: bool,
 
     /// Say what a rule is for
-    #[arg(long, value_name = "RULE", conflicts_with_all = ["file", "deny", "allow"])]
+    #[arg(long, value_name = "RULE", conflicts_with_all = ["file", "live", "deny", "allow"])]
     explain: Option<String>,
 }
 
@@ -86,6 +100,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         return Ok(bad_usage(ErrorKind::InvalidValue, message));
     }
     let mut examined = file::load(path)?;
+    if args.live {
+        look(&mut examined)?;
+    }
     for id in &args.allow {
         let allowed = examined.report.allow(id, REASON);
         allowed.map_err(anyhow::Error::msg)?;
@@ -96,6 +113,23 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         return Ok(Exit::Findings);
     }
     Ok(Exit::Done)
+}
+
+/// Adds what the live rules find, and says what they could not look at.
+fn look(examined: &mut Examined) -> anyhow::Result<()> {
+    let Some(config) = &examined.config else {
+        output::note(format_args!(
+            "note: the host is not looked at before the file can be read"
+        ));
+        return Ok(());
+    };
+    let host = block_on(live::look(config))?.context("looking at the host")?;
+    for what in &host.unseen {
+        output::note(format_args!("note: not looked at: {what}"));
+    }
+    let findings = live::check(config, &examined.spans, &host);
+    examined.report.extend(findings);
+    Ok(())
 }
 
 fn show(report: &Report, format: Format) -> anyhow::Result<()> {

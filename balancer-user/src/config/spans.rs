@@ -96,6 +96,26 @@ impl TableSpans {
 }
 
 impl Spans {
+    /// Whether the file itself has that key.
+    pub fn has_key(&self, place: Place) -> bool {
+        let table = match place {
+            Place::File => None,
+            Place::Node(_) => Some(&self.node),
+            Place::Service(service, _) => self.services.get(service).map(|it| &it.table),
+            Place::Health(service, _) => self.services.get(service).map(|it| &it.health),
+            Place::Backend(service, backend, _) => self
+                .services
+                .get(service)
+                .and_then(|it| it.backends.get(backend)),
+        };
+        let key = match place {
+            Place::File => return false,
+            Place::Node(key) | Place::Service(_, key) | Place::Health(_, key) => key,
+            Place::Backend(_, _, key) => key,
+        };
+        table.is_some_and(|table| table.values.iter().any(|(name, _)| *name == key))
+    }
+
     /// Where a part stands; a part that the file leaves out is looked for
     /// one level up, so that a finding about a default points at its table.
     pub fn find(&self, place: Place) -> Option<Range<usize>> {

@@ -121,7 +121,7 @@ pub fn pinned(pin_dir: &Path) -> Result<Vec<String>, Error> {
 }
 
 /// Numbers of the programs in the links that are pinned under `pin_dir`.
-pub(super) fn programs(pin_dir: &Path) -> Result<BTreeSet<u32>, Error> {
+pub fn programs(pin_dir: &Path) -> Result<BTreeSet<u32>, Error> {
     let program = |interface: &String| {
         let pin = pin_path(pin_dir, interface);
         let doing = || format!("asking for the program in {}", pin.display());

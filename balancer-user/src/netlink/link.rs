@@ -1,7 +1,7 @@
 //! Interfaces, as the kernel reports them. Pure: messages in, types out.
 
 use rtnetlink::packet_route::link::{
-    LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
 };
 
 use crate::config::model::Mac;
@@ -25,6 +25,8 @@ pub struct Link {
     pub loopback: bool,
     /// The XDP program on it.
     pub xdp: Option<AttachedXdp>,
+    /// It is a VLAN's: the index of the interface whose frames carry the tag.
+    pub vlan_of: Option<u32>,
 }
 
 /// An XDP program that an interface runs.
@@ -52,12 +54,17 @@ pub(super) fn decode(message: &LinkMessage) -> Option<Link> {
     let header = &message.header;
     let is_ethernet = header.link_layer_type == LinkLayerType::Ether;
     let (mut name, mut mtu, mut mac, mut xdp) = (None, 0, None, None);
+    let (mut below, mut is_vlan) = (None, false);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(value) => name = Some(value.clone()),
             LinkAttribute::Mtu(value) => mtu = *value,
             LinkAttribute::Address(bytes) if is_ethernet => mac = decode_mac(bytes),
             LinkAttribute::Xdp(values) => xdp = decode_xdp(values),
+            LinkAttribute::Link(index) => below = Some(*index),
+            LinkAttribute::LinkInfo(values) => {
+                is_vlan = values.contains(&LinkInfo::Kind(InfoKind::Vlan));
+            }
             _ => {}
         }
     }
@@ -70,6 +77,7 @@ pub(super) fn decode(message: &LinkMessage) -> Option<Link> {
         carrier: header.flags.contains(LinkFlags::LowerUp),
         loopback: header.flags.contains(LinkFlags::Loopback),
         xdp,
+        vlan_of: below.filter(|_| is_vlan),
     })
 }
 
@@ -138,8 +146,23 @@ mod tests {
             carrier: false,
             loopback: false,
             xdp: None,
+            vlan_of: None,
         };
         assert_eq!(decode(&message), Some(expected));
+    }
+
+    #[test]
+    fn vlan_is_told_from_other_interfaces_above_one() {
+        let above = |kind| {
+            let name = LinkAttribute::IfName("eth0.5".to_owned());
+            let info = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]);
+            let attributes = vec![name, LinkAttribute::Link(3), info];
+            decode(&message(LinkLayerType::Ether, attributes)).unwrap()
+        };
+        assert_eq!(above(InfoKind::Vlan).vlan_of, Some(3));
+        // The other end of a veth, and what a macvlan stands on.
+        assert_eq!(above(InfoKind::Veth).vlan_of, None);
+        assert_eq!(above(InfoKind::MacVlan).vlan_of, None);
     }
 
     #[test]

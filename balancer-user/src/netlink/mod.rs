@@ -23,6 +23,7 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use nix::errno::Errno;
 use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::LinkExtentMask;
 use rtnetlink::packet_route::neighbour::{NeighbourFlags, NeighbourMessage, NeighbourState};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -53,6 +54,7 @@ const MAX_NAME_LEN: usize = 15;
 
 const READ_LINK: &str = "read an interface";
 const LIST_LINKS: &str = "list the interfaces";
+const LIST_ADDRESSES: &str = "list the addresses";
 const READ_NEIGHBOUR: &str = "read a neighbour";
 const LIST_NEIGHBOURS: &str = "list the neighbours";
 const LOOK_UP_ROUTE: &str = "look up a route";
@@ -114,6 +116,40 @@ impl Netlink {
         }
         self.read_link(self.handle.link().get().match_index(index))
             .await
+    }
+
+    /// All interfaces.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn links(&self) -> Result<Vec<Link>, Error> {
+        let _alone = self.dump.lock().await;
+        let links = without_statistics(self.handle.link().get()).execute();
+        let links = collect(LIST_LINKS, links).await?;
+        Ok(links.iter().filter_map(link::decode).collect())
+    }
+
+    /// This host's addresses, each with the index of its interface.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn addresses(&self) -> Result<Vec<(IpAddr, u32)>, Error> {
+        let _alone = self.dump.lock().await;
+        let messages = self.handle.address().get().execute();
+        let messages = collect(LIST_ADDRESSES, messages).await?;
+        let of = |message: &AddressMessage| {
+            // On a point-to-point link the other attribute is the peer's.
+            let (mut local, mut address) = (None, None);
+            for attribute in &message.attributes {
+                match attribute {
+                    AddressAttribute::Local(found) => local = Some(*found),
+                    AddressAttribute::Address(found) => address = Some(*found),
+                    _ => {}
+                }
+            }
+            Some((local.or(address)?, message.header.index))
+        };
+        Ok(messages.iter().filter_map(of).collect())
     }
 
     /// Where a packet for `destination` leaves this host.
@@ -284,17 +320,12 @@ impl Netlink {
     }
 
     async fn tables(&self) -> Result<Tables, Error> {
+        let links = self.links().await?;
         let _alone = self.dump.lock().await;
-        let links = without_statistics(self.handle.link().get()).execute();
-        let links = collect(LIST_LINKS, links).await?;
         let neighbours = self.handle.neighbours().get().execute();
         let neighbours = collect(LIST_NEIGHBOURS, neighbours).await?;
         Ok(Tables {
-            links: links
-                .iter()
-                .filter_map(link::decode)
-                .map(|link| (link.index, link))
-                .collect(),
+            links: links.into_iter().map(|link| (link.index, link)).collect(),
             neighbours: neighbours.iter().collect(),
         })
     }

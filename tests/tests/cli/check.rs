@@ -178,3 +178,28 @@ fn rules_are_listed_and_explained() {
         ran.stderr
     );
 }
+
+#[test]
+fn live_check_without_root_says_what_it_could_not_look_at() {
+    let scratch = Scratch::new();
+    // No host has an interface of that name.
+    let file = scratch.file("b.toml", GOOD.replace("eth0", "no-such-0"));
+    let ran = run(as_nobody(&scratch, &["check", "--live", &file]));
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    let found = "error[missing-interface]: interface no-such-0 does not exist";
+    assert!(ran.stdout.contains(found), "{ran:?}");
+    let unseen = "note: not looked at: neighbours that the kernel does not know yet: asking for \
+                  them needs root\n";
+    assert!(ran.stderr.contains(unseen), "{ran:?}");
+    assert!(!ran.stdout.contains("does not answer"), "{ran:?}");
+}
+
+#[test]
+fn live_check_of_a_file_that_cannot_be_read_looks_at_nothing() {
+    let scratch = Scratch::new();
+    let file = scratch.file("b.toml", "[node\n");
+    let ran = run(balancer(&["check", "--live", &file]));
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    let note = "note: the host is not looked at before the file can be read\n";
+    assert_eq!(ran.stderr, note);
+}

@@ -49,6 +49,7 @@ const RULES: &[Rule] = &[
             "balancer-common/",
             "balancer-user/src/config/",
             "balancer-user/src/health",
+            "balancer-user/src/live/rules",
             "balancer-user/src/maglev",
             "balancer-user/src/plan",
             "balancer-user/src/tables",

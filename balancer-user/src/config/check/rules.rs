@@ -238,29 +238,33 @@ rules! {
     "a drain older than 24 hours"
     "Somebody may have forgotten it: remove the backend or undrain it."
 
+    MISSING_INTERFACE "missing-interface" Error Live false
+    "an interface that does not exist or is down"
+    "The program can only be attached to what is there. An interface that is down is a warning."
+
     NEIGHBOUR "neighbour" Error Live true
     "no way to a backend"
-    "An `l2` backend is not on-link or its neighbour does not resolve, or there is no route to a tunnel backend."
+    "An `l2` backend is not on-link or its neighbour does not resolve, there is no route to a tunnel backend, or no source address for the tunnel. A warning where the backend takes no new flows. The kernel is asked as `ip route get` and `ip neighbour` ask it."
 
     MTU "mtu" Error Live true
     "the way to a backend is too narrow"
-    "The egress MTU is below the clients' MTU plus the mode's overhead, and neither too-big replies nor an MSS clamp help."
+    "The MTU of the way is below that of the clients plus the mode's headers. Clients are taken to have the MTU of the widest interface that leads to no backend; where all do, 1500 or that of the link, as an MTU raised for the headers is not the clients'. It is a warning, as what does not fit is answered with an ICMP error: that costs each client a try, and a filter on its side may lose the error. It is an error where no answer helps: fewer than 1280 bytes are left of an IPv6 packet or 548 of an IPv4 one, which no client goes below. `mss_clamp` is no way out, as it shortens what backends send; where they announce a smaller MSS themselves, allow the finding."
 
     XDP_MODE "xdp-mode" Warning Live true
-    "the driver has no native XDP"
-    "Generic mode works at a fraction of the speed. It is an error where the driver's frame limit is below the MTU."
+    "the program would not run in the driver"
+    "The driver has no native XDP, its frame limit is below the MTU, or the program that is attached runs in the generic hook, which works at a fraction of the speed. With `xdp_mode = \"native\"` it is an error, as a start is refused; `xdp_mode = \"generic\"` says that it is meant so. The frame limit is a page less what XDP keeps free in it, 3506 bytes mostly; some drivers have a lower one. Drivers are asked, nothing is attached for a try; before Linux 6.3 they cannot be asked."
 
     FOREIGN_XDP "foreign-xdp" Error Live true
     "another XDP program is on the interface"
-    "It is never replaced silently."
+    "It is never replaced silently: `run` refuses to start. A program is the balancer's own if its link is pinned under `node.pin_dir`."
 
     OFFLOADS "offloads" Error Live true
     "an offload that hides packets from the program"
-    "LRO is an error. VLAN stripping is a warning where VLANs are in use."
+    "LRO merges packets, and so does GRO before the generic hook: what is longer than the MTU is dropped. VLAN stripping takes away the tag that a packet is to leave with: a warning where a VLAN's interface stands on this one."
 
     RP_FILTER "rp-filter" Error Live true
     "strict reverse-path filtering where replies are asymmetric"
-    "The kernel would drop packets that arrive through a tunnel."
+    "Probes of an IPv4 backend leave by one interface with an address of another, so answers come in on the latter, and its strict `rp_filter` drops them: the backend never comes up. What the program forwards is not filtered. The filters of the backends themselves cannot be seen from here; see `backend-vip`."
 
     VIP_ANSWERED_ELSEWHERE "vip-answered-elsewhere" Error Live true
     "another host answers for the service's address"

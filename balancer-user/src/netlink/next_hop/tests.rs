@@ -17,6 +17,7 @@ fn link(name: &str) -> Link {
         carrier: true,
         loopback: false,
         xdp: None,
+        vlan_of: None,
     }
 }
 

@@ -1,0 +1,168 @@
+//! Takes the snapshot: netlink, drivers, sysctls, pins.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use nix::unistd::{SysconfVar, geteuid, sysconf};
+use tokio::time::{Instant, sleep_until};
+
+use super::drivers::Drivers;
+use super::host::{Host, Interface, Program};
+use crate::config::model::Config;
+use crate::daemon::hops::{self, Found, Solicit};
+use crate::dataplane::attach;
+use crate::netlink::{Error, Link, Netlink};
+
+/// The kernel asks a neighbour three times, a second apart.
+const NEIGHBOUR_PATIENCE: Duration = Duration::from_millis(3500);
+/// Between two looks at what neighbours have answered.
+const NEIGHBOUR_PAUSE: Duration = Duration::from_millis(100);
+/// A page where the system does not say.
+const USUAL_PAGE_LEN: u32 = 4096;
+/// `net.ipv4.conf.*.rp_filter`: strict, as RFC 3704 calls it.
+const STRICT: u8 = 1;
+
+/// Looks at the host as far as the configuration asks for it.
+///
+/// Takes up to 3.5 seconds where neighbours do not answer. Without root,
+/// neighbours are not solicited and pins are not read.
+///
+/// # Errors
+/// When the kernel's network configuration cannot be read at all.
+pub async fn look(config: &Config) -> Result<Host, Error> {
+    let (netlink, _changes) = Netlink::connect()?;
+    let mut host = Host {
+        page_len: page_len(),
+        ..Host::default()
+    };
+    let links = netlink.links().await?;
+    let names: BTreeMap<u32, &str> = links
+        .iter()
+        .map(|link| (link.index, link.name.as_str()))
+        .collect();
+    host.addresses = addresses(&netlink, &names).await?;
+    look_at_interfaces(config, &links, &mut host).await;
+    look_at_reverse_paths(&mut host);
+    look_for_ways(config, &netlink, &mut host).await;
+    Ok(host)
+}
+
+fn page_len() -> u32 {
+    let len = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+    len.and_then(|len| u32::try_from(len).ok())
+        .unwrap_or(USUAL_PAGE_LEN)
+}
+
+async fn addresses(
+    netlink: &Netlink,
+    names: &BTreeMap<u32, &str>,
+) -> Result<BTreeMap<IpAddr, String>, Error> {
+    let named = |(address, index): (IpAddr, u32)| Some((address, (*names.get(&index)?).to_owned()));
+    let found = netlink.addresses().await?;
+    Ok(found.into_iter().filter_map(named).collect())
+}
+
+async fn look_at_interfaces(config: &Config, links: &[Link], host: &mut Host) {
+    let mut drivers = match Drivers::connect() {
+        Ok(drivers) => Some(drivers),
+        Err(error) => {
+            host.unseen.push(format!("offloads and drivers: {error}"));
+            None
+        }
+    };
+    let ours = match attach::programs(&config.node.pin_dir) {
+        Ok(programs) => Some(programs),
+        Err(error) => {
+            let why = format!("whether an XDP program is this balancer's own: {error}");
+            host.unseen.push(why);
+            None
+        }
+    };
+    for name in &config.node.interfaces {
+        let Some(link) = links.iter().find(|link| link.name == *name) else {
+            continue;
+        };
+        let above = |other: &&Link| other.vlan_of == Some(link.index);
+        let mut interface = Interface {
+            up: link.up,
+            mtu: link.mtu,
+            program: link.xdp.map(|xdp| Program {
+                id: xdp.program_id,
+                mode: xdp.mode,
+                ours: ours.as_ref().map(|ours| ours.contains(&xdp.program_id)),
+            }),
+            native_xdp: None,
+            lro: false,
+            gro: false,
+            vlan_stripping: false,
+            vlans: links
+                .iter()
+                .filter(above)
+                .map(|it| it.name.clone())
+                .collect(),
+        };
+        if let Some(drivers) = &mut drivers {
+            interface.native_xdp = drivers.has_native_xdp(link.index).await;
+            match drivers.offloads(name).await {
+                Ok(offloads) => {
+                    interface.lro = offloads.lro;
+                    interface.gro = offloads.gro;
+                    interface.vlan_stripping = offloads.vlan_stripping;
+                }
+                Err(error) => host.unseen.push(format!("offloads of {name}: {error}")),
+            }
+        }
+        host.interfaces.insert(name.clone(), interface);
+    }
+}
+
+/// The kernel takes the larger of an interface's value and that of `all`:
+/// 0 is off, 1 strict, 2 loose.
+fn look_at_reverse_paths(host: &mut Host) {
+    let all = reverse_path("all");
+    let mut names: Vec<&String> = host.addresses.values().collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        match (&all, &reverse_path(name)) {
+            (Ok(all), Ok(own)) if (*own).max(*all) == STRICT => {
+                host.strict_reverse_path.push(name.clone());
+            }
+            (Ok(_), Ok(_)) => {}
+            (Err(error), _) | (_, Err(error)) => {
+                host.unseen.push(format!("rp_filter of {name}: {error}"));
+            }
+        }
+    }
+}
+
+fn reverse_path(interface: &str) -> Result<u8, String> {
+    let path = format!("/proc/sys/net/ipv4/conf/{interface}/rp_filter");
+    let value = fs::read_to_string(path).map_err(|error: io::Error| error.to_string())?;
+    let value = value.trim();
+    value
+        .parse()
+        .map_err(|_| format!("{value:?} is not a number"))
+}
+
+/// Finds the ways to the backends, and waits for neighbours to answer.
+async fn look_for_ways(config: &Config, netlink: &Netlink, host: &mut Host) {
+    host.solicited = geteuid().is_root();
+    if !host.solicited {
+        let why = "neighbours that the kernel does not know yet: asking for them needs root";
+        host.unseen.push(why.to_owned());
+    }
+    let deadline = Instant::now() + NEIGHBOUR_PATIENCE;
+    host.hops = ways(config, netlink).await;
+    while host.solicited && hops::is_missing(config, &host.hops) && Instant::now() < deadline {
+        sleep_until(Instant::now() + NEIGHBOUR_PAUSE).await;
+        host.hops = ways(config, netlink).await;
+    }
+}
+
+async fn ways(config: &Config, netlink: &Netlink) -> Found {
+    hops::ask(netlink, hops::addresses(config), Solicit::Missing).await
+}

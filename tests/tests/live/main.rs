@@ -1,0 +1,16 @@
+//! `balancer check --live` in real networks: each rule wrong once and just
+//! right once, with the exact place of its finding.
+//!
+//! Needs root; `BALANCER_BIN` names another binary than that of `cargo xtask
+//! build`. One test at a time: `--test-threads=1`. What no veth can have, LRO,
+//! and VLAN interfaces, which not every kernel has, are shown by unit tests over
+//! a snapshot.
+
+mod fixture;
+mod interfaces;
+mod ways;
+
+use std::time::Duration;
+
+/// How long a condition may take that nothing is measured by.
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);

@@ -89,6 +89,12 @@ fn probed(service: &Service, backend: &Backend, world: &World) -> health::State 
     world.health.get(&id).copied().unwrap_or(unproven)
 }
 
+/// Whether flows that a backend has may go on: its probes passed, or too few
+/// of its siblings' did. A drain whose time is over ends them nevertheless.
+pub fn keeps_flows(service: &Service, backend: &Backend, world: &World) -> bool {
+    probed(service, backend, world) == health::State::Up || fails_open(service, world)
+}
+
 /// Whether too few are healthy, so that all that are wanted are used.
 pub fn fails_open(service: &Service, world: &World) -> bool {
     let Some(threshold) = service.fail_open_below else {
@@ -111,6 +117,8 @@ pub fn fails_open(service: &Service, world: &World) -> bool {
 pub struct Seat {
     /// The backend's name.
     pub backend: String,
+    /// Its address: another server of that name has another seat.
+    pub address: IpAddr,
     /// Index of its counters.
     pub counter: u32,
     /// Slots it owns as `current`.
@@ -217,6 +225,7 @@ impl Builder {
             .map(|owner| {
                 owner.as_ref().map(|owner| Seat {
                     backend: owner.name.clone(),
+                    address: owner.address,
                     counter: owner.counter,
                     slot_count: owner.slot_count,
                 })

@@ -13,4 +13,5 @@ pub mod maglev;
 pub mod member;
 pub mod netlink;
 pub mod probe;
+pub mod rehearsal;
 pub mod seed;

@@ -1,9 +1,10 @@
 //! The load balancer's object, loaded with fresh maps or over those of a set.
 
+use aya::maps::{HashMap, MapError};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
 use balancer_common::features::Features;
-use balancer_common::layout::{MemberCounters, TraceRecord};
+use balancer_common::layout::{MemberCounters, NatKey, NatRecord, TraceRecord};
 use balancer_common::verdict::Reason;
 
 use super::counts::Counts;
@@ -152,6 +153,27 @@ impl Object {
             places.leave(index);
         }
         self.counts.handshakes.clear(index)
+    }
+
+    /// Removes every record of `NAT`.
+    pub(super) fn clear_translations(&mut self) -> Result<(), Error> {
+        let failed = |error| Error::kernel("clearing map NAT", error);
+        let map = self
+            .ebpf
+            .map_mut("NAT")
+            .ok_or_else(|| Error::Foreign("the kernel object has no map NAT".to_owned()))?;
+        let mut records =
+            HashMap::<_, [u8; size_of::<NatKey>()], [u8; size_of::<NatRecord>()]>::try_from(map)
+                .map_err(failed)?;
+        let keys: Vec<_> = records.keys().flatten().collect();
+        for key in keys {
+            // One that was evicted meanwhile is gone as well.
+            match records.remove(&key) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Ok(())
     }
 }
 

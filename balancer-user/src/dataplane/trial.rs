@@ -202,6 +202,11 @@ impl Trial {
         self.object.counters(members)
     }
 
+    /// Forgets what flows are rewritten to, as if all were long over.
+    pub fn forget_translations(&mut self) -> Result<(), Error> {
+        self.object.clear_translations()
+    }
+
     /// From now on the program's own log line of each packet goes to the
     /// `log` facade, at level debug.
     pub fn attach_log(&mut self) -> Result<(), Error> {

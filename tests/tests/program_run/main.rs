@@ -25,6 +25,7 @@ mod picky;
 mod random;
 mod reasons;
 mod recorded;
+mod rehearsal;
 mod scenario;
 mod settling;
 mod source;

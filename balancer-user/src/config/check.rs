@@ -11,7 +11,7 @@ pub mod rules;
 mod shape;
 
 use super::diagnostic::Finding;
-use super::model::{Backend, Config, Service};
+use super::model::{Config, Service};
 use super::parse::Parsed;
 use super::spans::{Place, Spans};
 use rules::Rule;
@@ -94,20 +94,6 @@ impl<'a> Context<'a> {
         let finding = finding(self.config, self.spans, rule, place, message);
         self.findings.push(adjust(finding));
     }
-}
-
-/// The weight that takes new flows; 0 for a drained backend.
-fn weight_in_use(backend: &Backend) -> u64 {
-    if backend.drain {
-        0
-    } else {
-        u64::from(backend.weight)
-    }
-}
-
-/// The sum of the weights that take new flows.
-fn total_weight(service: &Service) -> u64 {
-    service.backends.iter().map(weight_in_use).sum()
 }
 
 #[cfg(test)]

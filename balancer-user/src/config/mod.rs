@@ -4,6 +4,7 @@
 //! every finding at once, and a [`model::Config`] only if the text itself
 //! has no fault. Whether that may be used is for the report to say.
 
+pub mod capacity;
 pub mod check;
 pub mod diagnostic;
 pub mod model;

@@ -3,12 +3,11 @@
 //! All comparisons are between whole numbers, multiplied out: a limit is met
 //! or it is not, without rounding.
 
-use std::collections::HashMap;
-
-use super::super::model::{Backend, Service};
+use super::super::capacity::{Load, Strain, ZoneLoss, in_use, total_weight, weight_in_use};
+use super::super::model::Service;
 use super::super::prime::{MAX_TABLE_SIZE, table_size_from};
 use super::super::spans::Place;
-use super::{Context, SlotCounts, rules, total_weight, weight_in_use};
+use super::{Context, SlotCounts, rules};
 
 /// Slots a backend should have at least.
 const SLOTS_A_BACKEND: u64 = 100;
@@ -22,32 +21,16 @@ pub(super) fn check(context: &mut Context<'_>, tables: Option<&SlotCounts<'_>>) 
         dominant_backend(context, index, service, total);
         weight_spread(context, index, service);
         table_size(context, index, service);
-        if let Some(peak) = service.peak_flows_per_second {
-            let overloaded = capacity(context, index, service, peak, total);
-            let mut load = Load {
-                service,
-                peak,
-                total,
-                overloaded,
-            };
-            load.after_backend_loss(context, index);
-            load.after_zone_loss(context, index);
+        if let Some(load) = Load::of(service) {
+            capacity(context, index, service, &load);
+            after_backend_loss(context, index, service, &load);
+            after_zone_loss(context, index, service, &load);
         }
         if let Some(tables) = tables {
             let size = context.config.node.table_size;
             table_share(context, index, service, total, &tables(service, size));
         }
     }
-}
-
-/// The backends that take traffic, with their positions and weights.
-fn in_use(service: &Service) -> impl Iterator<Item = (usize, &Backend, u64)> {
-    service
-        .backends
-        .iter()
-        .enumerate()
-        .map(|(place, backend)| (place, backend, weight_in_use(backend)))
-        .filter(|(.., weight)| *weight > 0)
 }
 
 fn percent(part: u64, whole: u64) -> f64 {
@@ -123,164 +106,71 @@ fn table_size(context: &mut Context<'_>, index: usize, service: &Service) {
     });
 }
 
-/// Reports the backends that the declared peak overloads, and lists them.
-fn capacity(
-    context: &mut Context<'_>,
-    index: usize,
-    service: &Service,
-    peak: u64,
-    total: u64,
-) -> Vec<usize> {
-    let mut overloaded = Vec::new();
-    for (place, backend, weight) in in_use(service) {
-        let Some(limit) = backend.capacity_flows_per_second else {
-            continue;
-        };
-        let load = u128::from(peak) * u128::from(weight);
-        if load <= u128::from(limit) * u128::from(total) {
-            continue;
-        }
-        overloaded.push(place);
+/// Reports the backends that the declared peak overloads.
+fn capacity(context: &mut Context<'_>, index: usize, service: &Service, load: &Load<'_>) {
+    for strain in load.strains().into_iter().filter(|it| it.exceeds) {
         let message = format!(
-            "service {}: backend {} would get {} new flows a second at peak, limit {limit}",
-            service.name,
-            backend.name,
-            load.div_ceil(u128::from(total))
+            "service {}: backend {} would get {} new flows a second at peak, limit {}",
+            service.name, service.backends[strain.backend].name, strain.load, strain.limit
         );
         let related = context
             .spans
             .find(Place::Service(index, "peak_flows_per_second"));
-        let place = Place::Backend(index, place, "capacity_flows_per_second");
+        let place = Place::Backend(index, strain.backend, "capacity_flows_per_second");
         context.report(&rules::CAPACITY, place, message, |finding| {
             finding
                 .help("lower its `weight` or add backends")
                 .related(related, "the declared peak")
         });
     }
-    overloaded
 }
 
-/// A service's peak, for asking what the loss of some backends does.
-struct Load<'a> {
-    service: &'a Service,
-    peak: u64,
-    total: u64,
-    /// Backends overloaded even without a loss, in order: said already.
-    overloaded: Vec<usize>,
+fn after_backend_loss(context: &mut Context<'_>, index: usize, service: &Service, load: &Load<'_>) {
+    if let Some((lost, strain)) = load.after_backend_loss() {
+        let cause = format!("backend {}", lost.name);
+        after_loss(context, index, service, &cause, strain);
+    }
 }
 
-impl<'a> Load<'a> {
-    /// The backends that could be overloaded by a loss, the worst first.
-    /// Whatever is lost, the survivors' loads grow by the same factor, so
-    /// the first survivor in this order is the first to be overloaded.
-    fn by_strain(&self) -> Vec<(usize, &'a Backend, u64, u64)> {
-        let mut strained: Vec<_> = in_use(self.service)
-            .filter(|(place, ..)| self.overloaded.binary_search(place).is_err())
-            .filter_map(|(place, backend, weight)| {
-                let limit = backend.capacity_flows_per_second?;
-                Some((place, backend, weight, limit))
-            })
-            .collect();
-        let strain = |one: u64, other_limit: u64| u128::from(one) * u128::from(other_limit);
-        strained.sort_by(|(_, _, weight_a, limit_a), (_, _, weight_b, limit_b)| {
-            strain(*weight_b, *limit_a).cmp(&strain(*weight_a, *limit_b))
-        });
-        strained
-    }
-
-    /// The load of a backend once `lost` weight is gone, if it is too much.
-    fn excess(&self, weight: u64, limit: u64, lost: u64) -> Option<u128> {
-        let left = u128::from(self.total - lost);
-        let load = u128::from(self.peak) * u128::from(weight);
-        (load > u128::from(limit) * left).then(|| load.div_ceil(left.max(1)))
-    }
-
-    /// The loss of the heaviest other backend is the worst for everyone.
-    fn after_backend_loss(&mut self, context: &mut Context<'_>, index: usize) {
-        let mut by_weight: Vec<_> = in_use(self.service).collect();
-        by_weight.sort_by_key(|(.., weight)| std::cmp::Reverse(*weight));
-        if by_weight.len() < 2 {
-            return;
+fn after_zone_loss(context: &mut Context<'_>, index: usize, service: &Service, load: &Load<'_>) {
+    match load.after_zone_loss() {
+        None => {}
+        Some(ZoneLoss::Strained { zone, survivor }) => {
+            after_loss(context, index, service, &format!("zone {zone}"), survivor);
         }
-        let worst = self
-            .by_strain()
-            .into_iter()
-            .filter_map(|(place, backend, weight, limit)| {
-                let (_, lost, lost_weight) =
-                    by_weight.iter().find(|(other, ..)| *other != place)?;
-                let load = self.excess(weight, limit, *lost_weight)?;
-                Some((place, backend, lost, load, limit))
-            })
-            .next();
-        if let Some((place, backend, lost, load, limit)) = worst {
-            let cause = format!("backend {}", lost.name);
-            self.report(context, (index, place), backend, &cause, load, limit);
-        }
-    }
-
-    fn after_zone_loss(&mut self, context: &mut Context<'_>, index: usize) {
-        let mut zones: HashMap<&str, u64> = HashMap::new();
-        for (_, backend, weight) in in_use(self.service) {
-            if let Some(zone) = &backend.zone {
-                *zones.entry(zone).or_default() += weight;
-            }
-        }
-        let mut zones: Vec<_> = zones.into_iter().collect();
-        // The heaviest first, then by name, so that the answer is stable.
-        zones.sort_by_key(|(zone, weight)| (std::cmp::Reverse(*weight), *zone));
-        let strained = self.by_strain();
-        for (zone, lost) in zones {
-            if lost == self.total {
-                self.report_only_zone(context, index, zone);
-                return;
-            }
-            let survivor = strained
-                .iter()
-                .find(|(_, backend, ..)| backend.zone.as_deref() != Some(zone));
-            let Some((place, backend, weight, limit)) = survivor else {
-                continue;
-            };
-            if let Some(load) = self.excess(*weight, *limit, lost) {
-                let cause = format!("zone {zone}");
-                self.report(context, (index, *place), backend, &cause, load, *limit);
-                return;
-            }
-        }
-    }
-
-    fn report_only_zone(&self, context: &mut Context<'_>, index: usize, zone: &str) {
         // One backend in one zone is what `single-backend` is about.
-        if in_use(self.service).count() < 2 {
-            return;
+        Some(ZoneLoss::All { .. }) if in_use(service).count() < 2 => {}
+        Some(ZoneLoss::All { zone }) => {
+            let message = format!(
+                "service {}: without zone {zone} no backend is left",
+                service.name
+            );
+            let place = Place::Service(index, "peak_flows_per_second");
+            context.report(&rules::CAPACITY_N_1, place, message, |finding| {
+                finding.help("add backends in another zone")
+            });
         }
-        let message = format!(
-            "service {}: without zone {zone} no backend is left",
-            self.service.name
-        );
-        let place = Place::Service(index, "peak_flows_per_second");
-        context.report(&rules::CAPACITY_N_1, place, message, |finding| {
-            finding.help("add backends in another zone")
-        });
     }
+}
 
-    fn report(
-        &self,
-        context: &mut Context<'_>,
-        (index, place): (usize, usize),
-        backend: &Backend,
-        cause: &str,
-        load: u128,
-        limit: u64,
-    ) {
-        let message = format!(
-            "service {}: without {cause}, backend {} would get {load} new flows a second at peak, limit {limit}",
-            self.service.name, backend.name
-        );
-        let place = Place::Backend(index, place, "capacity_flows_per_second");
-        context.report(&rules::CAPACITY_N_1, place, message, |finding| {
-            finding.help("add backends, in several zones, until one can be missing")
-        });
+fn after_loss(
+    context: &mut Context<'_>,
+    index: usize,
+    service: &Service,
+    cause: &str,
+    strain: Strain,
+) {
+    if !strain.exceeds {
+        return;
     }
+    let message = format!(
+        "service {}: without {cause}, backend {} would get {} new flows a second at peak, limit {}",
+        service.name, service.backends[strain.backend].name, strain.load, strain.limit
+    );
+    let place = Place::Backend(index, strain.backend, "capacity_flows_per_second");
+    context.report(&rules::CAPACITY_N_1, place, message, |finding| {
+        finding.help("add backends, in several zones, until one can be missing")
+    });
 }
 
 /// Compares the slots of the table that would be installed with the weights.

@@ -3,13 +3,14 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
+use super::super::capacity::weight_in_use;
 use super::super::diagnostic::Level;
 use super::super::model::{
     Backend, Config, Forward, Identity, Node, Ports, ProbeKind, Protocol, Service,
 };
 use super::super::parse::unusable;
 use super::super::spans::Place;
-use super::{Context, packet_path, probes, rules, weight_in_use};
+use super::{Context, packet_path, probes, rules};
 
 pub(super) fn check(context: &mut Context<'_>) {
     if context.config.services.is_empty() {

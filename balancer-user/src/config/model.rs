@@ -21,6 +21,8 @@ pub use ports::Ports;
 /// A whole configuration file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
+    /// The revision that the file was written against, if it says so.
+    pub based_on: Option<u64>,
     /// What concerns this host.
     pub node: Node,
     /// The services, in the file's order.

@@ -16,6 +16,7 @@ mod sources;
 mod values;
 
 use std::collections::HashSet;
+use std::ops::RangeInclusive;
 
 use toml::de::DeTable;
 
@@ -25,10 +26,13 @@ use super::model::Config;
 use super::spans::Spans;
 use super::wording::ticked;
 use fields::{Fields, Names, Path, Step};
+use values::integer;
 pub(super) use values::unusable;
 
 /// Most services of a file.
 pub const MAX_SERVICES: usize = 4096;
+/// Numbers of revisions: TOML's integers have a sign.
+const REVISIONS: RangeInclusive<u64> = 1..=i64::MAX as u64;
 /// Most backends of a service.
 pub const MAX_BACKENDS: usize = 4095;
 
@@ -72,7 +76,9 @@ fn file(table: &DeTable<'_>, spans: &mut Spans, sink: &mut Vec<Finding>) -> Opti
         parent: None,
         step: Step::Root,
     };
-    let mut fields = Fields::new(table, 0..0, root, &["node", "service"], sink);
+    let known = ["based_on", "node", "service"];
+    let mut fields = Fields::new(table, 0..0, root, &known, sink);
+    let based_on = fields.optional("based_on", integer(REVISIONS));
     let node_value = fields.value("node");
     if node_value.is_none() {
         let help = "add `[node]` with `interfaces = [\"eth0\"]`";
@@ -98,7 +104,9 @@ fn file(table: &DeTable<'_>, spans: &mut Spans, sink: &mut Vec<Finding>) -> Opti
         services.extend(service);
         spans.services.push(service_spans);
     }
+    spans.top = fields.into_spans();
     Some(Config {
+        based_on,
         node: node?,
         services,
     })

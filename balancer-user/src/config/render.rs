@@ -14,34 +14,42 @@ use super::model::{
 };
 use super::parse::defaults;
 
+pub mod settings;
+
 /// The configuration as TOML.
 pub fn render(config: &Config) -> String {
-    let mut text = Text(String::new());
+    let mut text = Text::default();
+    text.optional("based_on", config.based_on, plain);
     text.node(&config.node);
     for service in &config.services {
         text.service(service);
     }
-    text.0
+    text.written
 }
 
-struct Text(String);
+#[derive(Default)]
+struct Text {
+    written: String,
+    /// Whether values are written that are as they are by default.
+    with_defaults: bool,
+}
 
 impl Text {
     fn header(&mut self, header: &str) {
-        if !self.0.is_empty() {
-            self.0.push('\n');
+        if !self.written.is_empty() {
+            self.written.push('\n');
         }
-        self.0.push_str(header);
-        self.0.push('\n');
+        self.written.push_str(header);
+        self.written.push('\n');
     }
 
     fn key(&mut self, key: &str, value: impl Display) {
         // Writing to a `String` cannot fail.
-        let _ = writeln!(self.0, "{key} = {value}");
+        let _ = writeln!(self.written, "{key} = {value}");
     }
 
     fn key_unless<T: PartialEq>(&mut self, key: &str, value: T, default: T, show: fn(T) -> String) {
-        if value != default {
+        if self.with_defaults || value != default {
             self.key(key, show(value));
         }
     }
@@ -116,12 +124,20 @@ impl Text {
     }
 
     fn path(&mut self, key: &str, value: &Path, default: &str) {
-        if value != Path::new(default) {
+        if self.with_defaults || value != Path::new(default) {
             self.key(key, string(value.display()));
         }
     }
 
     fn service(&mut self, service: &Service) {
+        self.service_alone(service);
+        for backend in &service.backends {
+            self.backend(backend);
+        }
+    }
+
+    /// All but its backends.
+    fn service_alone(&mut self, service: &Service) {
         self.header("[[service]]");
         self.key("name", string(&service.name));
         self.key("address", string(service.address));
@@ -148,9 +164,6 @@ impl Text {
         self.tables(service);
         if let Some(health) = &service.health {
             self.health(health);
-        }
-        for backend in &service.backends {
-            self.backend(backend);
         }
     }
 

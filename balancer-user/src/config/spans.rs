@@ -10,6 +10,8 @@ use super::model::Config;
 pub enum Place {
     /// The file as a whole.
     File,
+    /// A key above all tables.
+    Top(&'static str),
     /// A key of `[node]`.
     Node(&'static str),
     /// A key of the nth service.
@@ -24,7 +26,7 @@ impl Place {
     /// The service it is in.
     pub fn service(self) -> Option<usize> {
         match self {
-            Self::File | Self::Node(_) => None,
+            Self::File | Self::Top(_) | Self::Node(_) => None,
             Self::Service(service, _) | Self::Health(service, _) => Some(service),
             Self::Backend(service, _, _) => Some(service),
         }
@@ -38,6 +40,7 @@ impl Place {
         };
         let (mut path, key) = match self {
             Self::File => return String::new(),
+            Self::Top(key) => return key.to_owned(),
             Self::Node(key) => ("node".to_owned(), key),
             Self::Service(service, key) => (service_name(service), key),
             Self::Health(service, key) => (service_name(service) + ".health", key),
@@ -65,6 +68,7 @@ impl Place {
 /// otherwise cost more in map keys than in parsing.
 #[derive(Debug, Clone, Default)]
 pub struct Spans {
+    pub(super) top: TableSpans,
     pub(super) node: TableSpans,
     pub(super) services: Vec<ServiceSpans>,
 }
@@ -100,6 +104,7 @@ impl Spans {
     pub fn has_key(&self, place: Place) -> bool {
         let table = match place {
             Place::File => None,
+            Place::Top(_) => Some(&self.top),
             Place::Node(_) => Some(&self.node),
             Place::Service(service, _) => self.services.get(service).map(|it| &it.table),
             Place::Health(service, _) => self.services.get(service).map(|it| &it.health),
@@ -110,7 +115,9 @@ impl Spans {
         };
         let key = match place {
             Place::File => return false,
-            Place::Node(key) | Place::Service(_, key) | Place::Health(_, key) => key,
+            Place::Top(key) | Place::Node(key) | Place::Service(_, key) | Place::Health(_, key) => {
+                key
+            }
             Place::Backend(_, _, key) => key,
         };
         table.is_some_and(|table| table.values.iter().any(|(name, _)| *name == key))
@@ -121,6 +128,7 @@ impl Spans {
     pub fn find(&self, place: Place) -> Option<Range<usize>> {
         match place {
             Place::File => None,
+            Place::Top(key) => self.top.find(key),
             Place::Node(key) => self.node.find(key),
             Place::Service(service, key) => self.services.get(service)?.table.find(key),
             Place::Health(service, key) => {

@@ -89,7 +89,9 @@ address = "2001:db8:1::2"
 
 /// A file without a finding, in which every key stands once that [`SAMPLE`]
 /// has not.
-pub(super) const PATH_SAMPLE: &str = r#"[node]
+pub(super) const PATH_SAMPLE: &str = r#"based_on = 41
+
+[node]
 interfaces = ["eth0"]
 tunnel_source_v4 = "172.16.0.0/16"
 tunnel_source_v6 = "2001:db8:ffff::/64"

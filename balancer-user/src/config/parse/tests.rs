@@ -123,6 +123,9 @@ fn faults_of_ports_are_found_at_their_place() {
 fn faults_of_what_the_packet_path_reads_are_found_at_their_place() {
     let deny = "deny_sources = [\"203.0.113.0/24\"]";
     run_on(PATH_SAMPLE, &[
+        ("based_on = 41", "based_on = §0", "bad-value", "based_on = 1"),
+        ("based_on = 41", "based_on = §\"41\"", "wrong-type", ""),
+        ("based_on = 41", "based_on = §-1", "bad-value", ""),
         ("\"172.16.0.0/16\"", "§\"172.16.0.1/16\"", "bad-value", "\"172.16.0.0/31\""),
         ("\"172.16.0.0/16\"", "§\"172.16.0.1/32\"", "bad-value", "\"172.16.0.1\""),
         ("\"172.16.0.0/16\"", "§\"128.0.0.0/1\"", "bad-value", "\"12.0.0.0/8\""),

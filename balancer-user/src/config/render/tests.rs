@@ -436,12 +436,16 @@ fn node() -> impl Strategy<Value = Node> {
 }
 
 fn config() -> impl Strategy<Value = Config> {
-    (node(), btree_map(name(), service(), 0..4)).prop_map(|(node, services)| Config {
-        node,
-        services: services
-            .into_iter()
-            .map(|(name, service)| Service { name, ..service })
-            .collect(),
+    let based_on = option::of(1..=i64::MAX as u64);
+    (based_on, node(), btree_map(name(), service(), 0..4)).prop_map(|(based_on, node, services)| {
+        Config {
+            based_on,
+            node,
+            services: services
+                .into_iter()
+                .map(|(name, service)| Service { name, ..service })
+                .collect(),
+        }
     })
 }
 

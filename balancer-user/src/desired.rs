@@ -18,7 +18,7 @@ use book::{Book, Drain, Owner};
 pub use seating::Seating;
 
 use crate::config::model::{Backend, Config, Protocol, Seed, Service};
-use crate::dataplane::{ServiceId, ServiceKey, ServiceState, Settings, State};
+use crate::dataplane::{ServiceId, ServiceKey, ServiceState, Settings, State, Table};
 use crate::health;
 use crate::maglev;
 use crate::member::Hop;
@@ -110,6 +110,21 @@ pub fn fails_open(service: &Service, world: &World) -> bool {
         .map(weight)
         .sum();
     all > 0.0 && healthy / all < threshold
+}
+
+/// The backends that get new flows, with their positions.
+pub fn eligible<'a>(
+    service: &'a Service,
+    world: &'a World,
+) -> impl Iterator<Item = (usize, &'a Backend)> {
+    let open = fails_open(service, world);
+    let is_eligible = move |backend: &Backend| match backend_state(service, backend, world) {
+        BackendState::Up => true,
+        BackendState::Unproven | BackendState::Down => open,
+        BackendState::Draining | BackendState::Disabled => false,
+    };
+    let backends = service.backends.iter().enumerate();
+    backends.filter(move |(_, backend)| is_eligible(backend))
 }
 
 /// Who sits where: what a reader of counters and traces needs.
@@ -231,6 +246,11 @@ impl Builder {
                 })
             })
             .collect()
+    }
+
+    /// A service's table; it has its slots.
+    pub fn table(&self, service: &str) -> Option<&Table> {
+        Some(&self.services.get(service)?.table)
     }
 
     /// Slots of a service's table.

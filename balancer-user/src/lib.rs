@@ -12,6 +12,7 @@ pub mod live;
 pub mod maglev;
 pub mod member;
 pub mod netlink;
+pub mod plan;
 pub mod probe;
 pub mod rehearsal;
 pub mod seed;

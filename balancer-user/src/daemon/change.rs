@@ -14,6 +14,7 @@ use crate::change;
 use crate::config::diagnostic::Report;
 use crate::config::model::{Config, Service};
 use crate::config::{self, render};
+use crate::plan::needs_restart;
 
 impl Controller {
     pub(super) async fn change(&mut self, request: &ChangeRequest) -> Result<Changed, Problem> {
@@ -218,27 +219,9 @@ fn same_backends(old: &Config, new: &Config) -> bool {
 
 /// Keys that only a start reads.
 fn check_fixed(old: &Config, new: &Config) -> Result<(), Problem> {
-    let (old, new) = (&old.node, &new.node);
-    let fixed = [
-        ("interfaces", old.interfaces == new.interfaces),
-        ("xdp_mode", old.xdp_mode == new.xdp_mode),
-        ("seed", old.seed == new.seed),
-        (
-            "flow_table_size",
-            old.flow_table_size == new.flow_table_size,
-        ),
-        ("socket", old.socket == new.socket),
-        ("state_dir", old.state_dir == new.state_dir),
-        ("pin_dir", old.pin_dir == new.pin_dir),
-        (
-            "resync_interval",
-            old.resync_interval == new.resync_interval,
-        ),
-    ];
-    let changed: Vec<String> = fixed
-        .iter()
-        .filter(|(_, same)| !same)
-        .map(|(key, _)| format!("node.{key}"))
+    let changed: Vec<String> = needs_restart(&old.node, &new.node)
+        .into_iter()
+        .map(|key| format!("node.{key}"))
         .collect();
     if changed.is_empty() {
         return Ok(());

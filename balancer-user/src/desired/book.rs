@@ -18,7 +18,7 @@ use balancer_common::layout::{MAX_MEMBERS, Member, SLOTS_PER_BLOCK, Slot};
 
 pub(super) use identity::Identity;
 
-use super::{BackendState, World, backend_state, fails_open, probed};
+use super::{World, eligible, fails_open, probed};
 use crate::config::model::{Backend, Config, Protocol, Service};
 use crate::dataplane::{ServiceId, Table};
 use crate::health;
@@ -204,17 +204,9 @@ impl Book {
 
     /// Who gets new flows: name, index and weight.
     fn entries(&self, service: &Service, world: &World) -> Vec<(String, u16, u16)> {
-        let open = fails_open(service, world);
         let indexes = self.indexes();
-        service
-            .backends
-            .iter()
-            .filter(|backend| match backend_state(service, backend, world) {
-                BackendState::Up => true,
-                BackendState::Unproven | BackendState::Down => open,
-                BackendState::Draining | BackendState::Disabled => false,
-            })
-            .filter_map(|backend| {
+        eligible(service, world)
+            .filter_map(|(_, backend)| {
                 let index = *indexes.get(backend.name.as_str())?;
                 Some((backend.name.clone(), index, backend.weight))
             })

@@ -216,11 +216,11 @@ rules! {
 
     CHURN "churn" Warning Distribution true
     "a change moves more slots than it has to"
-    "It moves more than twice the slots that the change of weights alone requires."
+    "It moves more than twice the slots that the change of weights alone requires, and over 1 % of all. A backend's name says which slots it gets, so another name for the same server moves them; and in a table that is small for its backends much moves with each change."
 
     BLAST_RADIUS "blast-radius" Error Change true
     "a change that takes away a lot at once"
-    "It removes over 25 % of a service's backends or weight, removes a service, or touches over 10 services."
+    "It removes over 25 % of a service's backends or takes out over 25 % of its weight, removes a service or an address, protocol or port of one, or touches over 10 services that exist."
 
     STALE_BASE "stale-base" Error Change true
     "the file is based on a revision that is not the running one"

@@ -65,7 +65,7 @@ impl TargetSpec {
     }
 
     /// Whether what is known of one target holds for the other.
-    pub(super) fn is_same_server(&self, other: &Self) -> bool {
+    pub fn is_same_server(&self, other: &Self) -> bool {
         self.address == other.address && self.health.kind == other.health.kind
     }
 }

@@ -1,0 +1,266 @@
+//! What a change would do, worked out before anything happens.
+//!
+//! [`make`] compares the running configuration, and the tables that stand in
+//! the kernel, with a candidate and the tables that it would get. [`findings`]
+//! are the rules about the step from the one to the other. Pure, and linear in
+//! the services that differ: nothing is changed, asked or waited for. What a
+//! table would be is asked of the code that makes it.
+
+mod established;
+mod node;
+mod rules;
+mod service;
+mod summary;
+mod tables;
+mod types;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+pub use node::needs_restart;
+pub use rules::findings;
+pub use types::{
+    BackendPlan, Break, CapacityPlan, Established, Fate, Loss, Move, Plan, ServicePlan,
+    SettingChange,
+};
+
+use crate::change::TableMemo;
+use crate::config::capacity::weight_in_use;
+use crate::config::model::{Backend, Config, Protocol, Service};
+use crate::config::render::settings;
+use crate::dataplane::Table;
+use crate::desired::{Builder, World};
+use crate::health;
+use crate::probe::scheduler::{TargetId, TargetSpec};
+
+/// What runs, as far as a plan has to know it.
+#[derive(Debug, Clone, Default)]
+pub struct Base {
+    /// Number of the running revision, where there is one.
+    pub revision: Option<u64>,
+    /// The running configuration; none before there is one.
+    pub config: Option<Config>,
+    /// What probes know of its backends.
+    pub health: BTreeMap<TargetId, health::State>,
+    /// The tables in the kernel, by service.
+    pub held: HashMap<String, Held>,
+    /// Drains made by command.
+    pub drains: Vec<OperatorDrain>,
+}
+
+/// A service's table as it stands in the kernel.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// With its slots.
+    pub table: Table,
+    /// Who the slots' indexes are.
+    pub seats: Vec<Option<HeldSeat>>,
+}
+
+/// Who an index of a table is.
+#[derive(Debug, Clone)]
+pub struct HeldSeat {
+    /// The backend's name.
+    pub backend: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Whether new flows go to it.
+    pub has_slots: bool,
+    /// New flows in the last second; none for UDP, which has no sign of one.
+    pub flows_per_second: Option<f64>,
+}
+
+impl Held {
+    /// What a builder has of a service; `rate` gives the new flows a second of
+    /// a counter.
+    pub fn of(builder: &Builder, service: &Service, rate: impl Fn(u32) -> f64) -> Option<Self> {
+        let is_tcp = service.protocol == Protocol::Tcp;
+        let seats = builder.seats(&service.name).into_iter().map(|seat| {
+            seat.map(|seat| HeldSeat {
+                has_slots: seat.slot_count > 0,
+                flows_per_second: is_tcp.then(|| rate(seat.counter)),
+                backend: seat.backend,
+                address: seat.address,
+            })
+        });
+        Some(Self {
+            table: builder.table(&service.name)?.clone(),
+            seats: seats.collect(),
+        })
+    }
+}
+
+/// A backend that an operator drained by command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperatorDrain {
+    /// Which.
+    pub id: TargetId,
+    /// How long ago, where that is known.
+    pub age: Option<Duration>,
+}
+
+/// What came of proving backends; the error says why one failed. One that is
+/// not in it was not probed.
+pub type Proofs = BTreeMap<TargetId, Result<(), String>>;
+
+/// What `candidate` would do. A backend that was not probed is taken to
+/// prove itself, one that failed is not.
+pub fn make(base: &Base, candidate: &Config, proofs: &Proofs, tables: &TableMemo) -> Plan {
+    let running = base.services();
+    let table_size = candidate.node.table_size;
+    let resized = base
+        .config
+        .as_ref()
+        .is_some_and(|config| config.node.table_size != table_size);
+    let mut services = Vec::new();
+    let mut unchanged = 0;
+    for service in &candidate.services {
+        let before = running.get(service.name.as_str()).copied();
+        let is_same = before.is_some_and(|before| !resized && before == service);
+        let plan = (!is_same)
+            .then(|| service::Step {
+                held: base.held.get(&service.name),
+                before,
+                after: Some(service),
+                table_size,
+                resized,
+            })
+            .and_then(|step| step.plan(base, proofs, tables));
+        match plan {
+            Some(plan) => services.push(plan),
+            None => unchanged += 1,
+        }
+    }
+    let wanted: HashSet<&str> = candidate
+        .services
+        .iter()
+        .map(|it| it.name.as_str())
+        .collect();
+    let gone = base.config.iter().flat_map(|config| &config.services);
+    for service in gone.filter(|service| !wanted.contains(service.name.as_str())) {
+        let step = service::Step {
+            held: base.held.get(&service.name),
+            before: Some(service),
+            after: None,
+            table_size,
+            resized,
+        };
+        services.extend(step.plan(base, proofs, tables));
+    }
+    let before = base.config.as_ref().map(|config| &config.node);
+    let mut plan = Plan {
+        summary: String::new(),
+        has_changes: false,
+        revision: base.revision,
+        node: before.map_or_else(Vec::new, |before| {
+            settings::of_nodes(before, &candidate.node)
+        }),
+        needs_restart: before.map_or_else(Vec::new, |before| {
+            let keys = needs_restart(before, &candidate.node);
+            keys.into_iter().map(ToOwned::to_owned).collect()
+        }),
+        services,
+        unchanged_services: unchanged,
+    };
+    plan.has_changes = !plan.node.is_empty() || !plan.services.is_empty();
+    plan.summary = summary::of(&plan);
+    plan
+}
+
+/// The backends of `candidate` that have to be proven before they get
+/// traffic: what is known of the running ones is not known of them.
+pub fn to_prove(base: &Base, candidate: &Config) -> Vec<TargetSpec> {
+    let running = base.services();
+    candidate
+        .services
+        .iter()
+        .filter_map(|service| {
+            let before = running.get(service.name.as_str()).copied();
+            (before != Some(service)).then(|| unknown_targets(before, service))
+        })
+        .flatten()
+        .collect()
+}
+
+/// The targets of a service of which nothing is known: new ones, those at
+/// other addresses, and all if the probe asks for something else. One that
+/// is to get no traffic need not be proven.
+fn unknown_targets(before: Option<&Service>, after: &Service) -> Vec<TargetSpec> {
+    let specs = |service: &Service| TargetSpec::from_services(std::slice::from_ref(service));
+    let known: HashMap<TargetId, TargetSpec> = before
+        .map(specs)
+        .unwrap_or_default()
+        .into_iter()
+        .map(|spec| (spec.id.clone(), spec))
+        .collect();
+    let idle: HashSet<&str> = after
+        .backends
+        .iter()
+        .filter(|backend| weight_in_use(backend) == 0)
+        .map(|backend| backend.name.as_str())
+        .collect();
+    let mut specs = specs(after);
+    specs.retain(|spec| {
+        let is_known = known
+            .get(&spec.id)
+            .is_some_and(|known| known.is_same_server(spec));
+        !is_known && !idle.contains(spec.id.backend.as_str())
+    });
+    specs
+}
+
+impl Base {
+    fn services(&self) -> HashMap<&str, &Service> {
+        let services = self.config.iter().flat_map(|config| &config.services);
+        services
+            .map(|service| (service.name.as_str(), service))
+            .collect()
+    }
+
+    /// What is known of a service's backends now.
+    fn world(&self, service: &Service) -> World {
+        self.known(service, |id| self.health.get(id).copied())
+    }
+
+    /// What would be known of them, with `unknown` of them to be proven.
+    fn world_after(
+        &self,
+        service: &Service,
+        unknown: &HashSet<TargetId>,
+        proofs: &Proofs,
+    ) -> World {
+        self.known(service, |id| {
+            if !unknown.contains(id) {
+                return self.health.get(id).copied();
+            }
+            match proofs.get(id) {
+                None | Some(Ok(())) => Some(health::State::Up),
+                Some(Err(_)) => Some(health::State::Unproven),
+            }
+        })
+    }
+
+    fn known(
+        &self,
+        service: &Service,
+        state: impl Fn(&TargetId) -> Option<health::State>,
+    ) -> World {
+        let id = |backend: &Backend| TargetId {
+            service: service.name.clone(),
+            backend: backend.name.clone(),
+        };
+        let backends = service.backends.iter().map(id);
+        World {
+            health: backends
+                .filter_map(|id| state(&id).map(|state| (id, state)))
+                .collect(),
+            ..World::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use super::{Exit, bad_usage, block_on, file, output};
 use crate::config::Examined;
 use crate::config::check::rules::{self, Rule};
 use crate::config::diagnostic::Report;
-use crate::live;
+use crate::live::{self, Reach};
 
 /// Why findings are allowed that `--allow` names.
 const REASON: &str = "--allow on the command line";
@@ -35,10 +35,13 @@ pub(super) struct Args {
     /// Look at this host and its network, too
     ///
     /// Interfaces and their drivers, offloads, routes, neighbours and MTUs are
-    /// looked at, and neighbours that the kernel does not know are solicited,
-    /// which takes up to 4 seconds where some do not answer. Nothing is attached
-    /// and nothing is changed. Run it as root on the host that the file is for;
-    /// without root it says what it could not look at.
+    /// looked at. The segments are asked who has the services' addresses, and
+    /// each backend of `l2`, `ipip` and `gue` is sent a SYN or, for UDP, a ping
+    /// to the service's address, in the frame that the balancer would send; a
+    /// connection that is taken is reset at once. It takes 1 or 2 seconds, and up to 4
+    /// more where neighbours do not answer. Nothing is attached and nothing is
+    /// changed. Run it as root on the host that the file is for; without root it
+    /// says what it could not look at.
     #[arg(long)]
     live: bool,
 
@@ -123,7 +126,7 @@ fn look(examined: &mut Examined) -> anyhow::Result<()> {
         ));
         return Ok(());
     };
-    let host = block_on(live::look(config))?.context("looking at the host")?;
+    let host = block_on(live::look(config, Reach::Network))?.context("looking at the host")?;
     for what in &host.unseen {
         output::note(format_args!("note: not looked at: {what}"));
     }

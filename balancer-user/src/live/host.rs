@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use crate::config::model::Mac;
 use crate::daemon::hops::Found;
 use crate::netlink::AttachedMode;
 
@@ -22,10 +23,40 @@ pub struct Host {
     /// Interfaces on which the kernel drops packets whose source it would not
     /// send to by the same interface.
     pub strict_reverse_path: Vec<String>,
+    /// Who else answered for a service's address.
+    pub claims: Vec<Claim>,
+    /// What backends answered that were asked for their service's address, by
+    /// the places of service and backend in the file.
+    pub vips: BTreeMap<(usize, usize), VipAnswer>,
     /// Bytes of a page of memory, into which native XDP wants a frame to fit.
     pub page_len: u32,
     /// What could not be looked at, and why; a sentence each.
     pub unseen: Vec<String>,
+}
+
+/// Somebody on a segment who says that an address is his.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Claim {
+    /// The service's address.
+    pub address: IpAddr,
+    /// Where he was heard.
+    pub interface: String,
+    /// His Ethernet address.
+    pub mac: Mac,
+}
+
+/// What came of a packet to a service's address, sent to one backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VipAnswer {
+    /// An answer from the service's address.
+    Taken {
+        /// The largest segment that a TCP server announces.
+        mss: Option<u16>,
+    },
+    /// A reset of a TCP connection.
+    Refused,
+    /// Nothing.
+    Silent,
 }
 
 /// An interface that the program is, or would be, attached to.

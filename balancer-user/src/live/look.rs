@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::drivers::Drivers;
 use super::host::{Host, Interface, Program};
+use super::probe;
 use crate::config::model::Config;
 use crate::daemon::hops::{self, Found, Solicit};
 use crate::dataplane::attach;
@@ -25,14 +26,24 @@ const USUAL_PAGE_LEN: u32 = 4096;
 /// `net.ipv4.conf.*.rp_filter`: strict, as RFC 3704 calls it.
 const STRICT: u8 = 1;
 
+/// How far a look goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// The host, and whether its neighbours answer.
+    Host,
+    /// Also what the segments and the backends answer; needs root.
+    Network,
+}
+
 /// Looks at the host as far as the configuration asks for it.
 ///
-/// Takes up to 3.5 seconds where neighbours do not answer. Without root,
-/// neighbours are not solicited and pins are not read.
+/// Takes up to 3.5 seconds where neighbours do not answer, and 2 more to ask
+/// the network. Without root, neighbours are not solicited and pins are not
+/// read.
 ///
 /// # Errors
 /// When the kernel's network configuration cannot be read at all.
-pub async fn look(config: &Config) -> Result<Host, Error> {
+pub async fn look(config: &Config, reach: Reach) -> Result<Host, Error> {
     let (netlink, _changes) = Netlink::connect()?;
     let mut host = Host {
         page_len: page_len(),
@@ -43,10 +54,21 @@ pub async fn look(config: &Config) -> Result<Host, Error> {
         .iter()
         .map(|link| (link.index, link.name.as_str()))
         .collect();
-    host.addresses = addresses(&netlink, &names).await?;
+    let own = netlink.addresses().await?;
+    let named =
+        |(address, index): &(IpAddr, u32)| Some((*address, (*names.get(index)?).to_owned()));
+    host.addresses = own.iter().filter_map(named).collect();
     look_at_interfaces(config, &links, &mut host).await;
     look_at_reverse_paths(&mut host);
     look_for_ways(config, &netlink, &mut host).await;
+    match reach {
+        Reach::Host => {}
+        Reach::Network if !geteuid().is_root() => {
+            let why = "what the network and the backends answer: asking them needs root";
+            host.unseen.push(why.to_owned());
+        }
+        Reach::Network => ask_network(config, &links, &own, &mut host).await,
+    }
     Ok(host)
 }
 
@@ -56,13 +78,27 @@ fn page_len() -> u32 {
         .unwrap_or(USUAL_PAGE_LEN)
 }
 
-async fn addresses(
-    netlink: &Netlink,
-    names: &BTreeMap<u32, &str>,
-) -> Result<BTreeMap<IpAddr, String>, Error> {
-    let named = |(address, index): (IpAddr, u32)| Some((address, (*names.get(&index)?).to_owned()));
-    let found = netlink.addresses().await?;
-    Ok(found.into_iter().filter_map(named).collect())
+async fn ask_network(config: &Config, links: &[Link], own: &[(IpAddr, u32)], host: &mut Host) {
+    let claims = probe::ask_for_claims(config, links, own);
+    let vips = probe::ask_backends(config, links, own, &host.hops);
+    let (claims, vips) = tokio::join!(claims, vips);
+    match claims {
+        Ok(claims) => host.claims = claims,
+        Err(error) => {
+            let what = "whether others answer for the services' addresses";
+            host.unseen.push(format!("{what}: {error}"));
+        }
+    }
+    match vips {
+        Ok((vips, unseen)) => {
+            host.vips = vips;
+            host.unseen.extend(unseen);
+        }
+        Err(error) => {
+            let what = "whether backends take the services' addresses";
+            host.unseen.push(format!("{what}: {error}"));
+        }
+    }
 }
 
 async fn look_at_interfaces(config: &Config, links: &[Link], host: &mut Host) {

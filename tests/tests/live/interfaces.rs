@@ -6,7 +6,7 @@ use balancer_tests::balancer::Balancer;
 use balancer_tests::lab::pass::{self, Action};
 use balancer_tests::lab::{Lab, LabConfig, link};
 
-use crate::fixture::{Expected, File, expect, run};
+use crate::fixture::{Expected, File, expect_without_servers as expect, run};
 
 const INTERFACES: &str = "[\"eth0\"]";
 

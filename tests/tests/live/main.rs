@@ -8,6 +8,7 @@
 
 mod fixture;
 mod interfaces;
+mod network;
 mod ways;
 
 use std::time::Duration;

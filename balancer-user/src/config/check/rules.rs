@@ -248,7 +248,7 @@ rules! {
 
     MTU "mtu" Error Live true
     "the way to a backend is too narrow"
-    "The MTU of the way is below that of the clients plus the mode's headers. Clients are taken to have the MTU of the widest interface that leads to no backend; where all do, 1500 or that of the link, as an MTU raised for the headers is not the clients'. It is a warning, as what does not fit is answered with an ICMP error: that costs each client a try, and a filter on its side may lose the error. It is an error where no answer helps: fewer than 1280 bytes are left of an IPv6 packet or 548 of an IPv4 one, which no client goes below. `mss_clamp` is no way out, as it shortens what backends send; where they announce a smaller MSS themselves, allow the finding."
+    "The MTU of the way is below that of the clients plus the mode's headers. Clients are taken to have the MTU of the widest interface that leads to no backend; where all do, 1500 or that of the link, as an MTU raised for the headers is not the clients'. It is a warning, as what does not fit is answered with an ICMP error: that costs each client a try, and a filter on its side may lose the error. It is an error where no answer helps: fewer than 1280 bytes are left of an IPv6 packet or 548 of an IPv4 one, which no client goes below. A TCP backend that announces a small enough MSS itself, as `check --live` sees when it asks it, has no finding; `mss_clamp` is no way out, as it shortens what backends send."
 
     XDP_MODE "xdp-mode" Warning Live true
     "the program would not run in the driver"
@@ -268,11 +268,11 @@ rules! {
 
     VIP_ANSWERED_ELSEWHERE "vip-answered-elsewhere" Error Live true
     "another host answers for the service's address"
-    "Another MAC answers ARP or ND: part of the clients would go there."
+    "An ARP probe or a neighbour solicitation on the file's interfaces is answered by another MAC: clients of that segment, or its router, would go there. Mostly it is an `l2` backend that holds the address and has not `arp_ignore`. In a group in which one balancer announces the address, the others find it: allow it there."
 
     BACKEND_VIP "backend-vip" Error Live true
     "a backend does not accept the service's address"
-    "A probe sent to the service's address through the real forwarding path gets no answer."
+    "A backend of `l2`, `ipip` or `gue` answers from the service's address, so it has to hold it and, in a tunnel, to unwrap the packets. It is sent a SYN to the service's lowest port, in the frame that the balancer would send it, from an address of this host: no answer or a reset is an error. UDP services are pinged: silence is a warning only, as echo may be filtered. Also a warning: a backend that takes no new flows. The answer has to find its way back to this host, and through filters on that way; the server's answer on other ports, and the clients' own way, are not covered."
 
     MAP_CAPACITY "map-capacity" Error Live true
     "a kernel map is nearly full"

@@ -1,5 +1,6 @@
 //! The live rules over a snapshot. Pure: no file, no socket, no clock.
 
+mod answers;
 mod interfaces;
 mod ways;
 
@@ -21,6 +22,7 @@ pub fn check(config: &Config, spans: &Spans, host: &Host) -> Vec<Finding> {
     };
     interfaces::check(&mut context);
     ways::check(&mut context);
+    answers::check(&mut context);
     context.findings
 }
 

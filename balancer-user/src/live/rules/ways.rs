@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use balancer_common::encap;
 use balancer_common::too_big::QUOTE_V4;
 
+use super::super::host::{Host, VipAnswer};
 use super::{Context, is_wanted};
 use crate::config::check::rules;
 use crate::config::diagnostic::Level;
@@ -122,7 +123,8 @@ fn widths(
         };
         let overhead = encap::overhead(member::kind(service, backend));
         let wanted = clients.mtu(hop.mtu) + overhead;
-        if hop.mtu < wanted {
+        let left = hop.mtu.saturating_sub(overhead);
+        if hop.mtu < wanted && !announces_less(context.host, (index, place), service, left) {
             let entry = narrow.entry((hop.mtu, wanted)).or_default();
             entry.overhead = overhead;
             entry.backends.push((place, &backend.name));
@@ -164,10 +166,22 @@ fn widths(
         let place = Place::Backend(index, *first, "address");
         context.report(&rules::MTU, place, message, |finding| {
             finding.level(level).help(format!(
-                "raise the MTU of the way to {wanted}; or have backends announce a smaller MSS, \
-                 and allow this"
+                "raise the MTU of the way to {wanted}; for TCP, a smaller MSS that the backends \
+                 announce will do: `advmss` on their route to the clients"
             ))
         });
+    }
+}
+
+/// Whether a TCP backend asks its clients for segments that fit.
+fn announces_less(host: &Host, place: (usize, usize), service: &Service, left: u32) -> bool {
+    let headers = match service.address {
+        IpAddr::V4(_) => 20 + 20,
+        IpAddr::V6(_) => 40 + 20,
+    };
+    match host.vips.get(&place) {
+        Some(VipAnswer::Taken { mss: Some(mss) }) => u32::from(*mss) + headers <= left,
+        _ => false,
     }
 }
 

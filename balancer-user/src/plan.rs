@@ -32,6 +32,7 @@ use crate::config::render::settings;
 use crate::dataplane::Table;
 use crate::desired::{Builder, World};
 use crate::health;
+pub use crate::probe::prove::Proofs;
 use crate::probe::scheduler::{TargetId, TargetSpec};
 
 /// What runs, as far as a plan has to know it.
@@ -99,10 +100,6 @@ pub struct OperatorDrain {
     /// How long ago, where that is known.
     pub age: Option<Duration>,
 }
-
-/// What came of proving backends; the error says why one failed. One that is
-/// not in it was not probed.
-pub type Proofs = BTreeMap<TargetId, Result<(), String>>;
 
 /// What `candidate` would do. A backend that was not probed is taken to
 /// prove itself, one that failed is not.

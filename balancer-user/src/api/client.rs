@@ -1,6 +1,7 @@
 //! The command line's side of the control socket.
 
 use std::fmt;
+use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,10 +14,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::types::{ChangeRequest, Changed, Problem, Status};
+use super::types::{ChangeRequest, Changed, PlanRequest, Planned, Problem, Status};
 
 /// A daemon that does not answer by then is taken for hung.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// The same of one that proves new backends, with slow probes.
+const PLAN_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Why there is no answer, or not the wanted one.
 #[derive(Debug)]
@@ -91,6 +94,12 @@ impl Client {
         self.json(Method::POST, "/v1/changes", Some(request)).await
     }
 
+    /// Asks what a file would do; new backends are probed for it.
+    pub async fn plan(&self, request: &PlanRequest) -> Result<Planned, Error> {
+        let asked = self.exchange(Method::POST, "/v1/plan", Some(request));
+        self.read(self.within(PLAN_TIMEOUT, asked).await?)
+    }
+
     /// Has the file read again.
     pub async fn reload(&self) -> Result<Changed, Error> {
         self.json(Method::POST, "/v1/reload", None::<&()>).await
@@ -108,7 +117,10 @@ impl Client {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<T, Error> {
-        let bytes = self.send(method, path, body).await?;
+        self.read(self.send(method, path, body).await?)
+    }
+
+    fn read<T: DeserializeOwned>(&self, bytes: Bytes) -> Result<T, Error> {
         serde_json::from_slice(&bytes).map_err(|error| self.broken(error))
     }
 
@@ -118,9 +130,18 @@ impl Client {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<Bytes, Error> {
-        tokio::time::timeout(TIMEOUT, self.exchange(method, path, body))
+        self.within(TIMEOUT, self.exchange(method, path, body))
             .await
-            .map_err(|_| self.broken(format!("nothing came within {} s", TIMEOUT.as_secs())))?
+    }
+
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        answer: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        tokio::time::timeout(limit, answer)
+            .await
+            .map_err(|_| self.broken(format!("nothing came within {} s", limit.as_secs())))?
     }
 
     async fn exchange(

@@ -17,10 +17,14 @@ use axum::{Json, Router};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 
-use super::types::{ChangeRequest, Changed, Problem, Status};
+use crate::config;
+
+use super::types::{ChangeRequest, Changed, PlanRequest, Planned, Problem, Status};
 
 /// Largest request body.
 const MAX_BODY_LEN: usize = 1 << 20;
+/// The same with a whole file in it, each byte of which may take two.
+const MAX_FILE_BODY_LEN: usize = MAX_BODY_LEN + 2 * config::MAX_FILE_LEN as usize;
 
 /// What the controller is asked.
 #[derive(Debug)]
@@ -29,6 +33,8 @@ pub enum Command {
     Status(oneshot::Sender<Status>),
     /// Make a change.
     Change(ChangeRequest, oneshot::Sender<Result<Changed, Problem>>),
+    /// Say what a file would do.
+    Plan(PlanRequest, oneshot::Sender<Result<Planned, Problem>>),
     /// Read the file again.
     Reload(oneshot::Sender<Result<Changed, Problem>>),
     /// The running configuration as TOML text.
@@ -78,6 +84,10 @@ where
     let router = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/changes", post(change))
+        .route(
+            "/v1/plan",
+            post(plan).layer(DefaultBodyLimit::max(MAX_FILE_BODY_LEN)),
+        )
         .route("/v1/reload", post(reload))
         .route("/v1/config", get(config))
         .fallback(unknown)
@@ -91,22 +101,34 @@ async fn status(State(commands): State<Commands>) -> Response {
     answer(ask(&commands, Command::Status).await.map(Json))
 }
 
-async fn change(
-    State(commands): State<Commands>,
-    request: Result<Json<ChangeRequest>, axum::extract::rejection::JsonRejection>,
-) -> Response {
-    let request = match request {
-        Ok(Json(request)) => request,
-        Err(rejection) => {
-            return answer::<()>(Err(Problem {
-                title: "bad request".to_owned(),
-                status: rejection.status().as_u16(),
-                detail: rejection.body_text(),
-            }));
-        }
+async fn change(State(commands): State<Commands>, request: Body<ChangeRequest>) -> Response {
+    let request = match body(request) {
+        Ok(request) => request,
+        Err(problem) => return answer::<()>(Err(problem)),
     };
     let changed = ask(&commands, |reply| Command::Change(request, reply)).await;
     answer(changed.and_then(|changed| changed).map(Json))
+}
+
+async fn plan(State(commands): State<Commands>, request: Body<PlanRequest>) -> Response {
+    let request = match body(request) {
+        Ok(request) => request,
+        Err(problem) => return answer::<()>(Err(problem)),
+    };
+    let planned = ask(&commands, |reply| Command::Plan(request, reply)).await;
+    answer(planned.and_then(|planned| planned).map(Json))
+}
+
+/// What a request brings, or why it is none.
+type Body<T> = Result<Json<T>, axum::extract::rejection::JsonRejection>;
+
+fn body<T>(request: Body<T>) -> Result<T, Problem> {
+    let Json(request) = request.map_err(|rejection| Problem {
+        title: "bad request".to_owned(),
+        status: rejection.status().as_u16(),
+        detail: rejection.body_text(),
+    })?;
+    Ok(request)
 }
 
 async fn reload(State(commands): State<Commands>) -> Response {
@@ -122,7 +144,9 @@ async fn unknown() -> Response {
     answer::<()>(Err(Problem {
         title: "not found".to_owned(),
         status: StatusCode::NOT_FOUND.as_u16(),
-        detail: "this version serves /v1/status, /v1/changes, /v1/reload and /v1/config".to_owned(),
+        detail: "this version serves /v1/status, /v1/changes, /v1/plan, /v1/reload and \
+                 /v1/config"
+            .to_owned(),
     }))
 }
 
@@ -131,8 +155,8 @@ async fn wrong_method(method: Method) -> Response {
         title: "method not allowed".to_owned(),
         status: StatusCode::METHOD_NOT_ALLOWED.as_u16(),
         detail: format!(
-            "{method} is not served here; GET /v1/status and /v1/config, POST /v1/changes and \
-             /v1/reload"
+            "{method} is not served here; GET /v1/status and /v1/config, POST /v1/changes, \
+             /v1/plan and /v1/reload"
         ),
     }))
 }

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `GET /v1/status` | - | [`Status`] |
 //! | `POST /v1/changes` | [`ChangeRequest`] | [`Changed`] |
+//! | `POST /v1/plan` | [`PlanRequest`] | [`Planned`] |
 //! | `POST /v1/reload` | - | [`Changed`] |
 //! | `GET /v1/config` | - | the running configuration as TOML text |
 //!
@@ -13,6 +14,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
+
+use crate::plan::Plan;
 
 /// What is going on.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -277,6 +280,39 @@ pub struct ShareChange {
     pub before: Option<f64>,
     /// None if it is removed.
     pub after: Option<f64>,
+}
+
+/// A question what a configuration would do; nothing changes by it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanRequest {
+    /// The configuration, as a file.
+    pub text: String,
+    /// What the file is called in findings.
+    pub name: String,
+    /// Ids of rules whose findings are let pass.
+    #[serde(default)]
+    pub allow: Vec<String>,
+    /// Whether the findings' text has colours.
+    #[serde(default)]
+    pub color: bool,
+}
+
+/// What a configuration would do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Planned {
+    /// The plan; none of a file that the check refuses.
+    pub plan: Option<Plan>,
+    /// Findings that count as errors, of the check and about the step.
+    pub errors: usize,
+    /// Those that count as warnings.
+    pub warnings: usize,
+    /// Those that are allowed.
+    pub allowed: usize,
+    /// All of them, as `balancer check --json` prints them.
+    pub report: serde_json::Value,
+    /// All of them, for people to read.
+    pub text: String,
 }
 
 /// Why a request was refused (RFC 9457).

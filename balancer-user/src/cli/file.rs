@@ -18,11 +18,17 @@ const STDIN_NAME: &str = "stdin";
 /// Reads and checks a file with every rule that needs no host; `-` is stdin.
 pub(super) fn load(path: &Path) -> anyhow::Result<Examined> {
     let tables = |service: &Service, size: u32| desired::slot_counts(service, size);
+    let (name, text) = read_source(path)?;
+    Ok(config::examine(name, text, Some(&tables)))
+}
+
+/// What a file is called in messages, and its text; `-` is stdin.
+pub(super) fn read_source(path: &Path) -> anyhow::Result<(String, String)> {
     if path.as_os_str() == STDIN {
-        let text = read_stdin()?;
-        return Ok(config::examine(STDIN_NAME, text, Some(&tables)));
+        return Ok((STDIN_NAME.to_owned(), read_stdin()?));
     }
-    config::load(path, Some(&tables)).map_err(unreadable)
+    let text = config::read(path).map_err(unreadable)?;
+    Ok((path.display().to_string(), text))
 }
 
 /// Reads a text of at most the size of a configuration; `-` is stdin.

@@ -1,9 +1,9 @@
 //! The command line: one file a command.
 //!
 //! Results go to stdout and the rest to stderr. Exit codes are a contract:
-//! 0 done, 1 failed or findings, 2 bad usage; a closed pipe on stdout is no
-//! error. `anyhow` with context stands here and in the daemon's outermost
-//! layer only.
+//! 0 done, 1 failed or findings, 2 bad usage, and 3 where a plan has changes;
+//! a closed pipe on stdout is no error. `anyhow` with context stands here and
+//! in the daemon's outermost layer only.
 
 mod backend;
 mod change;
@@ -14,6 +14,7 @@ mod file;
 mod logging;
 mod man;
 mod output;
+mod plan;
 mod reload;
 mod run;
 mod service;
@@ -39,7 +40,8 @@ use output::Closed;
 const SOCKET: &str = "/run/balancer/balancer.sock";
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 done, 1 failed or findings, 2 bad usage.
+Exit codes: 0 done, 1 failed or findings, 2 bad usage; `plan`: 0 no change, 1 an error, 3 there \
+are changes.
 Results go to stdout, everything else to stderr. Colour appears only on a \
 terminal and never when NO_COLOR is set.";
 
@@ -47,7 +49,8 @@ terminal and never when NO_COLOR is set.";
 /// misconfigured quietly.
 ///
 /// `check` a file, `trace` packets through it, then `run` it. A running
-/// balancer is asked by `status` and changed by `service`, `backend` and
+/// balancer is asked by `status`, and by `plan` what a file would do, and
+/// changed by `service`, `backend` and
 /// `reload`.
 #[derive(Debug, Parser)]
 #[command(name = "balancer", version, after_help = AFTER_HELP, max_term_width = 100)]
@@ -72,6 +75,7 @@ struct Cli {
 enum Command {
     Run(run::Args),
     Check(check::Args),
+    Plan(plan::Args),
     Status(status::Args),
     #[command(subcommand)]
     Service(service::Command),
@@ -94,6 +98,8 @@ enum Exit {
     Findings,
     /// 2: an argument makes no sense; why is printed already.
     Usage,
+    /// 3: there are changes, which are printed already.
+    Changes,
 }
 
 impl From<Exit> for ExitCode {
@@ -102,6 +108,7 @@ impl From<Exit> for ExitCode {
             Exit::Done => Self::SUCCESS,
             Exit::Findings => Self::from(1),
             Exit::Usage => Self::from(2),
+            Exit::Changes => Self::from(3),
         }
     }
 }
@@ -134,6 +141,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
     match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Plan(args) => plan::run(&args, &client),
         Command::Status(args) => status::run(&args, &client),
         Command::Service(command) => service::run(&command, &client),
         Command::Backend(command) => backend::run(&command, &client),

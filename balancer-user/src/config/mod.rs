@@ -93,6 +93,11 @@ impl std::error::Error for LoadError {
 /// Reads and checks a file. `tables` serves the rule `table-share`, which
 /// does not run without it.
 pub fn load(path: &Path, tables: Option<&SlotCounts<'_>>) -> Result<Examined, LoadError> {
+    Ok(examine(path.display().to_string(), read(path)?, tables))
+}
+
+/// Reads a file without looking at what it says.
+pub fn read(path: &Path) -> Result<String, LoadError> {
     let read = || {
         let mut bytes = Vec::new();
         // One byte more than allowed shows that there is more, also where
@@ -111,11 +116,10 @@ pub fn load(path: &Path, tables: Option<&SlotCounts<'_>>) -> Result<Examined, Lo
             path: path.to_owned(),
         });
     }
-    let text = String::from_utf8(bytes).map_err(|error| LoadError::NotUtf8 {
+    String::from_utf8(bytes).map_err(|error| LoadError::NotUtf8 {
         path: path.to_owned(),
         offset: error.utf8_error().valid_up_to(),
-    })?;
-    Ok(examine(path.display().to_string(), text, tables))
+    })
 }
 
 /// Checks a text that is called `name` in messages.

@@ -82,6 +82,7 @@ impl Controller {
             }
         };
         check_fixed(&self.config, &next)?;
+        next.based_on = None;
         log_findings(&examined.report);
         let running = Running {
             file_digest: store::digest(examined.report.text()),

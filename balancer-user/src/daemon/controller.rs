@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use balancer_common::layout::Member;
@@ -38,7 +39,7 @@ pub(super) struct Controller {
     pub(super) config: Config,
     pub(super) running: Running,
     pub(super) seed: Seed,
-    pub(super) tables: TableMemo,
+    pub(super) tables: Arc<TableMemo>,
     /// What the check says of the configuration in force.
     pub(super) warnings: BTreeSet<String>,
     pub(super) store: Store,
@@ -217,6 +218,7 @@ impl Controller {
         match command {
             Command::Status(reply) => drop(reply.send(self.status())),
             Command::Change(request, reply) => drop(reply.send(self.change(&request).await)),
+            Command::Plan(request, reply) => self.plan(request, reply),
             Command::Reload(reply) => drop(reply.send(self.reload().await)),
             Command::Config(reply) => {
                 drop(reply.send(render::render(&self.config)));

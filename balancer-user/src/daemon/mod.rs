@@ -8,6 +8,7 @@
 mod change;
 mod controller;
 pub mod hops;
+mod planning;
 mod rates;
 mod report;
 mod resume;
@@ -17,6 +18,7 @@ mod store;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -178,7 +180,7 @@ async fn begin(
         config,
         running,
         seed,
-        tables,
+        tables: Arc::new(tables),
         store,
         builder,
         seats: begun.seats,
@@ -246,7 +248,11 @@ fn load(path: &Path, tables: &TableMemo) -> anyhow::Result<(Config, String)> {
     let digest = store::digest(examined.report.text());
     change::log_findings(&examined.report);
     match examined.config {
-        Some(config) if !examined.report.has_errors() => Ok((config, digest)),
+        Some(mut config) if !examined.report.has_errors() => {
+            // It was about the file; what runs is no longer that.
+            config.based_on = None;
+            Ok((config, digest))
+        }
         _ => bail!("{}", examined.report.render(false)),
     }
 }

@@ -1,6 +1,6 @@
 //! A plan in one line.
 
-use super::types::{Fate, Plan, ServicePlan};
+use super::types::{BackendPlan, Fate, Plan, ServicePlan};
 
 /// Names that are listed before the rest is only counted.
 const MAX_NAMES: usize = 3;
@@ -72,13 +72,39 @@ fn new_flows(plan: &Plan) -> String {
             ),
         };
     }
-    let taken = most.moves.iter().filter(|it| it.from.is_some());
-    let from = distinct(taken.clone().map(|it| it.from.clone()));
-    let to = distinct(taken.map(|it| it.to.clone()));
+    let (from, to) = parties(most);
     format!(
         "{share} of its new flows move from {} to {}",
         listed(from.into_iter()),
         listed(to.into_iter())
+    )
+}
+
+/// Who loses and who gains on balance, the most first. A few slots change
+/// hands among the others, too, which says nothing. Where no share changes,
+/// servers change behind the names, or names before the servers.
+fn parties(service: &ServicePlan) -> (Vec<String>, Vec<String>) {
+    let gain = |it: &BackendPlan| it.share_after.unwrap_or(0.0) - it.share_now.unwrap_or(0.0);
+    let mut gains: Vec<(f64, &BackendPlan)> =
+        service.backends.iter().map(|it| (gain(it), it)).collect();
+    gains.sort_by(|(a, _), (b, _)| b.abs().total_cmp(&a.abs()));
+    // A slot more or less is the rounding of the same share.
+    let slot = 1.5 / f64::from(service.slots_now.min(service.slots_after).max(1));
+    let with = |sign: f64| {
+        let found = gains.iter().filter(|(gain, _)| gain * sign > slot);
+        found.map(|(_, it)| it.name.clone()).collect::<Vec<_>>()
+    };
+    let (losers, mut gainers) = (with(-1.0), with(1.0));
+    if service.slots_after == 0 {
+        gainers.push("nobody".to_owned());
+    }
+    if !losers.is_empty() && !gainers.is_empty() {
+        return (losers, gainers);
+    }
+    let taken = service.moves.iter().filter(|it| it.from.is_some());
+    (
+        distinct(taken.clone().map(|it| it.from.clone())),
+        distinct(taken.map(|it| it.to.clone())),
     )
 }
 

@@ -81,18 +81,16 @@ fn weight_moves_new_flows_and_keeps_established_ones() {
     assert_eq!(established.share_kept, web.share_moved);
     assert_eq!(established.kept_seconds, Some(300));
     assert_eq!(plan.unchanged_services, 1);
-    let (moving, rest) = plan.summary.split_once(" move from ").unwrap();
-    assert!(
-        moving.starts_with("1 service changes; 1"),
-        "{}",
-        plan.summary
-    );
-    assert!(rest.starts_with("web-3"), "{}", plan.summary);
-    assert!(
-        rest.ends_with("; 0 established flows break"),
-        "{}",
-        plan.summary
-    );
+    let (moving, rest) = plan.summary.split_once(" % ").unwrap();
+    assert!(moving.starts_with("1 service changes; 1"), "{moving}");
+    // Who gains the most is a matter of a slot.
+    let parts = [
+        "of its new flows move from web-3 to ",
+        "; 0 established flows break",
+    ];
+    for part in [&parts[..], &["web-1", "web-2", "web-4"]].concat() {
+        assert!(rest.contains(part), "{part} in {rest}");
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@
 //! thousand backends a second would use up the local ports in a minute).
 
 mod http;
+pub mod prove;
 pub mod scheduler;
 mod tcp;
 mod tls;

@@ -20,6 +20,7 @@ fn commands_say_that_no_balancer_answers() {
         &["backend", "drain", "web", "web-1"],
         &["backend", "undrain", "web", "web-1"],
         &["backend", "weight", "web", "web-1", "1"],
+        &["plan", &fragment],
         &["reload"],
     ] {
         let gist = format!("no balancer answers at {socket}");

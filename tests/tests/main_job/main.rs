@@ -16,6 +16,7 @@ mod forwarding;
 mod generic;
 mod network;
 mod ping;
+mod plan;
 mod programs;
 mod programs_swapped;
 mod refusals;

@@ -1,0 +1,164 @@
+//! Plans: what a file would do, and what the rules say of the step to it.
+//!
+//! Nothing changes. The controller's loop only hands out what runs
+//! ([`Controller::base`]); reading, comparing and proving new backends is done
+//! beside it, as it takes seconds where a file is large or a server is slow.
+
+use std::sync::Arc;
+
+use tokio::sync::{Semaphore, oneshot};
+
+use super::controller::Controller;
+use crate::api::types::{PlanRequest, Planned, Problem};
+use crate::change::TableMemo;
+use crate::config::check::rules;
+use crate::config::diagnostic::Report;
+use crate::config::model::Service;
+use crate::config::{self, Examined};
+use crate::plan::{self, Base, Held, OperatorDrain, Plan};
+use crate::probe::prove::prove;
+use crate::probe::scheduler::TargetId;
+
+/// Why findings are allowed that a request names.
+const REASON: &str = "allowed for this change";
+
+/// Each holds a copy of what runs and of the file: the next one waits.
+static PLANNING: Semaphore = Semaphore::const_new(1);
+
+/// A text that was looked at, with all that can be said before a change.
+pub(super) struct Judged {
+    /// What it would do; none if the check refuses it.
+    pub(super) plan: Option<Plan>,
+    /// Findings of the check and of the rules about the step.
+    pub(super) report: Report,
+}
+
+impl Controller {
+    /// What runs, as far as a plan has to know it.
+    pub(super) fn base(&self) -> Base {
+        let services = self.config.services.iter();
+        let held = services.filter_map(|service| {
+            let rate = |counter| self.rates.of(counter).flows;
+            let held = Held::of(&self.builder, service, rate)?;
+            Some((service.name.clone(), held))
+        });
+        let drains = self.running.drains.iter().map(|(service, backend)| {
+            let (service, backend) = (service.clone(), backend.clone());
+            OperatorDrain {
+                id: TargetId { service, backend },
+                age: None,
+            }
+        });
+        Base {
+            revision: None,
+            config: Some(self.config.clone()),
+            health: self.world.health.clone(),
+            held: held.collect(),
+            drains: drains.collect(),
+        }
+    }
+
+    /// Plans beside the loop.
+    pub(super) fn plan(
+        &self,
+        request: PlanRequest,
+        reply: oneshot::Sender<Result<Planned, Problem>>,
+    ) {
+        let (base, tables) = (self.base(), Arc::clone(&self.tables));
+        tokio::spawn(async move {
+            let color = request.color;
+            let judged = judge(base, tables, request.name, request.text, &request.allow).await;
+            // A client that went away needs no answer.
+            let _ = reply.send(judged.map(|judged| planned(judged, color)));
+        });
+    }
+}
+
+/// Checks a text, plans it and proves its new backends.
+///
+/// # Errors
+/// When a rule in `allow` is none that can be allowed.
+pub(super) async fn judge(
+    base: Base,
+    tables: Arc<TableMemo>,
+    name: String,
+    text: String,
+    allow: &[String],
+) -> Result<Judged, Problem> {
+    check_allowable(allow)?;
+    let _turn = PLANNING.acquire().await;
+    let memo = Arc::clone(&tables);
+    let examined = beside(move || {
+        let counts = |service: &Service, size: u32| memo.slot_counts(service, size);
+        config::examine(name, text, Some(&counts))
+    });
+    let Examined {
+        config,
+        spans,
+        mut report,
+    } = examined.await?;
+    allow_in(&mut report, allow);
+    let config = match config {
+        Some(config) if !report.has_errors() => config,
+        _ => return Ok(Judged { plan: None, report }),
+    };
+    let proofs = prove(plan::to_prove(&base, &config)).await;
+    let step = beside(move || {
+        let plan = plan::make(&base, &config, &proofs, &tables);
+        let found = plan::findings(&base, &config, &spans, &plan, &proofs);
+        (plan, found)
+    });
+    let (plan, found) = step.await?;
+    report.extend(found);
+    allow_in(&mut report, allow);
+    Ok(Judged {
+        plan: Some(plan),
+        report,
+    })
+}
+
+/// Does long work where nobody waits for the thread.
+async fn beside<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Problem {
+            title: "not planned".to_owned(),
+            status: 500,
+            detail: format!(
+                "the plan could not be made, which is a fault of the balancer: {error}"
+            ),
+        })
+}
+
+fn check_allowable(allow: &[String]) -> Result<(), Problem> {
+    let refusal = allow.iter().find_map(|id| rules::find_allowable(id).err());
+    match refusal {
+        None => Ok(()),
+        Some((message, help)) => Err(Problem {
+            title: "bad request".to_owned(),
+            status: 400,
+            detail: format!("{message}; {help}"),
+        }),
+    }
+}
+
+fn allow_in(report: &mut Report, allow: &[String]) {
+    for id in allow {
+        // Known to be allowable.
+        let _ = report.allow(id, REASON);
+    }
+}
+
+fn planned(judged: Judged, color: bool) -> Planned {
+    let report = judged.report;
+    Planned {
+        plan: judged.plan,
+        errors: report.errors(),
+        warnings: report.warnings(),
+        allowed: report.allowed(),
+        text: report.render(color),
+        report: report.to_json(),
+    }
+}

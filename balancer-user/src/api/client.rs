@@ -14,7 +14,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::types::{ChangeRequest, Changed, PlanRequest, Planned, Problem, Status};
+use super::types::{
+    ChangeRequest, Changed, ExplainRequest, Explanation, PlanRequest, Planned, Problem, Status,
+};
 
 /// A daemon that does not answer by then is taken for hung.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -109,6 +111,11 @@ impl Client {
     pub async fn config(&self) -> Result<String, Error> {
         let bytes = self.send(Method::GET, "/v1/config", None::<&()>).await?;
         String::from_utf8(bytes.to_vec()).map_err(|error| self.broken(error))
+    }
+
+    /// Which backend a flow gets, and why.
+    pub async fn explain(&self, request: &ExplainRequest) -> Result<Explanation, Error> {
+        self.json(Method::POST, "/v1/explain", Some(request)).await
     }
 
     async fn json<T: DeserializeOwned>(

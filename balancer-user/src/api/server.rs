@@ -17,9 +17,13 @@ use axum::{Json, Router};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 
+use super::types::{
+    ChangeRequest, Changed, ExplainRequest, Explanation, PlanRequest, Planned, Problem, Status,
+};
 use crate::config;
+use crate::dataplane::shadow::{Blueprint, Shadow};
 
-use super::types::{ChangeRequest, Changed, PlanRequest, Planned, Problem, Status};
+mod questions;
 
 /// Largest request body.
 const MAX_BODY_LEN: usize = 1 << 20;
@@ -39,6 +43,15 @@ pub enum Command {
     Reload(oneshot::Sender<Result<Changed, Problem>>),
     /// The running configuration as TOML text.
     Config(oneshot::Sender<String>),
+    /// What a private copy of the kernel program is loaded from.
+    Blueprint(oneshot::Sender<Option<Blueprint>>),
+    /// Which backend a flow gets; nothing if the copy is of tables that have
+    /// gone.
+    Explain(
+        ExplainRequest,
+        Box<Shadow>,
+        oneshot::Sender<Option<Result<Explanation, Problem>>>,
+    ),
 }
 
 type Commands = mpsc::Sender<Command>;
@@ -90,6 +103,7 @@ where
         )
         .route("/v1/reload", post(reload))
         .route("/v1/config", get(config))
+        .merge(questions::routes())
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_LEN))
@@ -144,9 +158,10 @@ async fn unknown() -> Response {
     answer::<()>(Err(Problem {
         title: "not found".to_owned(),
         status: StatusCode::NOT_FOUND.as_u16(),
-        detail: "this version serves /v1/status, /v1/changes, /v1/plan, /v1/reload and \
-                 /v1/config"
-            .to_owned(),
+        detail:
+            "this version serves /v1/status, /v1/changes, /v1/plan, /v1/reload, /v1/config and \
+                 /v1/explain"
+                .to_owned(),
     }))
 }
 
@@ -156,7 +171,7 @@ async fn wrong_method(method: Method) -> Response {
         status: StatusCode::METHOD_NOT_ALLOWED.as_u16(),
         detail: format!(
             "{method} is not served here; GET /v1/status and /v1/config, POST /v1/changes, \
-             /v1/plan and /v1/reload"
+             /v1/plan, /v1/reload and /v1/explain"
         ),
     }))
 }

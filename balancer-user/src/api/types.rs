@@ -6,6 +6,7 @@
 //! | `POST /v1/changes` | [`ChangeRequest`] | [`Changed`] |
 //! | `POST /v1/plan` | [`PlanRequest`] | [`Planned`] |
 //! | `POST /v1/reload` | - | [`Changed`] |
+//! | `POST /v1/explain` | [`ExplainRequest`] | [`Explanation`] |
 //! | `GET /v1/config` | - | the running configuration as TOML text |
 //!
 //! A refusal is a [`Problem`] (RFC 9457) with status 4xx; nothing changed.
@@ -14,6 +15,13 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
+
+mod explain;
+
+pub use explain::{
+    ExplainRequest, ExplainedBackend, ExplainedPacket, ExplainedRecord, ExplainedSlot, Explanation,
+    Transport,
+};
 
 use crate::plan::Plan;
 

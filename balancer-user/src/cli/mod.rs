@@ -10,6 +10,7 @@ mod change;
 mod check;
 mod completions;
 mod decap;
+mod explain;
 mod file;
 mod logging;
 mod man;
@@ -82,6 +83,7 @@ enum Command {
     #[command(subcommand)]
     Backend(backend::Command),
     Reload(reload::Args),
+    Explain(explain::Args),
     Trace(trace::Args),
     Decap(decap::Args),
     Unload(unload::Args),
@@ -146,6 +148,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
         Command::Service(command) => service::run(&command, &client),
         Command::Backend(command) => backend::run(&command, &client),
         Command::Reload(args) => reload::run(&args, &client),
+        Command::Explain(args) => explain::run(&args, &client),
         Command::Trace(args) => trace::run(&args),
         Command::Decap(args) => decap::run(&args),
         Command::Unload(args) => unload::run(&args, &client),

@@ -14,7 +14,7 @@ use crate::dataplane::trial::{Action, MAX_FRAME, MIN_FRAME, Trial};
 mod capture;
 mod frames;
 mod record;
-mod tables;
+pub(super) mod tables;
 
 use capture::CaptureWriter;
 use frames::{Frame, HexSource, Source};
@@ -89,7 +89,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     } else {
         "warn"
     })?;
-    let tables = block_on(Tables::build(config))?;
+    let tables = block_on(Tables::build(&config))?;
     let mut trial = Trial::load(tables.state())?;
     if args.verbose {
         trial.attach_log()?;

@@ -223,6 +223,10 @@ impl Controller {
             Command::Config(reply) => {
                 drop(reply.send(render::render(&self.config)));
             }
+            Command::Blueprint(reply) => drop(reply.send(self.dataplane.blueprint())),
+            Command::Explain(request, mut shadow, reply) => {
+                drop(reply.send(self.explain(&request, &mut shadow)));
+            }
         }
     }
 

@@ -7,6 +7,7 @@
 
 mod change;
 mod controller;
+mod explain;
 pub mod hops;
 mod planning;
 mod rates;

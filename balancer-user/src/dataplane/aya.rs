@@ -11,6 +11,7 @@ use super::maps::{self, Sizes};
 use super::memory::KernelMemory;
 use super::object::{Object, Purpose};
 use super::set::{self, Left, MapSet};
+use super::shadow::Blueprint;
 use super::tables::Tables;
 use super::{Counters, Dataplane, Error, Plan, ServiceId, State, features, plan};
 use crate::config::model::XdpMode;
@@ -208,6 +209,20 @@ impl KernelDataplane {
 impl Dataplane for KernelDataplane {
     fn read_state(&mut self) -> Result<State, Error> {
         Ok(self.tables.read())
+    }
+
+    fn written(&self) -> &State {
+        self.tables.state()
+    }
+
+    fn blueprint(&self) -> Option<Blueprint> {
+        let Loaded {
+            set,
+            sizes,
+            features,
+            ..
+        } = &self.loaded;
+        Some(Blueprint::new(set, sizes, *features))
     }
 
     fn apply(&mut self, plan: &Plan) -> Result<(), Error> {

@@ -10,6 +10,7 @@ use balancer_common::layout::{
 use bytemuck::Zeroable;
 
 use super::capacity::Capacity;
+use super::shadow::Blueprint;
 use super::tables::{Memory, SourceEntry, Tables};
 use super::{Counters, Dataplane, Error, Plan, ServiceId, State, plan};
 
@@ -142,6 +143,14 @@ impl FakeDataplane {
 impl Dataplane for FakeDataplane {
     fn read_state(&mut self) -> Result<State, Error> {
         Ok(self.tables.read())
+    }
+
+    fn written(&self) -> &State {
+        self.tables.state()
+    }
+
+    fn blueprint(&self) -> Option<Blueprint> {
+        None
     }
 
     fn apply(&mut self, plan: &Plan) -> Result<(), Error> {

@@ -152,6 +152,12 @@ pub(super) fn sizes(wanted: &Capacity) -> Sizes {
     MAPS.iter().map(size).collect()
 }
 
+/// The tables that a program reads and never writes.
+pub(super) fn shared_tables() -> impl Iterator<Item = &'static str> {
+    let tables = MAPS.iter().filter(|row| row.life == Life::Table);
+    tables.map(|row| row.name).filter(|name| *name != "TOUCHED")
+}
+
 /// What becomes of maps of these sizes when others are wanted: the sizes of
 /// all, and the names of those that stay. With `fresh_tables` no table does.
 pub(super) fn succession(

@@ -34,11 +34,13 @@ mod memory;
 pub mod object;
 pub mod runner;
 mod set;
+pub mod shadow;
 pub mod tables;
 pub mod trial;
 mod unlink;
 
 use capacity::Capacity;
+use shadow::Blueprint;
 
 /// Number of a service: stable while the controller lives, never 0.
 pub type ServiceId = u32;
@@ -314,6 +316,14 @@ pub struct Counters {
 pub trait Dataplane: Send {
     /// What is in force now, read back from where packets read it.
     fn read_state(&mut self) -> Result<State, Error>;
+
+    /// What was brought into force last, with slots; what of it has drifted
+    /// since is for [`Dataplane::read_state`] to say.
+    fn written(&self) -> &State;
+
+    /// What a private copy over the same tables is loaded from; none where no
+    /// program runs.
+    fn blueprint(&self) -> Option<Blueprint>;
 
     /// Brings a plan into force at once: a packet sees all of it or nothing.
     fn apply(&mut self, plan: &Plan) -> Result<(), Error>;

@@ -1,5 +1,8 @@
 //! The load balancer's object, loaded with fresh maps or over those of a set.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
 use aya::maps::{HashMap, MapError};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
@@ -65,26 +68,9 @@ impl Object {
         purpose: Purpose,
         set: Option<&MapSet>,
     ) -> Result<Self, Error> {
-        let cpus = possible_cpus()?;
-        let tracing = u8::from(purpose == Purpose::Trace);
-        let mut loader = EbpfLoader::new();
-        for (name, entries) in sizes {
-            loader.map_max_entries(name, *entries);
-            if let Some(set) = set {
-                loader.map_pin_path(name, set.pin(name));
-            }
-        }
-        loader
-            .override_global("TRACING", &tracing, true)
-            .override_global("CPUS", &cpus, true)
-            .override_global("FEATURES", &features.0, true);
-        let mut ebpf = loader
-            .load(embedded::BALANCER.bytes()?)
-            .map_err(|error| load_error("creating the maps", &error))?;
+        let pins = |name: &str| set.map(|set| set.pin(name));
+        let mut ebpf = load(sizes, features, purpose, pins)?;
         let program = xdp(&mut ebpf, "balancer")?;
-        program
-            .load()
-            .map_err(|error| load_error("loading the kernel program", &error))?;
         if let Some(set) = set {
             set.pin_program(program)?;
         }
@@ -92,6 +78,23 @@ impl Object {
         Ok(Self {
             counts: AllCounts::open(&mut ebpf, set)?,
             places: is_timing.then(|| Places::open(&mut ebpf)).transpose()?,
+            ebpf,
+        })
+    }
+
+    /// Loads a copy to be traced that reads the `shared` maps of a set, and has
+    /// the others to itself. It pins nothing.
+    pub(super) fn load_beside(
+        set: &MapSet,
+        shared: &BTreeSet<&str>,
+        sizes: &Sizes,
+        features: Features,
+    ) -> Result<Self, Error> {
+        let pins = |name: &str| shared.contains(name).then(|| set.pin(name));
+        let mut ebpf = load(sizes, features, Purpose::Trace, pins)?;
+        Ok(Self {
+            counts: AllCounts::open(&mut ebpf, None)?,
+            places: None,
             ebpf,
         })
     }
@@ -157,15 +160,18 @@ impl Object {
 
     /// Removes every record of `NAT`.
     pub(super) fn clear_translations(&mut self) -> Result<(), Error> {
-        let failed = |error| Error::kernel("clearing map NAT", error);
+        self.clear::<[u8; size_of::<NatKey>()], [u8; size_of::<NatRecord>()]>("NAT")
+    }
+
+    /// Removes every record of a map.
+    pub(super) fn clear<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) -> Result<(), Error> {
+        let failed = |error| Error::kernel(format!("clearing map {name}"), error);
         let map = self
             .ebpf
-            .map_mut("NAT")
-            .ok_or_else(|| Error::Foreign("the kernel object has no map NAT".to_owned()))?;
-        let mut records =
-            HashMap::<_, [u8; size_of::<NatKey>()], [u8; size_of::<NatRecord>()]>::try_from(map)
-                .map_err(failed)?;
-        let keys: Vec<_> = records.keys().flatten().collect();
+            .map_mut(name)
+            .ok_or_else(|| Error::Foreign(format!("the kernel object has no map {name}")))?;
+        let mut records = HashMap::<_, K, V>::try_from(map).map_err(failed)?;
+        let keys: Vec<K> = records.keys().flatten().collect();
         for key in keys {
             // One that was evicted meanwhile is gone as well.
             match records.remove(&key) {
@@ -175,6 +181,36 @@ impl Object {
         }
         Ok(())
     }
+}
+
+/// Creates the maps, or takes those that `pins` gives, and has the kernel
+/// verify the program.
+fn load(
+    sizes: &Sizes,
+    features: Features,
+    purpose: Purpose,
+    pins: impl Fn(&str) -> Option<PathBuf>,
+) -> Result<Ebpf, Error> {
+    let cpus = possible_cpus()?;
+    let tracing = u8::from(purpose == Purpose::Trace);
+    let mut loader = EbpfLoader::new();
+    for (name, entries) in sizes {
+        loader.map_max_entries(name, *entries);
+        if let Some(pin) = pins(name) {
+            loader.map_pin_path(name, pin);
+        }
+    }
+    loader
+        .override_global("TRACING", &tracing, true)
+        .override_global("CPUS", &cpus, true)
+        .override_global("FEATURES", &features.0, true);
+    let mut ebpf = loader
+        .load(embedded::BALANCER.bytes()?)
+        .map_err(|error| load_error("creating the maps", &error))?;
+    xdp(&mut ebpf, "balancer")?
+        .load()
+        .map_err(|error| load_error("loading the kernel program", &error))?;
+    Ok(ebpf)
 }
 
 /// How many CPUs this machine may have: what is per CPU has so many parts.

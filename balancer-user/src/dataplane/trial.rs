@@ -69,6 +69,27 @@ pub struct Outcome {
     pub frame: Vec<u8>,
 }
 
+impl Outcome {
+    /// What the program's record says of the packet that left as `frame`.
+    pub(super) fn read(record: TraceRecord, action: Action, frame: Vec<u8>) -> Result<Self, Error> {
+        let picked = (record.member != TraceRecord::NO_MEMBER).then_some(record);
+        Ok(Self {
+            action,
+            reason: Reason::from_number(record.reason).ok_or_else(|| {
+                Error::Foreign(format!(
+                    "the kernel program gave reason number {}",
+                    record.reason
+                ))
+            })?,
+            service: (record.service != 0).then_some(record.service),
+            member: picked.map(|record| record.member as u16),
+            slot: picked.map(|record| record.slot),
+            hash: picked.map(|record| record.hash),
+            frame,
+        })
+    }
+}
+
 /// A loaded copy that holds a state.
 pub struct Trial {
     object: Object,
@@ -236,21 +257,7 @@ impl Trial {
             logger.flush();
         }
         let record = self.record.elements()[0];
-        let picked = (record.member != TraceRecord::NO_MEMBER).then_some(record);
-        Ok(Outcome {
-            action,
-            reason: Reason::from_number(record.reason).ok_or_else(|| {
-                Error::Foreign(format!(
-                    "the kernel program gave reason number {}",
-                    record.reason
-                ))
-            })?,
-            service: (record.service != 0).then_some(record.service),
-            member: picked.map(|record| record.member as u16),
-            slot: picked.map(|record| record.slot),
-            hash: picked.map(|record| record.hash),
-            frame: self.buffer[..len].to_vec(),
-        })
+        Outcome::read(record, action, self.buffer[..len].to_vec())
     }
 }
 

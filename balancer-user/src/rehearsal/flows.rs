@@ -20,10 +20,10 @@ const DRAWS: usize = 64;
 
 /// A five-tuple, from the client's side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Flow {
-    pub(super) client: SocketAddr,
-    pub(super) service: SocketAddr,
-    pub(super) protocol: Protocol,
+pub(crate) struct Flow {
+    pub(crate) client: SocketAddr,
+    pub(crate) service: SocketAddr,
+    pub(crate) protocol: Protocol,
 }
 
 impl std::fmt::Display for Flow {
@@ -133,7 +133,7 @@ fn within(prefix: IpNet, random: &mut Random) -> IpAddr {
 
 /// Why a service does not let a source in, if it does not: of all prefixes
 /// that hold it the longest decides.
-pub(super) fn refusal(service: &Service, source: IpAddr) -> Option<Reason> {
+pub(crate) fn refusal(service: &Service, source: IpAddr) -> Option<Reason> {
     let longest = |list: &[IpNet]| {
         let held = list.iter().filter(|prefix| prefix.contains(&source));
         held.map(IpNet::prefix_len).max()

@@ -8,12 +8,12 @@
 //! that the change does not touch are sampled and have to go where they go
 //! now. It takes a thread for a second or two: never the loop's.
 
-mod flows;
+pub(crate) mod flows;
 mod moves;
 mod names;
 mod outgoing;
 mod owners;
-mod packet;
+pub(crate) mod packet;
 mod random;
 mod report;
 mod run;

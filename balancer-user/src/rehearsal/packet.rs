@@ -27,7 +27,7 @@ const UDP_LEN: usize = 8;
 
 /// What a flow sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// The first packet of a TCP connection.
     Syn,
     /// A later one.
@@ -38,7 +38,7 @@ pub(super) enum Kind {
 
 impl Kind {
     /// In a difference.
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Syn => "syn",
             Self::Segment => "segment",
@@ -48,7 +48,7 @@ impl Kind {
 }
 
 /// A frame of the flow with this payload; a SYN has none.
-pub(super) fn build(flow: &Flow, kind: Kind, traffic_class: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn build(flow: &Flow, kind: Kind, traffic_class: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = ETHERNET.to_vec();
     let transport = match kind {
         Kind::Syn => tcp(flow, SYN, &syn_options(), &[]),

@@ -355,3 +355,47 @@ fn verbose_shows_the_programs_own_line() {
         );
     });
 }
+
+#[test]
+fn explain_of_a_file_says_what_a_trace_does() {
+    with_file(FILE, |file| {
+        let flow = [
+            "explain",
+            "--config",
+            file,
+            "--src",
+            "198.51.100.1:1234",
+            "--proto",
+            "tcp",
+            "--dst",
+        ];
+        let json = |dst: &str| {
+            let ran = run(isolated(&[&flow[..], &[dst, "--json"]].concat()));
+            assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+            serde_json::from_str::<Value>(&ran.stdout).unwrap()
+        };
+        let explained = json("192.0.2.10:80");
+        let traced = one(file, &frame(WEB));
+        assert_eq!(explained["tables"], file);
+        assert_eq!(explained["service"], "web");
+        assert_eq!(explained["slot"]["slot"], traced["slot"]);
+        assert_eq!(explained["slot"]["hash"], traced["hash"]);
+        assert_eq!(explained["packets"][0]["backend"], "web-1");
+        assert_eq!(explained["packets"][0]["verdict"], traced["verdict"]);
+        assert_eq!(explained["backends"][0]["state"], "assumed up");
+        assert_eq!(explained["backends"][0]["share_expected"], 1.0);
+        let nobodys = json("192.0.2.99:80");
+        assert_eq!(nobodys["service"], Value::Null);
+        assert_eq!(nobodys["packets"][0]["reason"], "no_service");
+
+        let ran = run(isolated(&[&flow[..], &["192.0.2.10:80"]].concat()));
+        let first = ran.stdout.lines().next().unwrap();
+        assert_eq!(
+            first,
+            "tcp 198.51.100.1:1234 -> 192.0.2.10:80: goes to web-1"
+        );
+        let mixed = run(isolated(&[&flow[..], &["[2001:db8::1]:80"]].concat()));
+        assert_eq!(mixed.code, Some(2));
+        assert!(mixed.stderr.contains("two families"), "{}", mixed.stderr);
+    });
+}

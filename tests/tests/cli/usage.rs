@@ -22,6 +22,7 @@ const COMMANDS: &[&[&str]] = &[
     &["backend", "undrain"],
     &["backend", "weight"],
     &["reload"],
+    &["explain"],
     &["trace"],
     &["decap"],
     &["unload"],
@@ -52,6 +53,7 @@ fn help_states_what_breaks_and_what_persists() {
         (&["plan"], "new backends are probed"),
         (&["unload"], "Refuses while a balancer is running"),
         (&["decap"], "packets from anyone are unwrapped"),
+        (&["explain"], "neither counters nor records"),
         (&["trace"], "Nothing is attached"),
     ] {
         let ran = run(balancer(&[command, &["--help"][..]].concat()));

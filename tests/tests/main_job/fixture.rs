@@ -10,7 +10,9 @@ use balancer_tests::lab::client::{Curl, HttpLoad, Response, RunningLoad};
 use balancer_tests::lab::server::{Nginx, NginxConfig};
 use balancer_tests::lab::{Lab, LabConfig, Node, wait_for};
 use balancer_user::api::client::Client;
-use balancer_user::api::types::{BackendStatus, Change, ChangeRequest, Changed, Status};
+use balancer_user::api::types::{
+    BackendStatus, Change, ChangeRequest, Changed, ExplainRequest, Explanation, Status,
+};
 use tokio::runtime::Runtime;
 
 use crate::LIMIT;
@@ -232,6 +234,10 @@ impl Api {
             dry_run: false,
         };
         Ok(self.runtime.block_on(self.client.change(&request))?)
+    }
+
+    pub(crate) fn explain(&self, request: &ExplainRequest) -> Result<Explanation> {
+        Ok(self.runtime.block_on(self.client.explain(request))?)
     }
 
     /// What is known of a backend of service `web`.

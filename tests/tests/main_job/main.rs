@@ -10,6 +10,7 @@ mod atomic;
 mod commands;
 mod decap;
 mod drain;
+mod explain;
 mod failure;
 mod fixture;
 mod forwarding;

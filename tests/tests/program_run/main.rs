@@ -28,6 +28,7 @@ mod recorded;
 mod rehearsal;
 mod scenario;
 mod settling;
+mod shadow;
 mod source;
 mod too_big;
 mod translated_errors;

@@ -32,9 +32,8 @@ pub(super) struct Fault {
 impl<'a> Record<'a> {
     pub(super) fn new(index: u64, outcome: &Outcome, tables: &'a Tables) -> Self {
         let service = outcome.service.and_then(|id| tables.service(id));
-        let backend = service
-            .zip(outcome.member)
-            .and_then(|(service, member)| tables.backend(service, member));
+        let seat = outcome.service.zip(outcome.member);
+        let backend = seat.and_then(|(id, member)| tables.backend(id, member));
         let leaves = !matches!(outcome.action, Action::Drop | Action::Aborted);
         Self {
             index,

@@ -16,6 +16,7 @@ use crate::desired::{Builder, Seat, World};
 use crate::health;
 use crate::member::Hop;
 use crate::probe::scheduler::TargetId;
+use crate::rehearsal::{NamedState, Names};
 
 /// Outer source where none can be known: the IPv4 dummy address (RFC 7600).
 const DUMMY_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
@@ -23,25 +24,24 @@ const DUMMY_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 const DUMMY_V6: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0);
 
 /// A state with the names that belong to its numbers.
-pub(super) struct Tables {
-    state: State,
-    names: BTreeMap<ServiceId, String>,
+pub(in crate::cli) struct Tables {
+    named: NamedState,
     seats: BTreeMap<String, Vec<Option<Seat>>>,
 }
 
 impl Tables {
     /// Builds them, with notes on stderr about what had to be made up.
-    pub(super) async fn build(config: Config) -> Self {
-        let mut hops = hops::resolve(&config).await;
-        arrive(&config, &mut hops);
-        for (address, source) in make_up_sources(&config, &mut hops) {
+    pub(in crate::cli) async fn build(config: &Config) -> Self {
+        let mut hops = hops::resolve(config).await;
+        arrive(config, &mut hops);
+        for (address, source) in make_up_sources(config, &mut hops) {
             output::note(format_args!(
                 "note: no source address for the tunnel to {address} can be found; {source} \
                  stands for it"
             ));
         }
-        let tables = Self::with_hops(&config, &seed(&config), hops);
-        for line in tables.unresolved(&config) {
+        let tables = Self::with_hops(config, &seed(config), hops);
+        for line in tables.unresolved(config) {
             output::note(format_args!("note: {line}"));
         }
         tables
@@ -54,50 +54,63 @@ impl Tables {
         };
         let mut builder = Builder::default();
         let state = builder.build(config, seed, &world, Instant::now()).state;
-        let names = state
-            .services
-            .keys()
-            .filter_map(|id| Some((*id, builder.service_name(*id)?.to_owned())))
-            .collect();
+        let names = Names::of(&builder, &state);
         let seats = config
             .services
             .iter()
             .map(|service| (service.name.clone(), builder.seats(&service.name)))
             .collect();
         Self {
-            state,
-            names,
+            named: NamedState { state, names },
             seats,
         }
     }
 
     /// What the program is to run on.
     pub(super) fn state(&self) -> &State {
-        &self.state
+        &self.named.state
+    }
+
+    /// The same with its names.
+    pub(in crate::cli) fn named(&self) -> &NamedState {
+        &self.named
+    }
+
+    /// The seat of a service's backend.
+    pub(in crate::cli) fn seat(&self, service: &str, backend: &str) -> Option<&Seat> {
+        let mut seats = self.seats.get(service)?.iter().flatten();
+        seats.find(|seat| seat.backend == backend)
+    }
+
+    /// Its member, as the program sees it.
+    pub(in crate::cli) fn member(&self, service: &str, backend: &str) -> Option<&Member> {
+        let at = self
+            .seats
+            .get(service)?
+            .iter()
+            .position(|seat| seat.as_ref().is_some_and(|seat| seat.backend == backend))?;
+        let id = self.named.names.id(service)?;
+        self.named.state.services.get(&id)?.members.get(at)
     }
 
     /// The name of a service.
     pub(super) fn service(&self, id: ServiceId) -> Option<&str> {
-        self.names.get(&id).map(String::as_str)
+        self.named.names.service(id)
     }
 
     /// The name of a service's backend.
-    pub(super) fn backend(&self, service: &str, member: u16) -> Option<&str> {
-        let seat = self.seats.get(service)?.get(usize::from(member))?;
-        seat.as_ref().map(|seat| seat.backend.as_str())
+    pub(super) fn backend(&self, id: ServiceId, member: u16) -> Option<&str> {
+        self.named.names.backend(id, member)
     }
 
     /// A sentence for each backend that would get packets and cannot.
     fn unresolved(&self, config: &Config) -> Vec<String> {
         let mut lines = Vec::new();
-        for (id, name) in &self.names {
-            let members = self.state.services.get(id).map(|it| &it.members);
-            let seats = self.seats.get(name);
-            for (member, seat) in members
-                .into_iter()
-                .flatten()
-                .zip(seats.into_iter().flatten())
-            {
+        for (name, seats) in &self.seats {
+            let id = self.named.names.id(name);
+            let state = id.and_then(|id| self.named.state.services.get(&id));
+            let members = state.map(|it| &it.members);
+            for (member, seat) in members.into_iter().flatten().zip(seats) {
                 let Some(seat) = seat.as_ref().filter(|seat| seat.slot_count > 0) else {
                     continue;
                 };

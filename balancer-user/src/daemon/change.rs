@@ -105,6 +105,7 @@ impl Controller {
         self.adopt(next, running, "the file was read again", began)
             .await?;
         self.warnings = warnings(&examined.report);
+        self.looks.begin(&self.config);
         Ok(Changed {
             summary,
             dry_run: false,

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use super::hops::{self, Found, Solicit};
+use super::host::Looks;
 use super::rates::Rates;
 use super::resume::Seats;
 use super::settling;
@@ -59,6 +60,7 @@ pub(super) struct Controller {
     pub(super) modes: BTreeMap<String, String>,
     pub(super) last_apply: Option<LastApply>,
     pub(super) last_reload: Option<LastReload>,
+    pub(super) looks: Looks,
 }
 
 /// Whether a look-up of next hops is under way, and another one wanted.

@@ -9,6 +9,7 @@ mod change;
 mod controller;
 mod explain;
 pub mod hops;
+mod host;
 mod planning;
 mod rates;
 mod report;
@@ -197,8 +198,10 @@ async fn begin(
         modes: BTreeMap::new(),
         last_apply: None,
         last_reload: None,
+        looks: host::Looks::default(),
     };
     say_attached(&begun.attached);
+    controller.looks.begin(&controller.config);
     controller.on_network().await;
     tracing::info!(services = controller.config.services.len(), "forwarding");
     Ok((controller, probes))

@@ -6,6 +6,7 @@
 //! and VLAN interfaces, which not every kernel has, are shown by unit tests over
 //! a snapshot.
 
+mod daemon;
 mod fixture;
 mod interfaces;
 mod network;

@@ -45,6 +45,22 @@ struct Known {
 impl TableMemo {
     /// As [`desired::slot_counts`].
     pub fn slot_counts(&self, service: &Service, table_size: u32) -> Vec<u32> {
+        self.counts(service, table_size, || {
+            desired::slot_counts(service, table_size)
+        })
+    }
+
+    /// The same for one who has the counts: they are remembered.
+    pub fn remember(&self, service: &Service, table_size: u32, counts: Vec<u32>) {
+        self.counts(service, table_size, || counts);
+    }
+
+    fn counts(
+        &self,
+        service: &Service,
+        table_size: u32,
+        count: impl FnOnce() -> Vec<u32>,
+    ) -> Vec<u32> {
         let weights: Vec<(String, u16)> = service
             .backends
             .iter()
@@ -65,7 +81,7 @@ impl TableMemo {
         if let Some(found) = found {
             return found.counts.clone();
         }
-        let counts = desired::slot_counts(service, table_size);
+        let counts = count();
         known.swap(0, 1);
         known[0] = Some(Known {
             weights,

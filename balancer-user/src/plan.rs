@@ -157,12 +157,38 @@ pub fn make(base: &Base, candidate: &Config, proofs: &Proofs, tables: &TableMemo
             let keys = needs_restart(before, &candidate.node);
             keys.into_iter().map(ToOwned::to_owned).collect()
         }),
+        drains_on: Vec::new(),
         services,
         unchanged_services: unchanged,
     };
     plan.has_changes = !plan.node.is_empty() || !plan.services.is_empty();
     plan.summary = summary::of(&plan);
     plan
+}
+
+impl Plan {
+    /// The same of a file to which [`carry_drains`] added these.
+    pub fn with_drains_on(mut self, drains: Vec<(String, String)>) -> Self {
+        self.drains_on = drains;
+        self.summary = summary::of(&self);
+        self
+    }
+}
+
+/// Drains in a file what a command drained, as a file that is brought into
+/// force does: such a drain is ended by command only. Gives those of which
+/// the file does not say so.
+pub fn carry_drains(base: &Base, file: &mut Config) -> Vec<(String, String)> {
+    let mut carried = Vec::new();
+    for OperatorDrain { id, .. } in &base.drains {
+        let service = file.service_mut(&id.service);
+        let backend = service.and_then(|service| service.backend_mut(&id.backend));
+        if let Some(backend) = backend.filter(|backend| !backend.drain) {
+            backend.drain = true;
+            carried.push((id.service.clone(), id.backend.clone()));
+        }
+    }
+    carried
 }
 
 /// The backends of `candidate` that have to be proven before they get

@@ -11,11 +11,12 @@ use tokio::sync::{Semaphore, oneshot};
 use super::controller::Controller;
 use crate::api::types::{PlanRequest, Planned, Problem};
 use crate::change::TableMemo;
-use crate::config::check::rules;
+use crate::config::check::{self, rules};
 use crate::config::diagnostic::Report;
-use crate::config::model::Service;
-use crate::config::{self, Examined};
-use crate::plan::{self, Base, Held, OperatorDrain, Plan};
+use crate::config::model::{Config, Service};
+use crate::config::parse;
+use crate::config::spans::Spans;
+use crate::plan::{self, Base, Held, OperatorDrain, Plan, Proofs};
 use crate::probe::prove::prove;
 use crate::probe::scheduler::TargetId;
 
@@ -87,34 +88,75 @@ pub(super) async fn judge(
 ) -> Result<Judged, Problem> {
     check_allowable(allow)?;
     let _turn = PLANNING.acquire().await;
-    let memo = Arc::clone(&tables);
-    let examined = beside(move || {
-        let counts = |service: &Service, size: u32| memo.slot_counts(service, size);
-        config::examine(name, text, Some(&counts))
-    });
-    let Examined {
-        config,
-        spans,
-        mut report,
-    } = examined.await?;
-    allow_in(&mut report, allow);
-    let config = match config {
-        Some(config) if !report.has_errors() => config,
-        _ => return Ok(Judged { plan: None, report }),
+    let first = Arc::clone(&tables);
+    let (base, mut read) = beside(move || {
+        let read = Read::of(&base, name, text, &first);
+        (base, read)
+    })
+    .await?;
+    allow_in(&mut read.report, allow);
+    let (Some(step), false) = (read.step, read.report.has_errors()) else {
+        return Ok(Judged {
+            plan: None,
+            report: read.report,
+        });
     };
-    let proofs = prove(plan::to_prove(&base, &config)).await;
-    let step = beside(move || {
-        let plan = plan::make(&base, &config, &proofs, &tables);
-        let found = plan::findings(&base, &config, &spans, &plan, &proofs);
-        (plan, found)
+    let proofs = prove(plan::to_prove(&base, &step.config)).await;
+    let (spans, mut report) = (read.spans, read.report);
+    let judged = beside(move || {
+        let plan = match proofs.values().all(Result::is_ok) {
+            true => step.plan,
+            false => plan::make(&base, &step.config, &proofs, &tables),
+        };
+        let found = plan::findings(&base, &step.config, &spans, &plan, &proofs);
+        (plan.with_drains_on(step.drains_on), found)
     });
-    let (plan, found) = step.await?;
+    let (plan, found) = judged.await?;
     report.extend(found);
     allow_in(&mut report, allow);
     Ok(Judged {
         plan: Some(plan),
         report,
     })
+}
+
+/// A text as it was read.
+struct Read {
+    step: Option<Step>,
+    spans: Spans,
+    report: Report,
+}
+
+/// What a faultless text would do.
+struct Step {
+    config: Config,
+    drains_on: Vec<(String, String)>,
+    /// With new backends that prove themselves.
+    plan: Plan,
+}
+
+impl Read {
+    fn of(base: &Base, name: String, text: String, tables: &TableMemo) -> Self {
+        let mut parsed = parse::parse(&text);
+        let step = parsed.config.clone().map(|mut config| {
+            let drains_on = plan::carry_drains(base, &mut config);
+            // Before the check: it then finds all tables built.
+            let plan = plan::make(base, &config, &Proofs::new(), tables);
+            Step {
+                config,
+                drains_on,
+                plan,
+            }
+        });
+        let mut findings = std::mem::take(&mut parsed.findings);
+        let counts = |service: &Service, size: u32| tables.slot_counts(service, size);
+        findings.extend(check::check(&parsed, Some(&counts)));
+        Self {
+            step,
+            spans: parsed.spans,
+            report: Report::new(name, text, findings),
+        }
+    }
 }
 
 /// Does long work where nobody waits for the thread.

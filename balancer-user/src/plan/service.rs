@@ -8,7 +8,7 @@ use super::{
     unknown_targets,
 };
 use crate::change::TableMemo;
-use crate::config::capacity::{Load, ZoneLoss};
+use crate::config::capacity::{Load, ZoneLoss, in_use};
 use crate::config::model::{Backend, Protocol, Service};
 use crate::config::render::settings;
 use crate::desired::{self, BackendState, World};
@@ -66,9 +66,9 @@ impl Step<'_> {
             slots_after(after, &world_after, self.table_size)
         });
         let comparison = tables::compare(self.held, self.after, &slots);
-        let all_up = self
-            .after
-            .map_or_else(Vec::new, |after| tables.slot_counts(after, self.table_size));
+        let all_up = self.after.map_or_else(Vec::new, |after| {
+            self.all_up(after, &world_after, &slots, tables)
+        });
         let known = Known {
             rate: self.rate(&comparison),
             world_now: self.before.map_or_else(World::default, |it| base.world(it)),
@@ -109,6 +109,26 @@ impl Step<'_> {
             backends,
             capacity: self.after.and_then(capacity),
         })
+    }
+
+    /// Slots of each backend, were all up that are wanted. Where they are,
+    /// this is the table that was just built: a second one would double what
+    /// a plan of many services costs.
+    fn all_up(
+        &self,
+        after: &Service,
+        world: &World,
+        slots: &[u16],
+        tables: &TableMemo,
+    ) -> Vec<u32> {
+        if desired::eligible(after, world).count() == in_use(after).count() {
+            let mut counts = vec![0; after.backends.len()];
+            for position in slots {
+                counts[usize::from(*position)] += 1;
+            }
+            tables.remember(after, self.table_size, counts);
+        }
+        tables.slot_counts(after, self.table_size)
     }
 
     /// Whether the same flow asks another slot.

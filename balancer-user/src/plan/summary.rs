@@ -7,10 +7,10 @@ const MAX_NAMES: usize = 3;
 
 /// What a person judges a plan by.
 pub(super) fn of(plan: &Plan) -> String {
-    if !plan.has_changes {
-        return "nothing changes".to_owned();
-    }
     let mut parts = Vec::new();
+    if !plan.has_changes {
+        parts.push("nothing changes".to_owned());
+    }
     for (fate, what) in [
         (Fate::Changed, "changes"),
         (Fate::Added, "is added"),
@@ -33,6 +33,14 @@ pub(super) fn of(plan: &Plan) -> String {
     if !plan.needs_restart.is_empty() {
         let keys = plan.needs_restart.iter().map(|key| format!("node.{key}"));
         parts.push(format!("only a restart takes {}", listed(keys)));
+    }
+    if !plan.drains_on.is_empty() {
+        let names = plan.drains_on.iter();
+        let names = names.map(|(service, backend)| format!("{backend} of service {service}"));
+        parts.push(format!(
+            "drained by command and still so: {}",
+            listed(names)
+        ));
     }
     parts.join("; ")
 }

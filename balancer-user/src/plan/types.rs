@@ -19,6 +19,9 @@ pub struct Plan {
     pub node: Vec<SettingChange>,
     /// Of these the keys that only a restart takes.
     pub needs_restart: Vec<String>,
+    /// Drains made by command that go on, though a file does not say so:
+    /// service and backend.
+    pub drains_on: Vec<(String, String)>,
     /// The services that change, in the order of the new configuration, and
     /// then those that go.
     pub services: Vec<ServicePlan>,

@@ -109,6 +109,7 @@ fn planned() -> Planned {
             revision: Some(41),
             node: vec![setting("answer_echo", Some("true"), Some("false"))],
             needs_restart: Vec::new(),
+            drains_on: Vec::new(),
             services: vec![web()],
             unchanged_services: 1,
         }),

@@ -250,3 +250,28 @@ fn a_service_may_allow_what_it_knows() {
     );
     assert_eq!((report.errors(), report.allowed()), (0, 1));
 }
+
+#[test]
+fn a_file_goes_on_with_drains_made_by_command() {
+    let id = TargetId {
+        service: "web".to_owned(),
+        backend: "web-2".to_owned(),
+    };
+    let running = Base {
+        drains: vec![OperatorDrain { id, age: None }],
+        ..base(
+            &with("name = \"web-2\"\n", "name = \"web-2\"\ndrain = true\n"),
+            &[],
+        )
+    };
+    let mut file = config(FILE);
+    let carried = super::super::carry_drains(&running, &mut file);
+    assert_eq!(carried, [("web".to_owned(), "web-2".to_owned())]);
+    let tables = crate::change::TableMemo::default();
+    let plan = super::super::make(&running, &file, &Proofs::new(), &tables);
+    assert_eq!(
+        plan.with_drains_on(carried).summary,
+        "nothing changes; drained by command and still so: web-2 of service web"
+    );
+    assert_eq!(super::super::carry_drains(&running, &mut file), []);
+}

@@ -8,6 +8,7 @@
 mod check;
 mod lonely;
 mod pipes;
+mod sarif;
 mod trace;
 mod trace_capture;
 mod usage;

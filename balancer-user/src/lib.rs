@@ -16,4 +16,6 @@ pub mod netlink;
 pub mod plan;
 pub mod probe;
 pub mod rehearsal;
+pub mod revision;
 pub mod seed;
+pub mod verdict;

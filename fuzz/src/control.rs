@@ -5,9 +5,9 @@
 //! kernel in it: the running configuration, edited and checked by `change`.
 //! What an edit came to is judged here; an answer is for the target to judge.
 
-use std::io;
 
-use axum::serve::Listener;
+use balancer_user::api::peer::{Accept, Peer};
+use balancer_user::api::progress::Progress;
 use balancer_user::api::server::{self, Command};
 use balancer_user::api::types::{Change, ChangeRequest, Changed, Problem, Status};
 use balancer_user::change::{self, TableMemo};
@@ -77,19 +77,14 @@ async fn talk(client: DuplexStream, request: &[u8]) -> Vec<u8> {
 /// A listener that one client comes to.
 struct OneConnection(Option<DuplexStream>);
 
-impl Listener for OneConnection {
+impl Accept for OneConnection {
     type Io = DuplexStream;
-    type Addr = ();
 
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+    async fn accept(&mut self) -> (DuplexStream, Peer) {
         match self.0.take() {
-            Some(stream) => (stream, ()),
+            Some(stream) => (stream, Peer { uid: 0, pid: None }),
             None => std::future::pending().await,
         }
-    }
-
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        Ok(())
     }
 }
 
@@ -114,9 +109,15 @@ impl Control {
             // A client that went away needs no answer.
             match command {
                 Command::Status(reply) => drop(reply.send(self.status())),
-                Command::Change(request, reply) => drop(reply.send(self.change(&request))),
-                Command::Reload(reply) => drop(reply.send(Ok(self.reload()))),
+                Command::Change(request, _, reply) => drop(reply.send(self.change(&request))),
+                Command::Reload(_, reply) => drop(reply.send(Ok(self.reload()))),
                 Command::Config(reply) => drop(reply.send(render::render(&self.config))),
+                // They want a kernel and a disk; the answer is that there is none.
+                Command::Apply(..)
+                | Command::Rollback(..)
+                | Command::Confirm(..)
+                | Command::History(..)
+                | Command::Revision(..) => {}
             }
         }
     }
@@ -149,18 +150,16 @@ impl Control {
             shares,
             warnings: Vec::new(),
             duration_micros: None,
+            revision: None,
         })
     }
 
-    fn reload(&mut self) -> Changed {
+    fn reload(&mut self) -> mpsc::Receiver<Progress> {
         *self = Self::new();
-        Changed {
-            summary: "the file is in force".to_owned(),
-            dry_run: false,
-            shares: Vec::new(),
-            warnings: Vec::new(),
-            duration_micros: None,
-        }
+        let (sender, receiver) = mpsc::channel(1);
+        let summary = "the file is in force".to_owned();
+        drop(sender.try_send(Progress::Nothing { summary }));
+        receiver
     }
 
     fn status(&self) -> Status {

@@ -271,7 +271,7 @@ fn spawn(namespace: &Namespace, directory: &Path) -> Result<Process> {
 
 fn node(directory: &Path, pin_dir: &Path, interfaces: &[&str]) -> String {
     format!(
-        "[node]\ninterfaces = {interfaces:?}\nseed = \"000102030405060708090a0b0c0d0e0f\"\n\
+        "[apply]\nhold = \"0s\"\n\n[node]\ninterfaces = {interfaces:?}\nseed = \"000102030405060708090a0b0c0d0e0f\"\n\
          socket = {:?}\nstate_dir = {:?}\npin_dir = {:?}\n",
         directory.join("balancer.sock"),
         directory.join("state"),

@@ -7,15 +7,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use super::progress::Progress;
 use super::types::{
-    ChangeRequest, Changed, ExplainRequest, Explanation, PlanRequest, Planned, Problem, Status,
+    ApplyRequest, ChangeRequest, Changed, ExplainRequest, Explanation, History, PlanRequest,
+    Planned, Problem, RollbackRequest, Said, Status, StoredRevision,
 };
 
 /// A daemon that does not answer by then is taken for hung.
@@ -67,6 +69,24 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// Gets the events of a change.
+pub type Tell<'a> = &'a mut dyn FnMut(&Progress);
+
+/// An answer whose head has come.
+struct Answer {
+    body: Incoming,
+    _connection: Abort,
+}
+
+/// Ends a connection's task with the connection.
+struct Abort(tokio::task::JoinHandle<hyper::Result<()>>);
+
+impl Drop for Abort {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// A client of one daemon; each request is a connection of its own.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -98,13 +118,47 @@ impl Client {
 
     /// Asks what a file would do; new backends are probed for it.
     pub async fn plan(&self, request: &PlanRequest) -> Result<Planned, Error> {
-        let asked = self.exchange(Method::POST, "/v1/plan", Some(request));
+        let asked = async {
+            let mut answer = self.ask(Method::POST, "/v1/plan", Some(request)).await?;
+            self.rest(&mut answer).await
+        };
         self.read(self.within(PLAN_TIMEOUT, asked).await?)
     }
 
-    /// Has the file read again.
-    pub async fn reload(&self) -> Result<Changed, Error> {
-        self.json(Method::POST, "/v1/reload", None::<&()>).await
+    /// Brings a file into force; `tell` gets every event, the last one of
+    /// which is given back.
+    pub async fn apply(&self, request: &ApplyRequest, tell: Tell<'_>) -> Result<Progress, Error> {
+        self.follow("/v1/apply", Some(request), tell).await
+    }
+
+    /// Has the daemon read its file again; as [`Client::apply`].
+    pub async fn reload(&self, tell: Tell<'_>) -> Result<Progress, Error> {
+        self.follow("/v1/reload", None::<&()>, tell).await
+    }
+
+    /// Brings an earlier configuration into force; as [`Client::apply`].
+    pub async fn rollback(
+        &self,
+        request: &RollbackRequest,
+        tell: Tell<'_>,
+    ) -> Result<Progress, Error> {
+        self.follow("/v1/rollback", Some(request), tell).await
+    }
+
+    /// Says that the change under way is good.
+    pub async fn confirm(&self) -> Result<Said, Error> {
+        self.json(Method::POST, "/v1/confirm", None::<&()>).await
+    }
+
+    /// All revisions.
+    pub async fn history(&self) -> Result<History, Error> {
+        self.json(Method::GET, "/v1/revisions", None::<&()>).await
+    }
+
+    /// One revision.
+    pub async fn revision(&self, number: u64) -> Result<StoredRevision, Error> {
+        let path = format!("/v1/revisions/{number}");
+        self.json(Method::GET, &path, None::<&()>).await
     }
 
     /// The running configuration as TOML text.
@@ -137,8 +191,11 @@ impl Client {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<Bytes, Error> {
-        self.within(TIMEOUT, self.exchange(method, path, body))
-            .await
+        let exchange = async {
+            let mut answer = self.ask(method, path, body).await?;
+            self.rest(&mut answer).await
+        };
+        self.within(TIMEOUT, exchange).await
     }
 
     async fn within<T>(
@@ -151,12 +208,48 @@ impl Client {
             .map_err(|_| self.broken(format!("nothing came within {} s", limit.as_secs())))?
     }
 
-    async fn exchange(
+    async fn rest(&self, answer: &mut Answer) -> Result<Bytes, Error> {
+        let collected = (&mut answer.body).collect().await;
+        Ok(collected.map_err(|error| self.broken(error))?.to_bytes())
+    }
+
+    /// Reads events, a line each, until the last one.
+    async fn follow(
+        &self,
+        path: &str,
+        body: Option<&impl Serialize>,
+        tell: Tell<'_>,
+    ) -> Result<Progress, Error> {
+        let mut answer = self
+            .within(TIMEOUT, self.ask(Method::POST, path, body))
+            .await?;
+        let mut last = None;
+        let mut rest = Vec::new();
+        loop {
+            // Some wait for a person, and say nothing meanwhile.
+            let Some(frame) = answer.body.frame().await else {
+                let lost = "it ended before the change was over; see `balancer history`";
+                return last.ok_or_else(|| self.broken(lost));
+            };
+            let frame = frame.map_err(|error| self.broken(error))?;
+            rest.extend_from_slice(frame.data_ref().map_or(&[][..], |data| &data[..]));
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = rest.drain(..=end).collect();
+                let event: Progress =
+                    serde_json::from_slice(&line).map_err(|error| self.broken(error))?;
+                tell(&event);
+                last = event.is_last().then_some(event);
+            }
+        }
+    }
+
+    /// Asks, and waits for the head of the answer; a refusal is an error.
+    async fn ask(
         &self,
         method: Method,
         path: &str,
         body: Option<&impl Serialize>,
-    ) -> Result<Bytes, Error> {
+    ) -> Result<Answer, Error> {
         let stream =
             UnixStream::connect(&self.socket)
                 .await
@@ -167,7 +260,7 @@ impl Client {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.broken(error))?;
-        let connection = tokio::spawn(connection);
+        let connection = Abort(tokio::spawn(connection));
         let body = match body {
             Some(body) => serde_json::to_vec(body).map_err(|error| self.broken(error))?,
             None => Vec::new(),
@@ -184,16 +277,14 @@ impl Client {
             .await
             .map_err(|error| self.broken(error))?;
         let status = response.status();
-        let bytes = response
-            .into_body()
-            .collect()
-            .await
-            .map_err(|error| self.broken(error))?
-            .to_bytes();
-        connection.abort();
+        let mut answer = Answer {
+            body: response.into_body(),
+            _connection: connection,
+        };
         if status.is_success() {
-            return Ok(bytes);
+            return Ok(answer);
         }
+        let bytes = self.rest(&mut answer).await?;
         match serde_json::from_slice(&bytes) {
             Ok(problem) => Err(Error::Refused(problem)),
             Err(_) => Err(self.broken(format!("HTTP status {status}"))),

@@ -1,5 +1,8 @@
 //! The control API: HTTP with JSON on a Unix socket.
 
+pub mod apply;
 pub mod client;
+pub mod peer;
+pub mod progress;
 pub mod server;
 pub mod types;

@@ -3,25 +3,30 @@
 //! Handlers hold no state: each turns a request into a [`Command`] for the
 //! controller and waits for its answer.
 
-use std::fmt;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{Method, StatusCode};
+use axum::body::Body;
+use axum::extract::rejection::{JsonRejection, PathRejection};
+use axum::extract::{self, ConnectInfo, DefaultBodyLimit, State};
+use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::serve::Listener;
 use axum::{Json, Router};
+use futures_util::stream;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 
+use super::peer::{Accept, Control, Peer};
+use super::progress::Progress;
 use super::types::{
-    ChangeRequest, Changed, ExplainRequest, Explanation, PlanRequest, Planned, Problem, Status,
+    ApplyRequest, ChangeRequest, Changed, ExplainRequest, Explanation, History, PlanRequest,
+    Planned, Problem, RollbackRequest, Said, Status, StoredRevision,
 };
 use crate::config;
 use crate::dataplane::shadow::{Blueprint, Shadow};
+use crate::revision::Author;
 
 mod questions;
 
@@ -36,11 +41,25 @@ pub enum Command {
     /// What is going on.
     Status(oneshot::Sender<Status>),
     /// Make a change.
-    Change(ChangeRequest, oneshot::Sender<Result<Changed, Problem>>),
+    Change(
+        ChangeRequest,
+        Author,
+        oneshot::Sender<Result<Changed, Problem>>,
+    ),
     /// Say what a file would do.
     Plan(PlanRequest, oneshot::Sender<Result<Planned, Problem>>),
-    /// Read the file again.
-    Reload(oneshot::Sender<Result<Changed, Problem>>),
+    /// Bring a file into force.
+    Apply(ApplyRequest, Author, oneshot::Sender<Begun>),
+    /// Read the daemon's own file again.
+    Reload(Author, oneshot::Sender<Begun>),
+    /// Bring an earlier configuration into force again.
+    Rollback(RollbackRequest, Author, oneshot::Sender<Begun>),
+    /// The change under way is good.
+    Confirm(Author, oneshot::Sender<Result<Said, Problem>>),
+    /// All revisions.
+    History(oneshot::Sender<History>),
+    /// One revision.
+    Revision(u64, oneshot::Sender<Result<StoredRevision, Problem>>),
     /// The running configuration as TOML text.
     Config(oneshot::Sender<String>),
     /// What a private copy of the kernel program is loaded from.
@@ -53,6 +72,9 @@ pub enum Command {
         oneshot::Sender<Option<Result<Explanation, Problem>>>,
     ),
 }
+
+/// A change that has begun, and what becomes of it.
+pub type Begun = Result<mpsc::Receiver<Progress>, Problem>;
 
 type Commands = mpsc::Sender<Command>;
 
@@ -90,64 +112,152 @@ pub async fn bind(path: &Path) -> io::Result<UnixListener> {
 
 /// Serves until the future is dropped. Generic, as tests and fuzzers bring
 /// connections that are in memory.
-pub async fn serve<L>(listener: L, commands: Commands) -> io::Result<()>
-where
-    L: Listener<Addr: fmt::Debug>,
-{
+pub async fn serve<A: Accept>(listener: A, commands: Commands) -> io::Result<()> {
+    let whole_file = DefaultBodyLimit::max(MAX_FILE_BODY_LEN);
     let router = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/changes", post(change))
-        .route(
-            "/v1/plan",
-            post(plan).layer(DefaultBodyLimit::max(MAX_FILE_BODY_LEN)),
-        )
+        .route("/v1/plan", post(plan).layer(whole_file))
+        .route("/v1/apply", post(apply).layer(whole_file))
         .route("/v1/reload", post(reload))
+        .route("/v1/rollback", post(rollback))
+        .route("/v1/confirm", post(confirm))
+        .route("/v1/revisions", get(history))
+        .route("/v1/revisions/{number}", get(revision))
         .route("/v1/config", get(config))
         .merge(questions::routes())
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_LEN))
         .with_state(commands);
-    axum::serve(listener, router).await
+    let service = router.into_make_service_with_connect_info::<Peer>();
+    axum::serve(Control(listener), service).await
 }
 
 async fn status(State(commands): State<Commands>) -> Response {
     answer(ask(&commands, Command::Status).await.map(Json))
 }
 
-async fn change(State(commands): State<Commands>, request: Body<ChangeRequest>) -> Response {
-    let request = match body(request) {
-        Ok(request) => request,
-        Err(problem) => return answer::<()>(Err(problem)),
+async fn change(
+    State(commands): State<Commands>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    request: Result<Json<ChangeRequest>, JsonRejection>,
+) -> Response {
+    let changed = async {
+        let request = body(request)?;
+        ask(&commands, |reply| {
+            Command::Change(request, peer.author(), reply)
+        })
+        .await?
     };
-    let changed = ask(&commands, |reply| Command::Change(request, reply)).await;
-    answer(changed.and_then(|changed| changed).map(Json))
+    answer(changed.await.map(Json))
 }
 
-async fn plan(State(commands): State<Commands>, request: Body<PlanRequest>) -> Response {
-    let request = match body(request) {
-        Ok(request) => request,
-        Err(problem) => return answer::<()>(Err(problem)),
+async fn plan(
+    State(commands): State<Commands>,
+    request: Result<Json<PlanRequest>, JsonRejection>,
+) -> Response {
+    let planned = async {
+        let request = body(request)?;
+        ask(&commands, |reply| Command::Plan(request, reply)).await?
     };
-    let planned = ask(&commands, |reply| Command::Plan(request, reply)).await;
-    answer(planned.and_then(|planned| planned).map(Json))
+    answer(planned.await.map(Json))
 }
 
-/// What a request brings, or why it is none.
-type Body<T> = Result<Json<T>, axum::extract::rejection::JsonRejection>;
+async fn apply(
+    State(commands): State<Commands>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    request: Result<Json<ApplyRequest>, JsonRejection>,
+) -> Response {
+    let begun = async {
+        let request = body(request)?;
+        ask(&commands, |reply| {
+            Command::Apply(request, peer.author(), reply)
+        })
+        .await?
+    };
+    follow(begun.await)
+}
 
-fn body<T>(request: Body<T>) -> Result<T, Problem> {
-    let Json(request) = request.map_err(|rejection| Problem {
-        title: "bad request".to_owned(),
-        status: rejection.status().as_u16(),
-        detail: rejection.body_text(),
+async fn reload(
+    State(commands): State<Commands>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+) -> Response {
+    let begun = ask(&commands, |reply| Command::Reload(peer.author(), reply)).await;
+    follow(begun.and_then(|begun| begun))
+}
+
+async fn rollback(
+    State(commands): State<Commands>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    request: Result<Json<RollbackRequest>, JsonRejection>,
+) -> Response {
+    let begun = async {
+        let request = body(request)?;
+        ask(&commands, |reply| {
+            Command::Rollback(request, peer.author(), reply)
+        })
+        .await?
+    };
+    follow(begun.await)
+}
+
+async fn confirm(
+    State(commands): State<Commands>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+) -> Response {
+    let said = ask(&commands, |reply| Command::Confirm(peer.author(), reply)).await;
+    answer(said.and_then(|said| said).map(Json))
+}
+
+async fn history(State(commands): State<Commands>) -> Response {
+    answer(ask(&commands, Command::History).await.map(Json))
+}
+
+async fn revision(
+    State(commands): State<Commands>,
+    number: Result<extract::Path<u64>, PathRejection>,
+) -> Response {
+    let found = async {
+        let extract::Path(number) = number.map_err(|rejection| {
+            Problem::new(
+                "bad request",
+                rejection.status().as_u16(),
+                rejection.body_text(),
+            )
+        })?;
+        ask(&commands, |reply| Command::Revision(number, reply)).await?
+    };
+    answer(found.await.map(Json))
+}
+
+/// The events of a change, a line each, until it is over or the client goes.
+fn follow(begun: Begun) -> Response {
+    let events = match begun {
+        Ok(events) => events,
+        Err(problem) => return answer::<()>(Err(problem)),
+    };
+    let lines = stream::unfold(events, |mut events| async {
+        let event = events.recv().await?;
+        let line = serde_json::to_vec(&event).map(|mut line| {
+            line.push(b'\n');
+            line
+        });
+        Some((line, events))
+    });
+    let headers = [(header::CONTENT_TYPE, "application/x-ndjson")];
+    (headers, Body::from_stream(lines)).into_response()
+}
+
+fn body<T>(request: Result<Json<T>, JsonRejection>) -> Result<T, Problem> {
+    let Json(request) = request.map_err(|rejection| {
+        Problem::new(
+            "bad request",
+            rejection.status().as_u16(),
+            rejection.body_text(),
+        )
     })?;
     Ok(request)
-}
-
-async fn reload(State(commands): State<Commands>) -> Response {
-    let changed = ask(&commands, Command::Reload).await;
-    answer(changed.and_then(|changed| changed).map(Json))
 }
 
 async fn config(State(commands): State<Commands>) -> Response {
@@ -158,10 +268,9 @@ async fn unknown() -> Response {
     answer::<()>(Err(Problem {
         title: "not found".to_owned(),
         status: StatusCode::NOT_FOUND.as_u16(),
-        detail:
-            "this version serves /v1/status, /v1/changes, /v1/plan, /v1/reload, /v1/config and \
-                 /v1/explain"
-                .to_owned(),
+        detail: "this version serves /v1/status, /v1/config, /v1/changes, /v1/plan, /v1/apply, \
+                 /v1/reload, /v1/rollback, /v1/confirm, /v1/revisions and /v1/explain"
+            .to_owned(),
     }))
 }
 
@@ -170,8 +279,8 @@ async fn wrong_method(method: Method) -> Response {
         title: "method not allowed".to_owned(),
         status: StatusCode::METHOD_NOT_ALLOWED.as_u16(),
         detail: format!(
-            "{method} is not served here; GET /v1/status and /v1/config, POST /v1/changes, \
-             /v1/plan, /v1/reload and /v1/explain"
+            "{method} is not served here; GET /v1/status, /v1/config and /v1/revisions, POST the \
+             others"
         ),
     }))
 }
@@ -199,7 +308,7 @@ fn answer<T: IntoResponse>(result: Result<T, Problem>) -> Response {
         Err(problem) => {
             let status =
                 StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            let headers = [(axum::http::header::CONTENT_TYPE, "application/problem+json")];
+            let headers = [(header::CONTENT_TYPE, "application/problem+json")];
             (status, headers, Json(problem)).into_response()
         }
     }

@@ -5,11 +5,18 @@
 //! | `GET /v1/status` | - | [`Status`] |
 //! | `POST /v1/changes` | [`ChangeRequest`] | [`Changed`] |
 //! | `POST /v1/plan` | [`PlanRequest`] | [`Planned`] |
-//! | `POST /v1/reload` | - | [`Changed`] |
 //! | `POST /v1/explain` | [`ExplainRequest`] | [`Explanation`] |
+//! | `POST /v1/apply` | [`ApplyRequest`] | [`Progress`], one a line |
+//! | `POST /v1/reload` | - | [`Progress`], one a line |
+//! | `POST /v1/rollback` | [`RollbackRequest`] | [`Progress`], one a line |
+//! | `POST /v1/confirm` | - | [`Said`] |
+//! | `GET /v1/revisions` | - | [`History`] |
+//! | `GET /v1/revisions/N` | - | [`StoredRevision`] |
 //! | `GET /v1/config` | - | the running configuration as TOML text |
 //!
 //! A refusal is a [`Problem`] (RFC 9457) with status 4xx; nothing changed.
+//!
+//! [`Progress`]: super::progress::Progress
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -23,6 +30,7 @@ pub use explain::{
     Transport,
 };
 
+pub use super::apply::{ApplyRequest, History, How, RollbackRequest, Said, StoredRevision};
 use crate::plan::Plan;
 
 /// What is going on.
@@ -38,6 +46,12 @@ pub struct Status {
     pub config_file: String,
     /// Changes made by command since the file was read, oldest first.
     pub runtime_changes: Vec<String>,
+    /// Number of the revision in force.
+    #[serde(default)]
+    pub revision: Option<u64>,
+    /// The change under way, in one sentence.
+    #[serde(default)]
+    pub change_under_way: Option<String>,
     /// How the last re-reading of the file ended.
     pub last_reload: Option<Reload>,
     /// The last change of the kernel's tables.
@@ -274,6 +288,9 @@ pub struct Changed {
     pub warnings: Vec<String>,
     /// From the request to the flip in the kernel; none for a dry run.
     pub duration_micros: Option<u64>,
+    /// Number of its revision; none for a dry run.
+    #[serde(default)]
+    pub revision: Option<u64>,
 }
 
 /// A backend's share of the slots before and after a change, 0 to 1, were
@@ -332,6 +349,17 @@ pub struct Problem {
     pub status: u16,
     /// Object, value, limit and way out.
     pub detail: String,
+}
+
+impl Problem {
+    /// A refusal with an HTTP status.
+    pub fn new(title: &str, status: u16, detail: impl Into<String>) -> Self {
+        Self {
+            title: title.to_owned(),
+            status,
+            detail: detail.into(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -65,7 +65,13 @@ pub(super) fn print(changed: &Changed, json: bool) -> anyhow::Result<()> {
 fn render(changed: &Changed) -> String {
     let how = match changed.duration_micros {
         _ if changed.dry_run => " (dry run, nothing changed)".to_owned(),
-        Some(micros) => format!(" (in force after {})", units::took(micros)),
+        Some(micros) => {
+            let revision = changed
+                .revision
+                .map(|number| format!("revision {number}, "));
+            let took = units::took(micros);
+            format!(" ({}in force after {took})", revision.unwrap_or_default())
+        }
         None => String::new(),
     };
     let shares = shares::render(&changed.shares);
@@ -98,6 +104,7 @@ mod tests {
             ],
             warnings: Vec::new(),
             duration_micros: Some(1_234),
+            revision: Some(7),
         }
     }
 
@@ -106,7 +113,7 @@ mod tests {
         assert_eq!(
             render(&changed()),
             "\
-backend web-3 added to service web (in force after 1.2 ms)
+backend web-3 added to service web (revision 7, in force after 1.2 ms)
 
 service  backend  share before  share after
 web      web-1          50.0 %       33.3 %

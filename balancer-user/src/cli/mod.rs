@@ -1,10 +1,11 @@
 //! The command line: one file a command.
 //!
 //! Results go to stdout and the rest to stderr. Exit codes are a contract:
-//! 0 done, 1 failed or findings, 2 bad usage, and 3 where a plan has changes;
-//! a closed pipe on stdout is no error. `anyhow` with context stands here and
-//! in the daemon's outermost layer only.
+//! 0 done, 1 failed or findings, 2 bad usage, and 3 where `plan` and `diff`
+//! have changes; a closed pipe on stdout is no error. `anyhow` with context
+//! stands here and in the daemon's outermost layer only.
 
+mod apply;
 mod backend;
 mod change;
 mod check;
@@ -12,11 +13,14 @@ mod completions;
 mod decap;
 mod explain;
 mod file;
+mod follow;
+mod history;
 mod logging;
 mod man;
 mod output;
 mod plan;
 mod reload;
+mod rollback;
 mod run;
 mod service;
 mod shares;
@@ -41,8 +45,8 @@ use output::Closed;
 const SOCKET: &str = "/run/balancer/balancer.sock";
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 done, 1 failed or findings, 2 bad usage; `plan`: 0 no change, 1 an error, 3 there \
-are changes.
+Exit codes: 0 done, 1 failed or findings, 2 bad usage; `plan` and `diff`: 0 no change, 1 an \
+error, 3 there are changes.
 Results go to stdout, everything else to stderr. Colour appears only on a \
 terminal and never when NO_COLOR is set.";
 
@@ -77,6 +81,12 @@ enum Command {
     Run(run::Args),
     Check(check::Args),
     Plan(plan::Args),
+    Apply(apply::Args),
+    Confirm(rollback::ConfirmArgs),
+    Rollback(rollback::Args),
+    History(history::Args),
+    Show(history::ShowArgs),
+    Diff(history::DiffArgs),
     Status(status::Args),
     #[command(subcommand)]
     Service(service::Command),
@@ -144,6 +154,12 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Plan(args) => plan::run(&args, &client),
+        Command::Apply(args) => apply::run(&args, &client),
+        Command::Confirm(args) => rollback::confirm(&args, &client),
+        Command::Rollback(args) => rollback::run(&args, &client),
+        Command::History(args) => history::run(&args, &client),
+        Command::Show(args) => history::show(&args, &client),
+        Command::Diff(args) => history::diff(&args, &client),
         Command::Status(args) => status::run(&args, &client),
         Command::Service(command) => service::run(&command, &client),
         Command::Backend(command) => backend::run(&command, &client),

@@ -206,6 +206,9 @@ fn disposition_of(name: &str) -> Disposition {
 
 fn changes(status: &Status) -> String {
     let mut text = String::new();
+    if let Some(change) = &status.change_under_way {
+        text.push_str(&format!("\nchange under way: {change}\n"));
+    }
     if !status.runtime_changes.is_empty() {
         text.push_str("\nchanged by command since the file was read, and not in the file:\n");
         for change in &status.runtime_changes {
@@ -247,8 +250,12 @@ fn daemon(status: &Status) -> String {
         .map(|interface| format!("{} ({})", interface.name, interface.mode))
         .collect();
     format!(
-        "balancer {}, process {}, up {}, file {}, interfaces {}\n",
+        "balancer {}, {}process {}, up {}, file {}, interfaces {}\n",
         status.version,
+        status
+            .revision
+            .map(|number| format!("revision {number}, "))
+            .unwrap_or_default(),
         status.pid,
         units::ago(status.uptime_seconds),
         status.config_file,

@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+mod apply;
 mod packet_path;
 mod ports;
 
+pub use apply::{Apply, Keep};
 pub use packet_path::{Affinity, MAX_HOST_BITS, Quic, ServerId, SourceLimit, TunnelSource};
 pub use ports::Ports;
 
@@ -25,6 +27,8 @@ pub struct Config {
     pub based_on: Option<u64>,
     /// What concerns this host.
     pub node: Node,
+    /// How changes come into force.
+    pub apply: Apply,
     /// The services, in the file's order.
     pub services: Vec<Service>,
 }

@@ -5,6 +5,7 @@
 //! its place; a [`Config`] comes out only if nothing is. How the parts fit
 //! together is left to [`super::check`].
 
+pub mod apply;
 pub mod defaults;
 mod fields;
 mod health;
@@ -76,7 +77,7 @@ fn file(table: &DeTable<'_>, spans: &mut Spans, sink: &mut Vec<Finding>) -> Opti
         parent: None,
         step: Step::Root,
     };
-    let known = ["based_on", "node", "service"];
+    let known = ["based_on", "node", "apply", "service"];
     let mut fields = Fields::new(table, 0..0, root, &known, sink);
     let based_on = fields.optional("based_on", integer(REVISIONS));
     let node_value = fields.value("node");
@@ -94,6 +95,7 @@ fn file(table: &DeTable<'_>, spans: &mut Spans, sink: &mut Vec<Finding>) -> Opti
             fields.field("node").wrong_type(value, "a table", help);
         }
     }
+    let apply = apply::apply(&mut fields);
     let tables = fields.tables("service", MAX_SERVICES);
     let (path, sink) = fields.inner();
     let mut services = Vec::with_capacity(tables.len());
@@ -108,6 +110,7 @@ fn file(table: &DeTable<'_>, spans: &mut Spans, sink: &mut Vec<Finding>) -> Opti
     Some(Config {
         based_on,
         node: node?,
+        apply,
         services,
     })
 }

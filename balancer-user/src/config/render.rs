@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::model::{
-    Affinity, Backend, Config, Health, HttpProbe, Identity, Node, Ports, ProbeKind, Service,
+    Affinity, Apply, Backend, Config, Health, HttpProbe, Identity, Node, Ports, ProbeKind, Service,
     TlsProbe, XdpMode,
 };
 use super::parse::defaults;
@@ -21,6 +21,7 @@ pub fn render(config: &Config) -> String {
     let mut text = Text::default();
     text.optional("based_on", config.based_on, plain);
     text.node(&config.node);
+    text.apply(&config.apply);
     for service in &config.services {
         text.service(service);
     }
@@ -127,6 +128,21 @@ impl Text {
         if self.with_defaults || value != Path::new(default) {
             self.key(key, string(value.display()));
         }
+    }
+
+    fn apply(&mut self, apply: &Apply) {
+        let unset = defaults::apply();
+        if *apply == unset {
+            return;
+        }
+        self.header("[apply]");
+        if apply.stages != unset.stages {
+            self.key("stages", listed(&apply.stages, ToString::to_string));
+        }
+        self.key_unless("hold", apply.hold, unset.hold, duration);
+        let (keep, unset) = (apply.keep, unset.keep);
+        self.key_unless("keep_revisions", keep.revisions, unset.revisions, plain);
+        self.key_unless("keep_for", keep.age, unset.age, duration);
     }
 
     fn service(&mut self, service: &Service) {

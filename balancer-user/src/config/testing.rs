@@ -19,6 +19,12 @@ answer_echo = false
 keep_forwarding = true
 resync_interval = "10s"
 
+[apply]
+stages = [5, 100]
+hold = "3s"
+keep_revisions = 20
+keep_for = "90days"
+
 [[service]]
 name = "web"
 address = "192.0.2.10"

@@ -16,19 +16,24 @@ use tokio::time::MissedTickBehavior;
 
 use super::hops::{self, Found, Solicit};
 use super::host::Looks;
+use super::lookup::Lookup;
+use super::protocol::UnderWay;
 use super::rates::Rates;
 use super::resume::Seats;
+use super::revisions::Revisions;
 use super::settling;
-use super::store::{Running, Store};
+use super::store::Store;
 use crate::api::server::Command;
+use crate::api::types::Said;
 use crate::change::TableMemo;
 use crate::config::model::{Config, Seed};
 use crate::config::render;
 use crate::dataplane::{Dataplane, Error, Plan, State, plan};
-use crate::desired::{Builder, World};
+use crate::desired::{Builder, Built, World};
 use crate::health::Failure;
 use crate::netlink::{Changes, Netlink, NextHop, Unresolved};
 use crate::probe::scheduler::{Event, Events, Scheduler, TargetId, TargetSpec};
+use crate::revision::{Author, Origin, Revision};
 
 /// How often counters are sampled and missing neighbours asked again.
 const TICK: Duration = Duration::from_secs(1);
@@ -38,7 +43,14 @@ pub(super) struct Controller {
     pub(super) config_path: PathBuf,
     /// What is in force.
     pub(super) config: Config,
-    pub(super) running: Running,
+    /// What that is made of.
+    pub(super) origin: Origin,
+    /// The number of its revision.
+    pub(super) number: Option<u64>,
+    pub(super) revisions: Revisions,
+    /// Revisions whose outcome could not be stored.
+    pub(super) unsaved: BTreeMap<u64, Revision>,
+    pub(super) under_way: Option<UnderWay>,
     pub(super) seed: Seed,
     pub(super) tables: Arc<TableMemo>,
     /// What the check says of the configuration in force.
@@ -61,36 +73,6 @@ pub(super) struct Controller {
     pub(super) last_apply: Option<LastApply>,
     pub(super) last_reload: Option<LastReload>,
     pub(super) looks: Looks,
-}
-
-/// Whether a look-up of next hops is under way, and another one wanted.
-pub(super) struct Lookup {
-    answers: mpsc::Sender<Found>,
-    under_way: bool,
-    wanted: bool,
-}
-
-impl Lookup {
-    pub(super) fn new(answers: mpsc::Sender<Found>) -> Self {
-        Self {
-            answers,
-            under_way: false,
-            wanted: false,
-        }
-    }
-
-    /// Whether the caller is to start one; if one is under way, it is to be
-    /// followed by another, as it may have missed what is asked for now.
-    fn begin(&mut self) -> bool {
-        self.wanted = self.under_way;
-        !std::mem::replace(&mut self.under_way, true)
-    }
-
-    /// Notes the end; whether another one is wanted.
-    fn finish(&mut self) -> bool {
-        self.under_way = false;
-        std::mem::take(&mut self.wanted)
-    }
 }
 
 /// The last change of the kernel's tables.
@@ -127,14 +109,16 @@ impl Controller {
         resync.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             let settling = self.builder.next_settling();
+            let change = self.change_deadline();
             tokio::select! {
-                Some(event) = sources.probes.recv() => self.on_probe(&event),
+                Some(event) = sources.probes.recv() => self.on_probe(&event).await,
                 () = sources.network.changed() => self.on_network().await,
-                Some(found) = sources.found.recv() => self.on_found(found),
+                Some(found) = sources.found.recv() => self.on_found(found).await,
                 Some(command) = sources.commands.recv() => self.on_command(command).await,
-                _ = sources.hangup.recv() => { let _ = self.reload().await; }
+                _ = sources.hangup.recv() => { let _ = self.reload(Author::daemon()).await; }
                 () = until(settling) => self.on_settled(),
-                _ = tick.tick() => self.on_tick(),
+                () = until(change) => self.on_change_deadline().await,
+                _ = tick.tick() => self.on_tick().await,
                 _ = resync.tick() => self.resync().await,
             }
             // Whoever asked has the answer; the next change finds all ready.
@@ -156,7 +140,7 @@ impl Controller {
         }
     }
 
-    fn on_probe(&mut self, event: &Event) {
+    async fn on_probe(&mut self, event: &Event) {
         let Some(transition) = event.transition else {
             return;
         };
@@ -174,6 +158,7 @@ impl Controller {
         }
         self.world.health.insert(event.id.clone(), transition.to);
         let _ = self.reconcile(&format!("service {service}: {cause}"), Instant::now());
+        self.go_on_if_proven().await;
     }
 
     fn hop_of(&self, id: &TargetId) -> Option<&Result<NextHop, Unresolved>> {
@@ -181,47 +166,27 @@ impl Controller {
         self.found.get(&backend.address)
     }
 
-    pub(super) async fn on_network(&mut self) {
-        self.look_up_interfaces().await;
-        self.start_lookup(Solicit::Missing);
-    }
-
-    fn on_found(&mut self, found: Found) {
-        let began = Instant::now();
-        // Addresses that came while the look-up went on were asked for apart.
-        self.found.extend(found);
-        let wanted = hops::addresses(&self.config);
-        self.found.retain(|address, _| wanted.contains(address));
-        self.world.hops = hops::for_members(&self.config, &self.found);
-        let _ = self.reconcile("routes or neighbours changed", began);
-        if self.lookup.finish() {
-            self.start_lookup(Solicit::Missing);
-        }
-    }
-
-    /// Looks all next hops up beside the loop: ten thousand backends take a
-    /// second, and nobody may wait for that.
-    fn start_lookup(&mut self, solicit: Solicit) {
-        if !self.lookup.begin() {
-            return;
-        }
-        let netlink = self.netlink.clone();
-        let addresses = hops::addresses(&self.config);
-        let answers = self.lookup.answers.clone();
-        tokio::spawn(async move {
-            let found = hops::ask(&netlink, addresses, solicit).await;
-            // Nobody is left to tell when the daemon ends.
-            let _ = answers.send(found).await;
-        });
-    }
-
     async fn on_command(&mut self, command: Command) {
         // A client that went away needs no answer.
         match command {
             Command::Status(reply) => drop(reply.send(self.status())),
-            Command::Change(request, reply) => drop(reply.send(self.change(&request).await)),
+            Command::Change(request, author, reply) => {
+                drop(reply.send(self.change(&request, author).await));
+            }
             Command::Plan(request, reply) => self.plan(request, reply),
-            Command::Reload(reply) => drop(reply.send(self.reload().await)),
+            Command::Apply(request, author, reply) => {
+                drop(reply.send(self.apply(request, author).await));
+            }
+            Command::Reload(author, reply) => drop(reply.send(self.reload(author).await)),
+            Command::Rollback(request, author, reply) => {
+                drop(reply.send(self.roll_back(request, author).await));
+            }
+            Command::Confirm(author, reply) => {
+                let said = self.confirm(&author).await;
+                drop(reply.send(said.map(|summary| Said { summary })));
+            }
+            Command::History(reply) => drop(reply.send(self.history())),
+            Command::Revision(number, reply) => drop(reply.send(self.stored_revision(number))),
             Command::Config(reply) => {
                 drop(reply.send(render::render(&self.config)));
             }
@@ -239,7 +204,7 @@ impl Controller {
         );
     }
 
-    fn on_tick(&mut self) {
+    async fn on_tick(&mut self) {
         match self.dataplane.counters(&self.builder.counters()) {
             Ok(counters) => self.rates.sample(Instant::now(), counters.members),
             Err(error) => tracing::warn!(%error, "counters cannot be read"),
@@ -247,6 +212,8 @@ impl Controller {
         if hops::is_missing(&self.config, &self.found) {
             self.start_lookup(Solicit::Missing);
         }
+        self.save_unsaved();
+        self.look_at_change().await;
     }
 
     /// Reads the kernel's tables back and repairs what differs.
@@ -273,9 +240,7 @@ impl Controller {
     pub(super) fn reconcile(&mut self, cause: &str, began: Instant) -> Result<(), Error> {
         let now = Instant::now();
         settling::end_rounds(&mut self.builder, &mut *self.dataplane, now);
-        let built = self
-            .builder
-            .build(&self.config, &self.seed, &self.world, now);
+        let built = self.build(now);
         for index in &built.fresh_counters {
             self.rates.forget(*index);
         }
@@ -308,6 +273,25 @@ impl Controller {
             Err(error) => tracing::error!(%cause, %error, "not applied; the old tables stay"),
         }
         result
+    }
+
+    /// The state that the configuration, or the change under way, wants.
+    fn build(&mut self, now: Instant) -> Built {
+        let staging = self.under_way.as_ref().and_then(UnderWay::staging);
+        let mut built = match staging {
+            Some(staging) => self
+                .builder
+                .build_staged(staging, &self.seed, &self.world, now),
+            None => self
+                .builder
+                .build(&self.config, &self.seed, &self.world, now),
+        };
+        let sample = &mut built.state.settings.handshake_sample;
+        if *sample > 0 && self.under_way.as_ref().is_some_and(UnderWay::is_watched) {
+            // Few flows go to who gets the first percent: each one counts.
+            *sample = u32::MAX;
+        }
+        built
     }
 
     /// Shares seen are counted from a table's last change on.
@@ -344,51 +328,6 @@ impl Controller {
             .into_iter()
             .map(|target| (target.id, target.monitor.state()))
             .collect();
-    }
-
-    /// Looks up the next hops of addresses that are new.
-    pub(super) async fn look_up_new(&mut self) {
-        let mut new = hops::addresses(&self.config);
-        new.retain(|address| !self.found.contains_key(address));
-        if !new.is_empty() {
-            self.found
-                .extend(hops::ask(&self.netlink, new, Solicit::Missing).await);
-        }
-        self.world.hops = hops::for_members(&self.config, &self.found);
-    }
-
-    /// Notes where the program is, and attaches it to an interface that was
-    /// made anew.
-    pub(super) async fn look_up_interfaces(&mut self) {
-        let mut modes = BTreeMap::new();
-        for name in self.config.node.interfaces.clone() {
-            let mode = match self.netlink.link(&name).await {
-                Ok(Some(link)) => match link.xdp {
-                    Some(xdp) => format!("{:?}", xdp.mode).to_lowercase(),
-                    None => self.reattach(&name),
-                },
-                Ok(None) => "missing".to_owned(),
-                Err(error) => format!("unknown ({error})"),
-            };
-            if self.modes.get(&name) != Some(&mode) {
-                tracing::info!(interface = %name, %mode, "interface");
-            }
-            modes.insert(name, mode);
-        }
-        self.modes = modes;
-    }
-
-    fn reattach(&mut self, interface: &str) -> String {
-        match tokio::task::block_in_place(|| self.dataplane.attach(interface)) {
-            Ok(()) => {
-                tracing::warn!(%interface, "the program was gone; attached again");
-                "attached".to_owned()
-            }
-            Err(error) => {
-                tracing::error!(%interface, %error, "the program is gone");
-                "detached".to_owned()
-            }
-        }
     }
 }
 

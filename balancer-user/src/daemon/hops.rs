@@ -101,13 +101,16 @@ fn for_member(node: &Node, backend: &Backend, found: &Found) -> Option<Hop> {
     }
 }
 
-/// Why packets cannot be sent to a backend; `resolved` if they can. It asks
+/// What [`describe`] says of a backend that packets can be sent to.
+pub const RESOLVED: &str = "resolved";
+
+/// Why packets cannot be sent to a backend; [`RESOLVED`] if they can. It asks
 /// the code that makes the member, so that the two never disagree.
 pub fn describe(node: &Node, service: &Service, backend: &Backend, found: &Found) -> String {
     let hop = for_member(node, backend, found);
     let member = member::build(node, service, backend, hop.as_ref(), true, 0, 0);
     if member.flags & Member::RESOLVED != 0 {
-        return "resolved".to_owned();
+        return RESOLVED.to_owned();
     }
     match found.get(&backend.address) {
         None => "not looked up yet".to_owned(),

@@ -10,12 +10,17 @@ mod controller;
 mod explain;
 pub mod hops;
 mod host;
+mod lookup;
+mod origin;
 mod planning;
+mod protocol;
 mod rates;
 mod report;
 mod resume;
+mod revisions;
 mod settling;
 mod store;
+mod watching;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -30,9 +35,11 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use self::controller::{Controller, Lookup, Sources};
+use self::controller::{Controller, Sources};
 use self::hops::Solicit;
-use self::store::{Running, Store};
+use self::lookup::Lookup;
+use self::revisions::Revisions;
+use self::store::{Resumed, Store};
 use crate::api::server;
 use crate::change::{TableMemo, examine};
 use crate::config;
@@ -42,6 +49,7 @@ use crate::dataplane::aya::Placement;
 use crate::desired::World;
 use crate::netlink::{Changes, Netlink};
 use crate::probe::scheduler::{Events, Scheduler, TargetSpec};
+use crate::revision;
 use crate::seed;
 
 /// Longest time that the first probes are waited for, whatever the file says.
@@ -65,20 +73,22 @@ pub async fn run(config_path: &Path) -> anyhow::Result<()> {
     let (netlink, network) = Netlink::connect().context("connecting to the kernel's netlink")?;
     check_interfaces(&netlink, &file.node).await?;
     let store = Store::open(&file.node.state_dir)?;
-    let (config, running) = store::resume(&file, &file_digest, store.load());
-    let _pins = lock_pins(&config.node)?;
-    let seed = match config.node.seed {
+    let revisions = Revisions::open(&file.node.state_dir, unix_now())?;
+    let resumed = store::resume(&file, &file_digest, revisions.in_force());
+    let node = &resumed.config.node;
+    let _pins = lock_pins(node)?;
+    let seed = match node.seed {
         Some(seed) => seed,
-        None => seed::load_or_make(&config.node.state_dir).context("the seed of the flow hash")?,
+        None => seed::load_or_make(&node.state_dir).context("the seed of the flow hash")?,
     };
-    let socket = config.node.socket.clone();
+    let socket = node.socket.clone();
     let listener = server::bind(&socket)
         .await
         .with_context(|| format!("control socket {}", socket.display()))?;
     let start = Start {
         config_path,
-        config,
-        running,
+        resumed,
+        revisions,
         seed,
         tables,
         store,
@@ -94,8 +104,8 @@ pub async fn run(config_path: &Path) -> anyhow::Result<()> {
 /// What is known before the first probe.
 struct Start<'a> {
     config_path: &'a Path,
-    config: Config,
-    running: Running,
+    resumed: Resumed,
+    revisions: Revisions,
     seed: Seed,
     tables: TableMemo,
     store: Store,
@@ -142,13 +152,14 @@ async fn begin(
 ) -> anyhow::Result<(Controller, Events)> {
     let Start {
         config_path,
-        config,
-        running,
+        resumed,
+        mut revisions,
         seed,
         tables,
         store,
         netlink,
     } = start;
+    let config = resumed.config.clone();
     let (mut scheduler, mut probes) = Scheduler::new();
     for error in scheduler.set_targets(TargetSpec::from_services(&config.services)) {
         tracing::error!(%error, "cannot be probed");
@@ -167,8 +178,7 @@ async fn begin(
         tokio::task::block_in_place(|| resume::look(&store, &config.node.pin_dir));
     let built = builder.build(&config, &seed, &world, Instant::now());
     // What fails from here on fails for the kernel's reasons.
-    store
-        .save(&running)
+    let number = store::first_revision(&mut revisions, &resumed, config_path)
         .context("storing the running configuration")?;
     let placement = Placement {
         interfaces: config.node.interfaces.clone(),
@@ -180,7 +190,11 @@ async fn begin(
         warnings: change::warnings(&examine(&config, &tables)),
         config_path: config_path.to_owned(),
         config,
-        running,
+        origin: resumed.origin,
+        number: Some(number),
+        revisions,
+        unsaved: BTreeMap::new(),
+        under_way: None,
         seed,
         tables: Arc::new(tables),
         store,
@@ -205,6 +219,12 @@ async fn begin(
     controller.on_network().await;
     tracing::info!(services = controller.config.services.len(), "forwarding");
     Ok((controller, probes))
+}
+
+/// Seconds since 1970; a clock before that is taken for then.
+fn unix_now() -> revision::UnixSeconds {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map(|since| since.as_secs()).unwrap_or_default()
 }
 
 /// Waits until every backend that is probed was found good or bad, and its
@@ -249,7 +269,7 @@ fn proving_limit(config: &Config) -> Duration {
 fn load(path: &Path, tables: &TableMemo) -> anyhow::Result<(Config, String)> {
     let counts = |service: &Service, size: u32| tables.slot_counts(service, size);
     let examined = config::load(path, Some(&counts))?;
-    let digest = store::digest(examined.report.text());
+    let digest = revision::digest(examined.report.text());
     change::log_findings(&examined.report);
     match examined.config {
         Some(mut config) if !examined.report.has_errors() => {

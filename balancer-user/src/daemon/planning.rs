@@ -5,10 +5,12 @@
 //! beside it, as it takes seconds where a file is large or a server is slow.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
 
 use super::controller::Controller;
+use super::unix_now;
 use crate::api::types::{PlanRequest, Planned, Problem};
 use crate::change::TableMemo;
 use crate::config::check::{self, rules};
@@ -43,15 +45,16 @@ impl Controller {
             let held = Held::of(&self.builder, service, rate)?;
             Some((service.name.clone(), held))
         });
-        let drains = self.running.drains.iter().map(|(service, backend)| {
-            let (service, backend) = (service.clone(), backend.clone());
-            OperatorDrain {
-                id: TargetId { service, backend },
-                age: None,
-            }
+        let now = unix_now();
+        let drains = self.origin.drains.iter().map(|drain| OperatorDrain {
+            id: TargetId {
+                service: drain.service.clone(),
+                backend: drain.backend.clone(),
+            },
+            age: Some(Duration::from_secs(now.saturating_sub(drain.since))),
         });
         Base {
-            revision: None,
+            revision: self.number,
             config: Some(self.config.clone()),
             health: self.world.health.clone(),
             held: held.collect(),

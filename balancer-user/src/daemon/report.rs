@@ -6,6 +6,7 @@ use balancer_common::layout::{HandshakeCounters, MemberCounters};
 
 use super::controller::Controller;
 use super::hops;
+use super::protocol::UnderWay;
 use crate::api::types::{
     Apply, BackendStatus, HandshakeStatus, InterfaceStatus, Reload, ServiceStatus, Status,
 };
@@ -50,7 +51,9 @@ impl Controller {
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
             config_file: self.config_path.display().to_string(),
-            runtime_changes: self.running.sentences(),
+            runtime_changes: super::origin::sentences(&self.origin),
+            revision: self.number,
+            change_under_way: self.under_way.as_ref().map(UnderWay::describe),
             last_reload: self.last_reload.as_ref().map(|reload| Reload {
                 ago_seconds: reload.at.elapsed().as_secs(),
                 succeeded: reload.succeeded,

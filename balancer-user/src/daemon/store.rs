@@ -1,43 +1,30 @@
 //! The daemon's own files.
 //!
 //! `lock` is held while a daemon runs, so that a second one is refused.
-//! `running.json` holds the configuration in force with the changes made by
-//! command, so that they outlive a restart, and `seats.json` what the numbers
-//! in the kernel's tables mean. Each is written to a new file, synced and
-//! renamed, so that a crash leaves the old one or the new one.
+//! `revisions` holds every configuration ([`super::revisions`]), and
+//! `seats.json` what the numbers in the kernel's tables mean. Each is written
+//! to a new file, synced and renamed, so that a crash leaves the old one or
+//! the new one.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use crate::config;
 use crate::config::model::Config;
+use crate::config::{self, render};
 use crate::desired::Seating;
+use crate::revision::{self, Author, Cause, OperatorDrain, Origin, Outcome, Revision};
 
-/// Version of both files.
+use super::revisions::{Revisions, Stored, write_durably};
+use super::unix_now;
+
+/// Version of `seats.json`.
 const VERSION: u32 = 1;
-const RUNNING: &str = "running.json";
 const SEATING: &str = "seats.json";
-
-/// What a restart has to know.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Running {
-    /// Version of this structure; [`Store::save`] sets it.
-    pub version: u32,
-    /// Digest of the file the configuration came from.
-    pub file_digest: String,
-    /// Changes made by command since, a sentence each; not the drains.
-    pub changes: Vec<String>,
-    /// Service and backend of each drain made by command.
-    pub drains: Vec<(String, String)>,
-    /// The configuration in force, as a file.
-    pub config: String,
-}
 
 /// What the numbers in the kernel's tables mean.
 #[derive(Serialize, Deserialize)]
@@ -90,35 +77,6 @@ impl Store {
         })
     }
 
-    /// What the last daemon left; none if there was none or its file is of
-    /// another version or damaged, which is said.
-    pub(super) fn load(&self) -> Option<Running> {
-        let path = self.directory.join(RUNNING);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "changes made by command are lost");
-                return None;
-            }
-        };
-        match serde_json::from_slice::<Running>(&bytes) {
-            Ok(running) if running.version == VERSION => Some(running),
-            Ok(running) => {
-                tracing::warn!(
-                    path = %path.display(),
-                    version = running.version,
-                    "written by another version; changes made by command are lost"
-                );
-                None
-            }
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "changes made by command are lost");
-                None
-            }
-        }
-    }
-
     /// What the last daemon left of the meaning of its tables' numbers; none
     /// if it is not of the tables with this instance, or of this version.
     pub(super) fn load_seating(&self, instance: u64) -> anyhow::Result<Seating> {
@@ -142,29 +100,9 @@ impl Store {
         self.write(SEATING, &seated)
     }
 
-    /// Writes what a restart has to know, durably.
-    pub(super) fn save(&self, running: &Running) -> io::Result<()> {
-        let running = Running {
-            version: VERSION,
-            ..running.clone()
-        };
-        self.write(RUNNING, &running)
-    }
-
     fn write(&self, name: &str, content: &impl Serialize) -> io::Result<()> {
         let bytes = serde_json::to_vec_pretty(content)?;
-        let temporary = self.directory.join(format!("{name}.new"));
-        // The configuration may hold the seed.
-        let mut file = File::options()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, self.directory.join(name))?;
-        File::open(&self.directory)?.sync_all()
+        write_durably(&self.directory, name, &bytes)
     }
 }
 
@@ -180,58 +118,103 @@ pub(super) fn lock_directory(directory: &Path, key: &str) -> anyhow::Result<Floc
     })
 }
 
-/// Digest of a configuration file's text.
-pub(super) fn digest(text: &str) -> String {
-    format!("{:016x}", twox_hash::XxHash3_64::oneshot(text.as_bytes()))
+/// What a start begins with.
+pub(super) struct Resumed {
+    pub(super) config: Config,
+    pub(super) origin: Origin,
+    /// The revision that this is; none if it is to become one.
+    pub(super) number: Option<u64>,
+    /// The revision in force before.
+    pub(super) parent: Option<u64>,
 }
 
 /// The configuration to start with: the last one in force if the file is
 /// still the one it came from, else the file, with the drains that were made
 /// by command.
-pub(super) fn resume(file: &Config, file_digest: &str, last: Option<Running>) -> (Config, Running) {
-    let fresh = |drains: Vec<(String, String)>, config: &Config| Running {
-        file_digest: file_digest.to_owned(),
-        drains,
-        config: config::render::render(config),
-        ..Running::default()
+pub(super) fn resume(file: &Config, file_digest: &str, last: Option<Stored>) -> Resumed {
+    let fresh = |config: Config, drains: Vec<OperatorDrain>, parent: Option<u64>| Resumed {
+        config,
+        origin: Origin {
+            file_digest: file_digest.to_owned(),
+            changes: Vec::new(),
+            drains,
+        },
+        number: None,
+        parent,
     };
-    let Some(last) = last else {
-        return (file.clone(), fresh(Vec::new(), file));
+    let Some(Stored { revision, config }) = last else {
+        return fresh(file.clone(), Vec::new(), None);
     };
-    if last.file_digest == file_digest && !last.changes.is_empty() {
-        let examined = config::examine("running.json", last.config.clone(), None);
+    let Revision { number, origin, .. } = revision;
+    if origin.file_digest == file_digest {
+        let examined = config::examine(format!("revision {number}"), config, None);
         match examined.config {
             Some(config) if !examined.report.has_errors() => {
-                tracing::info!(changes = ?last.changes, "continuing with changes made by command");
-                return (config, last);
+                if !origin.changes.is_empty() {
+                    tracing::info!(changes = ?origin.changes, "continuing with changes made by command");
+                }
+                return Resumed {
+                    config,
+                    origin,
+                    number: Some(number),
+                    parent: None,
+                };
             }
-            _ => tracing::warn!("the last configuration in force is damaged; using the file"),
+            _ => tracing::warn!(revision = number, "this version refuses it; using the file"),
         }
     }
     let mut config = file.clone();
-    let drains = carry_drains(&mut config, last.drains);
-    if last.file_digest != file_digest && !last.changes.is_empty() {
+    let drains = carry_drains(&mut config, origin.drains);
+    if origin.file_digest != file_digest && !origin.changes.is_empty() {
         tracing::warn!(
-            undone = ?last.changes,
+            undone = ?origin.changes,
             kept_drains = ?drains,
             "the file changed, so changes made by command are undone; drains are kept"
         );
     }
-    let running = fresh(drains, &config);
-    (config, running)
+    fresh(config, drains, Some(number))
+}
+
+/// The number of the revision that a start begins with; a file that is new
+/// becomes one.
+pub(super) fn first_revision(
+    revisions: &mut Revisions,
+    resumed: &Resumed,
+    file: &Path,
+) -> io::Result<u64> {
+    if let Some(number) = resumed.number {
+        return Ok(number);
+    }
+    let config = render::render(&resumed.config);
+    let number = revisions.next_number();
+    let revision = Revision {
+        version: revision::VERSION,
+        number,
+        parent: resumed.parent,
+        made_at: unix_now(),
+        author: Author::daemon(),
+        cause: Cause::Start,
+        summary: format!("started with {}", file.display()),
+        reason: None,
+        allowed: Vec::new(),
+        plan: None,
+        origin: resumed.origin.clone(),
+        stages: Vec::new(),
+        outcome: Outcome::Committed { at: unix_now() },
+        config_digest: revision::digest(&config),
+    };
+    revisions.add(&Stored { revision, config })?;
+    Ok(number)
 }
 
 /// Drains again what a command drained, where it still exists.
-pub(super) fn carry_drains(
-    config: &mut Config,
-    drains: Vec<(String, String)>,
-) -> Vec<(String, String)> {
+pub(super) fn carry_drains(config: &mut Config, drains: Vec<OperatorDrain>) -> Vec<OperatorDrain> {
     drains
         .into_iter()
-        .filter(|(service, backend)| {
+        .filter(|drain| {
             let found = config
-                .service_mut(service)
-                .and_then(|service| service.backend_mut(backend));
+                .service_mut(&drain.service)
+                .and_then(|service| service.backend_mut(&drain.backend));
             found.map(|backend| backend.drain = true).is_some()
         })
         .collect()
@@ -250,23 +233,5 @@ mod tests {
             error.contains(&format!("process {}", std::process::id())),
             "{error}"
         );
-    }
-
-    #[test]
-    fn what_was_saved_is_loaded_and_damage_is_no_state() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
-        assert_eq!(store.load(), None);
-        let running = Running {
-            version: VERSION,
-            file_digest: "ab".to_owned(),
-            changes: vec!["a change".to_owned()],
-            drains: vec![("web".to_owned(), "a".to_owned())],
-            config: String::new(),
-        };
-        store.save(&running).unwrap();
-        assert_eq!(store.load(), Some(running));
-        fs::write(dir.path().join("running.json"), "{").unwrap();
-        assert_eq!(store.load(), None);
     }
 }

@@ -7,6 +7,7 @@
 //! all the time and sent nothing to an earlier owner settles. See
 //! `docs/flow-affinity.md`.
 
+mod basis;
 mod identity;
 
 use std::collections::{BTreeSet, HashMap};
@@ -16,13 +17,15 @@ use std::time::{Duration, Instant};
 
 use balancer_common::layout::{MAX_MEMBERS, Member, SLOTS_PER_BLOCK, Slot};
 
+use basis::{Basis, Entries};
 pub(super) use identity::Identity;
 
+use super::staging::Blend;
 use super::{World, eligible, fails_open, probed};
 use crate::config::model::{Backend, Config, Protocol, Service};
 use crate::dataplane::{ServiceId, Table};
 use crate::health;
-use crate::{maglev, member};
+use crate::member;
 
 /// No round is shorter, so that a tiny `drain_timeout` keeps nobody busy.
 const LEAST_ROUND: Duration = Duration::from_millis(100);
@@ -40,7 +43,7 @@ pub(super) struct Book {
     /// still name them.
     pub(super) vacated: BTreeSet<u16>,
     /// What the table was built from.
-    built_from: (Vec<(String, u16, u16)>, u32),
+    built_from: Basis,
     pub(super) table: Table,
     round: Option<Round>,
 }
@@ -83,7 +86,7 @@ impl Book {
             seats: Vec::new(),
             incarnations: Vec::new(),
             vacated: BTreeSet::new(),
-            built_from: (Vec::new(), 0),
+            built_from: Basis::default(),
             table: Table::new(Arc::from(Vec::new())),
             round: None,
         }
@@ -102,7 +105,7 @@ impl Book {
     pub(super) fn begin_anew(&mut self, id: ServiceId) {
         self.id = id;
         self.vacated.clear();
-        self.built_from = (Vec::new(), 0);
+        self.built_from = Basis::default();
         self.table = Table::new(Arc::from(Vec::new()));
         self.round = None;
     }
@@ -167,20 +170,33 @@ impl Book {
         }
     }
 
-    pub(super) fn rebuild(&mut self, service: &Service, size: u32, world: &World, now: Instant) {
-        let entries = self.entries(service, world);
-        let is_same = self.built_from.0 == entries && self.built_from.1 == size;
+    pub(super) fn rebuild(
+        &mut self,
+        service: &Service,
+        blend: Option<Blend<'_>>,
+        size: u32,
+        world: &World,
+        now: Instant,
+    ) {
+        let basis = Basis {
+            entries: self.entries(blend.map_or(service, |blend| blend.after), world),
+            earlier: blend
+                .filter(|blend| blend.percent < 100)
+                .map(|blend| (self.entries(blend.before, world), blend.percent)),
+            size,
+        };
+        let is_same = self.built_from == basis;
         if is_same && self.vacated.is_empty() {
             return;
         }
-        let owners = if is_same && !entries.is_empty() {
+        let owners = if is_same && !basis.entries.is_empty() {
             let slots = self.table.slots().unwrap_or_default();
             slots.iter().map(|slot| slot.current()).collect()
         } else {
-            maglev::build(&maglev_entries(&entries), size)
+            basis.owners(blend)
         };
         self.count_slots(&owners);
-        self.built_from = (entries, size);
+        self.built_from = basis;
         // While nobody is wanted the slots stay as they are: flows of those
         // who still live go on, and what has a dead owner is dropped.
         if owners.is_empty() {
@@ -203,7 +219,7 @@ impl Book {
     }
 
     /// Who gets new flows: name, index and weight.
-    fn entries(&self, service: &Service, world: &World) -> Vec<(String, u16, u16)> {
+    fn entries(&self, service: &Service, world: &World) -> Entries {
         let indexes = self.indexes();
         eligible(service, world)
             .filter_map(|(_, backend)| {
@@ -364,15 +380,4 @@ impl Round {
             fresh: vec![false; slot_count.div_ceil(SLOTS_PER_BLOCK as usize)],
         }
     }
-}
-
-fn maglev_entries(entries: &[(String, u16, u16)]) -> Vec<maglev::Entry<'_>> {
-    entries
-        .iter()
-        .map(|(identity, index, weight)| maglev::Entry {
-            identity,
-            index: *index,
-            weight: *weight,
-        })
-        .collect()
 }

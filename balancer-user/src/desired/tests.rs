@@ -4,7 +4,9 @@ use super::*;
 use std::time::Duration;
 
 use crate::config::examine;
-use crate::config::model::Affinity;
+use crate::config::model::{Affinity, Backend};
+use crate::health;
+use crate::probe::scheduler::TargetId;
 use proptest::prelude::*;
 
 const FILE: &str = r#"

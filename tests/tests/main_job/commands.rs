@@ -7,7 +7,10 @@ use anyhow::{Context, Result, ensure};
 use balancer_tests::balancer::{Balancer, backend_of, service_of};
 use balancer_tests::lab::client::Curl;
 use balancer_tests::lab::wait_for;
-use balancer_user::api::types::{BackendStatus, Changed, ServiceStatus, Status};
+use balancer_user::api::progress::Progress;
+use balancer_user::api::types::{
+    BackendStatus, Changed, History, ServiceStatus, Status, StoredRevision,
+};
 use serde_json::Value;
 
 use crate::LIMIT;
@@ -244,11 +247,19 @@ fn json_of_every_command_is_read_back() -> Result<()> {
         &["backend", "undrain", "web", "backend0"],
         &["backend", "add", "web", "new", "10.1.2.77"],
         &["backend", "remove", "web", "new"],
-        &["reload"],
     ] {
         let changed: Changed = serde_json::from_str(&ask(arguments)?)?;
         ensure!(!changed.dry_run && changed.duration_micros.is_some());
         ensure!(!changed.summary.is_empty());
     }
+    let events = ask(&["reload"])?;
+    let events: Vec<Progress> = events
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()?;
+    ensure!(events.last().is_some_and(Progress::is_last), "{events:?}");
+    let history: History = serde_json::from_str(&ask(&["history"])?)?;
+    ensure!(history.revisions.len() == 7, "{history:?}");
+    let _: StoredRevision = serde_json::from_str(&ask(&["show"])?)?;
     Ok(())
 }

@@ -61,6 +61,8 @@ fn status(services: Vec<ServiceStatus>) -> Status {
         uptime_seconds: 18_120,
         config_file: "/etc/balancer.toml".to_owned(),
         runtime_changes: Vec::new(),
+        revision: Some(41),
+        change_under_way: None,
         last_reload: None,
         last_apply: None,
         interfaces: vec![InterfaceStatus {
@@ -196,7 +198,7 @@ changed by command since the file was read, and not in the file:
 
 last reload 1m30s ago: nothing changed
 last change of the tables 12s ago, in force after 1.5 ms: service web: backend web-3 is down: connection refused
-balancer 0.1.0, process 42, up 5h02m, file /etc/balancer.toml, interfaces eth0 (native)
+balancer 0.1.0, revision 41, process 42, up 5h02m, file /etc/balancer.toml, interfaces eth0 (native)
 ";
     assert_eq!(render(&busy, false), expected);
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::super::model::{Apply, Keep};
+
 /// `node.table_size`.
 pub const TABLE_SIZE: u32 = 65_537;
 /// `node.socket`.
@@ -48,3 +50,15 @@ pub const TIMEOUT: Duration = Duration::from_millis(500);
 pub const RISE: u32 = 2;
 /// A probe's `fall`.
 pub const FALL: u32 = 3;
+
+/// `[apply]`.
+pub fn apply() -> Apply {
+    Apply {
+        stages: vec![1, 10, 50, 100],
+        hold: Duration::from_secs(10),
+        keep: Keep {
+            revisions: 1000,
+            age: Duration::from_secs(365 * 24 * 3600),
+        },
+    }
+}

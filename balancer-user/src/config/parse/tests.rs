@@ -524,3 +524,19 @@ weight = 100
 zone = "a"
 capacity_flows_per_second = 12000
 "#;
+
+#[test]
+fn stages_ascend_to_a_hundred() {
+    for (stages, fault) in [
+        ("[1, 1, 100]", "`stages` goes from 1 to 1, wanted more"),
+        ("[50, 10, 100]", "`stages` goes from 50 to 10, wanted more"),
+        ("[1, 10]", "`stages` ends at 10, wanted 100"),
+        ("[0, 100]", "`stages` is 0, limit 1 to 100"),
+    ] {
+        let text = format!("[node]\ninterfaces = [\"eth0\"]\n[apply]\nstages = {stages}\n");
+        let found = parse(&text).findings;
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].rule, "bad-value");
+        assert_eq!(found[0].message, format!("apply: {fault}"));
+    }
+}

@@ -7,7 +7,7 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::super::model::{
-    Forward, Mac, Protocol, Quic, Seed, ServerId, SourceLimit, TunnelSource,
+    Apply, Forward, Keep, Mac, Protocol, Quic, Seed, ServerId, SourceLimit, TunnelSource,
 };
 use super::super::parse::parse;
 use super::super::testing::{PATH_SAMPLE, SAMPLE};
@@ -435,17 +435,28 @@ fn node() -> impl Strategy<Value = Node> {
         )
 }
 
+fn apply() -> impl Strategy<Value = Apply> {
+    let (hold, age) = (millis(0..=3_600_000), millis(3_600_000..=315_360_000_000));
+    (btree_set(1_u8..100, 0..4), hold, 2_u32..=100_000, age).prop_map(
+        |(stages, hold, revisions, age)| Apply {
+            stages: stages.into_iter().chain([100]).collect(),
+            hold,
+            keep: Keep { revisions, age },
+        },
+    )
+}
+
 fn config() -> impl Strategy<Value = Config> {
     let based_on = option::of(1..=i64::MAX as u64);
-    (based_on, node(), btree_map(name(), service(), 0..4)).prop_map(|(based_on, node, services)| {
-        Config {
-            based_on,
-            node,
-            services: services
-                .into_iter()
-                .map(|(name, service)| Service { name, ..service })
-                .collect(),
-        }
+    let services = btree_map(name(), service(), 0..4);
+    (based_on, node(), apply(), services).prop_map(|(based_on, node, apply, services)| Config {
+        based_on,
+        node,
+        apply,
+        services: services
+            .into_iter()
+            .map(|(name, service)| Service { name, ..service })
+            .collect(),
     })
 }
 

@@ -20,7 +20,7 @@ pub(in crate::desired) struct Identity {
 
 impl Identity {
     /// Of the service with tables of that size.
-    pub(super) fn of(service: &Service, table_size: u32) -> Self {
+    pub(in crate::desired) fn of(service: &Service, table_size: u32) -> Self {
         let records_all = matches!(service.affinity, Affinity::Flow { .. });
         Self {
             address: service.address,

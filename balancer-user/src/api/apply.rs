@@ -1,0 +1,83 @@
+//! Of the control API: what brings a configuration into force, and revisions.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::revision::Revision;
+
+/// A file that is to come into force.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApplyRequest {
+    /// What the file is called in messages.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+    /// How it comes into force.
+    #[serde(default)]
+    pub how: How,
+}
+
+/// How a change comes into force; what is left out is as the file has it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct How {
+    /// Rules whose findings are allowed for this change.
+    #[serde(default)]
+    pub allow: Vec<String>,
+    /// Why it is made.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// Percent of the slots that move, ascending to 100.
+    #[serde(default)]
+    pub stages: Option<Vec<u8>>,
+    /// How long each stage is watched.
+    #[serde(default)]
+    pub hold_millis: Option<u64>,
+    /// How long it waits for a person to confirm it, and is undone then.
+    #[serde(default)]
+    pub confirm_within_millis: Option<u64>,
+}
+
+/// An earlier configuration that is to come into force again.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackRequest {
+    /// The revision; none is the last good one before the one in force. While
+    /// a change is under way, none undoes that.
+    #[serde(default)]
+    pub revision: Option<u64>,
+    /// How it comes into force.
+    #[serde(default)]
+    pub how: How,
+}
+
+/// What was done, in one sentence.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Said {
+    /// The sentence.
+    pub summary: String,
+}
+
+/// All revisions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct History {
+    /// The one in force.
+    pub in_force: Option<u64>,
+    /// The change under way, in one sentence.
+    pub change_under_way: Option<String>,
+    /// The oldest first.
+    pub revisions: Vec<Revision>,
+    /// Those that cannot be read, and why.
+    pub damaged: BTreeMap<u64, String>,
+}
+
+/// A revision with its configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StoredRevision {
+    /// The revision.
+    pub revision: Revision,
+    /// The configuration, a file's text.
+    pub config: String,
+}

@@ -1,0 +1,121 @@
+//! What the network says: next hops, and the program on the interfaces.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+
+use super::controller::Controller;
+use super::hops::{self, Found, Solicit};
+
+/// Whether a look-up of next hops is under way, and another one wanted.
+pub(super) struct Lookup {
+    answers: mpsc::Sender<Found>,
+    under_way: bool,
+    wanted: bool,
+}
+
+impl Lookup {
+    pub(super) fn new(answers: mpsc::Sender<Found>) -> Self {
+        Self {
+            answers,
+            under_way: false,
+            wanted: false,
+        }
+    }
+
+    /// Whether the caller is to start one; if one is under way, it is to be
+    /// followed by another, as it may have missed what is asked for now.
+    fn begin(&mut self) -> bool {
+        self.wanted = self.under_way;
+        !std::mem::replace(&mut self.under_way, true)
+    }
+
+    /// Notes the end; whether another one is wanted.
+    fn finish(&mut self) -> bool {
+        self.under_way = false;
+        std::mem::take(&mut self.wanted)
+    }
+}
+
+impl Controller {
+    pub(super) async fn on_network(&mut self) {
+        self.look_up_interfaces().await;
+        self.start_lookup(Solicit::Missing);
+    }
+
+    pub(super) async fn on_found(&mut self, found: Found) {
+        let began = Instant::now();
+        // Addresses that came while the look-up went on were asked for apart.
+        self.found.extend(found);
+        let wanted = hops::addresses(&self.config);
+        self.found.retain(|address, _| wanted.contains(address));
+        self.world.hops = hops::for_members(&self.config, &self.found);
+        let _ = self.reconcile("routes or neighbours changed", began);
+        self.go_on_if_proven().await;
+        if self.lookup.finish() {
+            self.start_lookup(Solicit::Missing);
+        }
+    }
+
+    /// Looks all next hops up beside the loop: ten thousand backends take a
+    /// second, and nobody may wait for that.
+    pub(super) fn start_lookup(&mut self, solicit: Solicit) {
+        if !self.lookup.begin() {
+            return;
+        }
+        let netlink = self.netlink.clone();
+        let addresses = hops::addresses(&self.config);
+        let answers = self.lookup.answers.clone();
+        tokio::spawn(async move {
+            let found = hops::ask(&netlink, addresses, solicit).await;
+            // Nobody is left to tell when the daemon ends.
+            let _ = answers.send(found).await;
+        });
+    }
+
+    /// Looks up the next hops of addresses that are new.
+    pub(super) async fn look_up_new(&mut self) {
+        let mut new = hops::addresses(&self.config);
+        new.retain(|address| !self.found.contains_key(address));
+        if !new.is_empty() {
+            self.found
+                .extend(hops::ask(&self.netlink, new, Solicit::Missing).await);
+        }
+        self.world.hops = hops::for_members(&self.config, &self.found);
+    }
+
+    /// Notes where the program is, and attaches it to an interface that was
+    /// made anew.
+    pub(super) async fn look_up_interfaces(&mut self) {
+        let mut modes = BTreeMap::new();
+        for name in self.config.node.interfaces.clone() {
+            let mode = match self.netlink.link(&name).await {
+                Ok(Some(link)) => match link.xdp {
+                    Some(xdp) => format!("{:?}", xdp.mode).to_lowercase(),
+                    None => self.reattach(&name),
+                },
+                Ok(None) => "missing".to_owned(),
+                Err(error) => format!("unknown ({error})"),
+            };
+            if self.modes.get(&name) != Some(&mode) {
+                tracing::info!(interface = %name, %mode, "interface");
+            }
+            modes.insert(name, mode);
+        }
+        self.modes = modes;
+    }
+
+    fn reattach(&mut self, interface: &str) -> String {
+        match tokio::task::block_in_place(|| self.dataplane.attach(interface)) {
+            Ok(()) => {
+                tracing::warn!(%interface, "the program was gone; attached again");
+                "attached".to_owned()
+            }
+            Err(error) => {
+                tracing::error!(%interface, %error, "the program is gone");
+                "detached".to_owned()
+            }
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What is counted of the services that a change touches.
+
+use std::collections::BTreeMap;
+
+use super::controller::Controller;
+use crate::config::model::{Affinity, Config, Protocol, Service};
+use crate::desired::{BackendState, backend_state};
+use crate::probe::scheduler::TargetId;
+use crate::revision::Figures;
+use crate::verdict::{self, Counted, Harm, Patient, Subject};
+
+/// The services that a change touches.
+#[derive(Default)]
+pub(super) struct Watched {
+    patients: Vec<Patient>,
+    /// By service and backend: what was counted when the stage began.
+    stage_began: BTreeMap<TargetId, Counted>,
+    now: BTreeMap<TargetId, Counted>,
+    /// Backends that were up when the change began, or have been since.
+    were_up: Vec<TargetId>,
+}
+
+impl Watched {
+    /// From here on figures are of a new stage.
+    pub(super) fn begin_stage(&mut self) {
+        self.stage_began = self.now.clone();
+        for patient in &mut self.patients {
+            for subject in &mut patient.backends {
+                subject.stage = Counted::default();
+            }
+        }
+    }
+
+    /// The harm that is seen.
+    pub(super) fn harms(&self) -> Vec<Harm> {
+        self.patients.iter().flat_map(verdict::judge).collect()
+    }
+
+    /// What is written down of the stage.
+    pub(super) fn figures(&self) -> Vec<Figures> {
+        self.patients.iter().flat_map(verdict::figures).collect()
+    }
+}
+
+impl Controller {
+    /// Begins to watch the services that differ.
+    pub(super) fn watch(&mut self, before: &Config, after: &Config) -> Watched {
+        let changed = after.services.iter().filter(|service| {
+            let was = before.service(&service.name);
+            was.is_none_or(|was| was != *service)
+        });
+        let patients = changed
+            .map(|service| self.patient(before, service, after))
+            .collect();
+        let mut watched = Watched {
+            patients,
+            ..Watched::default()
+        };
+        self.count_watched(&mut watched);
+        for patient in &mut watched.patients {
+            for subject in &mut patient.backends {
+                let id = target(&patient.service, &subject.name);
+                subject.before = watched.now.get(&id).copied().unwrap_or_default();
+            }
+        }
+        watched.begin_stage();
+        watched
+    }
+
+    fn patient(&self, before: &Config, service: &Service, after: &Config) -> Patient {
+        let shares = |config: &Config| -> BTreeMap<String, f64> {
+            let Some(service) = config.service(&service.name) else {
+                return BTreeMap::new();
+            };
+            let size = config.node.table_size;
+            let counts = self.tables.slot_counts(service, size);
+            let names = service.backends.iter().map(|backend| backend.name.clone());
+            let shares = counts
+                .into_iter()
+                .map(|count| f64::from(count) / f64::from(size));
+            names.zip(shares).collect()
+        };
+        let (old, new) = (shares(before), shares(after));
+        let names: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+        let backends = names.into_iter().map(|name| Subject {
+            name: name.clone(),
+            share_before: old.get(name).copied().unwrap_or_default(),
+            share_after: new.get(name).copied().unwrap_or_default(),
+            ..Subject::default()
+        });
+        Patient {
+            service: service.name.clone(),
+            backends: backends.collect(),
+            is_even: service.protocol == Protocol::Tcp && service.affinity != Affinity::Source,
+            may_dominate: service.allow.iter().any(|rule| rule == "dominant-backend"),
+        }
+    }
+
+    /// Reads the counters and the states of what is watched.
+    pub(super) fn count_watched(&mut self, watched: &mut Watched) {
+        let mut indexes = Vec::new();
+        for patient in &watched.patients {
+            for seat in self.builder.seats(&patient.service).into_iter().flatten() {
+                let id = target(&patient.service, &seat.backend);
+                indexes.push((id, seat.counter, seat.slot_count));
+            }
+        }
+        let members: Vec<u32> = indexes.iter().map(|(_, index, _)| *index).collect();
+        let counters = match self.dataplane.counters(&members) {
+            Ok(counters) => counters,
+            Err(error) => {
+                tracing::warn!(%error, "the change cannot be watched: counters cannot be read");
+                return;
+            }
+        };
+        let mut slots = BTreeMap::new();
+        for (id, index, slot_count) in indexes {
+            let member = counters.members.get(&index).copied().unwrap_or_default();
+            let handshakes = counters.handshakes.get(&index).copied().unwrap_or_default();
+            let counted = Counted {
+                flows: member.flows,
+                resets: member.resets,
+                handshakes,
+            };
+            slots.insert(id.clone(), slot_count);
+            watched.now.insert(id, counted);
+        }
+        for patient in &mut watched.patients {
+            let size = self.builder.slot_count(&patient.service).max(1);
+            let service = self.config.service(&patient.service);
+            for subject in &mut patient.backends {
+                let id = target(&patient.service, &subject.name);
+                let slots = slots.get(&id).copied().unwrap_or_default();
+                subject.share = f64::from(slots) / f64::from(size);
+                let now = watched.now.get(&id).copied().unwrap_or_default();
+                let then = watched.stage_began.get(&id).copied().unwrap_or_default();
+                subject.stage = now.since(&then);
+                let backend = service.and_then(|it| Some((it, it.backend(&subject.name)?)));
+                let state = backend.map(|(service, it)| backend_state(service, it, &self.world));
+                let was_up = watched.were_up.contains(&id);
+                match state {
+                    Some(BackendState::Up) if !was_up => watched.were_up.push(id),
+                    Some(BackendState::Down) if was_up => {
+                        let why = self.last_failure(&patient.service, &subject.name);
+                        subject.went_down = Some(why);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Why the last probe of a backend was bad.
+    pub(super) fn last_failure(&self, service: &str, backend: &str) -> String {
+        let states = self.scheduler.states().all();
+        let id = target(service, backend);
+        let found = states.into_iter().find(|it| it.id == id);
+        let failure = found.and_then(|it| Some(it.monitor.last_failure()?.1.to_string()));
+        failure.unwrap_or_else(|| "no probe has passed yet".to_owned())
+    }
+}
+
+fn target(service: &str, backend: &str) -> TargetId {
+    TargetId {
+        service: service.to_owned(),
+        backend: backend.to_owned(),
+    }
+}

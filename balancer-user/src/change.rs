@@ -69,19 +69,20 @@ impl TableMemo {
                 (backend.name.clone(), weight)
             })
             .collect();
-        let mut known = self
-            .known
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let known = known.entry(service.name.clone()).or_default();
-        let found = known
-            .iter()
-            .flatten()
-            .find(|known| known.weights == weights && known.table_size == table_size);
-        if let Some(found) = found {
+        let lock = || {
+            let known = self.known.lock();
+            known.unwrap_or_else(std::sync::PoisonError::into_inner)
+        };
+        let is_it = |known: &&Known| known.weights == weights && known.table_size == table_size;
+        if let Some(known) = lock().get(&service.name)
+            && let Some(found) = known.iter().flatten().find(is_it)
+        {
             return found.counts.clone();
         }
+        // Not under the lock: others count at the same time.
         let counts = count();
+        let mut known = lock();
+        let known = known.entry(service.name.clone()).or_default();
         known.swap(0, 1);
         known[0] = Some(Known {
             weights,

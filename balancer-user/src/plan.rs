@@ -101,50 +101,37 @@ pub struct OperatorDrain {
     pub age: Option<Duration>,
 }
 
+/// Fewer services are not worth a thread.
+const LEAST_PART: usize = 16;
+
 /// What `candidate` would do. A backend that was not probed is taken to
 /// prove itself, one that failed is not.
 pub fn make(base: &Base, candidate: &Config, proofs: &Proofs, tables: &TableMemo) -> Plan {
     let running = base.services();
     let table_size = candidate.node.table_size;
-    let resized = base
-        .config
-        .as_ref()
-        .is_some_and(|config| config.node.table_size != table_size);
-    let mut services = Vec::new();
-    let mut unchanged = 0;
+    let resized = base.is_resized(table_size);
+    let mut steps = Vec::new();
     for service in &candidate.services {
         let before = running.get(service.name.as_str()).copied();
         let is_same = before.is_some_and(|before| !resized && before == service);
-        let plan = (!is_same)
-            .then(|| service::Step {
-                held: base.held.get(&service.name),
-                before,
-                after: Some(service),
-                table_size,
-                resized,
-            })
-            .and_then(|step| step.plan(base, proofs, tables));
-        match plan {
-            Some(plan) => services.push(plan),
-            None => unchanged += 1,
+        if !is_same {
+            steps.push(step(base, before, Some(service), table_size));
         }
     }
     let wanted: HashSet<&str> = candidate
         .services
         .iter()
-        .map(|it| it.name.as_str())
+        .map(|service| service.name.as_str())
         .collect();
-    let gone = base.config.iter().flat_map(|config| &config.services);
-    for service in gone.filter(|service| !wanted.contains(service.name.as_str())) {
-        let step = service::Step {
-            held: base.held.get(&service.name),
-            before: Some(service),
-            after: None,
-            table_size,
-            resized,
-        };
-        services.extend(step.plan(base, proofs, tables));
-    }
+    let going = running_services(base).filter(|service| !wanted.contains(service.name.as_str()));
+    let gone = going.map(|service| step(base, Some(service), None, table_size));
+    steps.extend(gone);
+    let services = on_all_cpus(&steps, |step| step.plan(base, proofs, tables));
+    let changed = services
+        .iter()
+        .filter(|it| it.fate != Fate::Removed)
+        .count();
+    let unchanged = candidate.services.len() - changed;
     let before = base.config.as_ref().map(|config| &config.node);
     let mut plan = Plan {
         summary: String::new(),
@@ -233,12 +220,58 @@ fn unknown_targets(before: Option<&Service>, after: &Service) -> Vec<TargetSpec>
     specs
 }
 
+fn step<'a>(
+    base: &'a Base,
+    before: Option<&'a Service>,
+    after: Option<&'a Service>,
+    table_size: u32,
+) -> service::Step<'a> {
+    let name = after.or(before).map(|service| service.name.as_str());
+    service::Step {
+        before,
+        after,
+        held: name.and_then(|name| base.held.get(name)),
+        table_size,
+        resized: base.is_resized(table_size),
+    }
+}
+
+/// Works through services, of which each has a table to be built.
+fn on_all_cpus<T: Sync, P: Send>(items: &[T], work: impl Fn(&T) -> Option<P> + Sync) -> Vec<P> {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let part = items.len().div_ceil(cpus).max(LEAST_PART);
+    if items.len() <= part {
+        return items.iter().filter_map(work).collect();
+    }
+    let work = &work;
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = items
+            .chunks(part)
+            .map(|part| scope.spawn(move || part.iter().filter_map(work).collect::<Vec<P>>()))
+            .collect();
+        // In the order of the items.
+        let done = parts.into_iter().map(|part| match part.join() {
+            Ok(done) => done,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        done.flatten().collect()
+    })
+}
+
+fn running_services(base: &Base) -> impl Iterator<Item = &Service> {
+    base.config.iter().flat_map(|config| &config.services)
+}
+
 impl Base {
     fn services(&self) -> HashMap<&str, &Service> {
-        let services = self.config.iter().flat_map(|config| &config.services);
-        services
+        running_services(self)
             .map(|service| (service.name.as_str(), service))
             .collect()
+    }
+
+    fn is_resized(&self, table_size: u32) -> bool {
+        let is_other = |config: &Config| config.node.table_size != table_size;
+        self.config.as_ref().is_some_and(is_other)
     }
 
     /// What is known of a service's backends now.

@@ -5,7 +5,7 @@
 //! beside it, as it takes seconds where a file is large or a server is slow.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, oneshot};
 
@@ -91,6 +91,7 @@ pub(super) async fn judge(
 ) -> Result<Judged, Problem> {
     check_allowable(allow)?;
     let _turn = PLANNING.acquire().await;
+    let began = Instant::now();
     let first = Arc::clone(&tables);
     let (base, mut read) = beside(move || {
         let read = Read::of(&base, name, text, &first);
@@ -104,7 +105,9 @@ pub(super) async fn judge(
             report: read.report,
         });
     };
+    let read_for = began.elapsed();
     let proofs = prove(plan::to_prove(&base, &step.config)).await;
+    let proved_for = began.elapsed() - read_for;
     let (spans, mut report) = (read.spans, read.report);
     let judged = beside(move || {
         let plan = match proofs.values().all(Result::is_ok) {
@@ -117,6 +120,7 @@ pub(super) async fn judge(
     let (plan, found) = judged.await?;
     report.extend(found);
     allow_in(&mut report, allow);
+    tracing::debug!(took = ?began.elapsed(), ?proved_for, summary = %plan.summary, "planned");
     Ok(Judged {
         plan: Some(plan),
         report,

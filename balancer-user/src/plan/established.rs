@@ -4,6 +4,8 @@
 //! `previous` owner until the flows of it have been silent for the service's
 //! `drain_timeout`. What is not covered by that breaks, and is named here.
 
+use std::collections::HashMap;
+
 use super::service::Step;
 use super::tables::{Comparison, Owner, part};
 use super::types::{Break, Established};
@@ -26,18 +28,31 @@ pub(super) fn of(step: &Step<'_>, comparison: &Comparison<'_>) -> Established {
         return found;
     }
     found.breaks.extend(shut_out(before, after));
-    for owner in comparison.owners.iter().filter(|it| it.seat.is_some()) {
-        if let Some(why) = lost(owner, before, after) {
+    let known: HashMap<&str, &Backend> = before
+        .backends
+        .iter()
+        .map(|backend| (backend.name.as_str(), backend))
+        .collect();
+    let owners = comparison.owners.iter();
+    let lost: Vec<Option<&str>> = owners
+        .map(|owner| {
+            owner.seat?;
+            lost(owner, known.get(owner.name)?, after)
+        })
+        .collect();
+    for (owner, why) in comparison.owners.iter().zip(&lost) {
+        if let Some(why) = why {
             found.breaks.push(Break {
                 backend: Some(owner.name.to_owned()),
                 share: Some(part(owner.slots_now, comparison.len_now)),
-                why: why.to_owned(),
+                why: (*why).to_owned(),
             });
         }
     }
-    moved(step, before, after, comparison, &mut found);
+    let stays = |owner: usize| comparison.owners[owner].position.is_some() && lost[owner].is_none();
+    moved(step, after, comparison, stays, &mut found);
     let newly_drained = |backend: &&Backend| {
-        let was = before.backend(&backend.name);
+        let was = known.get(backend.name.as_str());
         backend.drain && was.is_some_and(|was| !was.drain && was.address == backend.address)
     };
     if !after.drain_timeout.is_zero() {
@@ -111,8 +126,7 @@ pub(super) fn covers(wide: &Service, narrow: &Service) -> bool {
 }
 
 /// Why an owner's flows break, if they do.
-fn lost(owner: &Owner<'_>, before: &Service, after: &Service) -> Option<&'static str> {
-    let was = before.backend(owner.name)?;
+fn lost(owner: &Owner<'_>, was: &Backend, after: &Service) -> Option<&'static str> {
     let Some(backend) = owner.position.map(|position| &after.backends[position]) else {
         let replaced = after.backend(owner.name).is_some();
         return Some(match replaced {
@@ -132,17 +146,13 @@ fn lost(owner: &Owner<'_>, before: &Service, after: &Service) -> Option<&'static
 /// Flows of slots that move away from backends that stay.
 fn moved(
     step: &Step<'_>,
-    before: &Service,
     after: &Service,
     comparison: &Comparison<'_>,
+    stays: impl Fn(usize) -> bool,
     found: &mut Established,
 ) {
-    let stays = |at: usize| {
-        let owner = &comparison.owners[at];
-        owner.position.is_some() && lost(owner, before, after).is_none()
-    };
     let pairs = comparison.pairs.iter();
-    let leaving = pairs.filter(|pair| pair.from.is_some_and(stays));
+    let leaving = pairs.filter(|pair| pair.from.is_some_and(&stays));
     let share = match step.is_rehashed() {
         true => step.share_moved(comparison),
         false => comparison.share(leaving.map(|pair| pair.count).sum()),

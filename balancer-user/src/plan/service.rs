@@ -16,7 +16,7 @@ use crate::maglev;
 use crate::probe::scheduler::TargetId;
 
 /// Moves that a plan names; a service of many backends has thousands.
-const MAX_MOVES: usize = 100;
+const MAX_MOVES: usize = 32;
 
 /// A service before and after; one of both is there.
 pub(super) struct Step<'a> {
@@ -314,16 +314,15 @@ fn rate_of(comparison: &Comparison<'_>, owner: usize, count: u32) -> Option<f64>
 }
 
 fn moves(comparison: &Comparison<'_>) -> (Vec<Move>, usize) {
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    for owner in &comparison.owners {
+        *counts.entry(owner.name).or_default() += 1;
+    }
     let name = |at: usize| {
         let owner = &comparison.owners[at];
-        let is_twice = comparison
-            .owners
-            .iter()
-            .enumerate()
-            .any(|(other, it)| other != at && it.name == owner.name);
-        match is_twice {
-            true => format!("{} at {}", owner.name, owner.address),
-            false => owner.name.to_owned(),
+        match counts.get(owner.name) {
+            Some(2..) => format!("{} at {}", owner.name, owner.address),
+            _ => owner.name.to_owned(),
         }
     };
     let moves = comparison.pairs.iter().take(MAX_MOVES).map(|pair| Move {

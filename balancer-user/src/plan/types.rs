@@ -70,7 +70,7 @@ pub struct ServicePlan {
     /// These flows a second at the present rate; none for UDP, which has no
     /// sign of a new flow.
     pub flows_per_second_moved: Option<f64>,
-    /// From whom to whom, the largest first; at most 100.
+    /// From whom to whom, the largest first; at most 32.
     pub moves: Vec<Move>,
     /// Further ones, which are left out.
     pub moves_left_out: usize,

@@ -144,11 +144,14 @@ pub fn make(base: &Base, candidate: &Config, proofs: &Proofs, tables: &TableMemo
             let keys = needs_restart(before, &candidate.node);
             keys.into_iter().map(ToOwned::to_owned).collect()
         }),
+        apply: base.config.as_ref().map_or_else(Vec::new, |config| {
+            settings::of_apply(&config.apply, &candidate.apply)
+        }),
         drains_on: Vec::new(),
         services,
         unchanged_services: unchanged,
     };
-    plan.has_changes = !plan.node.is_empty() || !plan.services.is_empty();
+    plan.has_changes = !plan.node.is_empty() || !plan.apply.is_empty() || !plan.services.is_empty();
     plan.summary = summary::of(&plan);
     plan
 }

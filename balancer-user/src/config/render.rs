@@ -132,11 +132,11 @@ impl Text {
 
     fn apply(&mut self, apply: &Apply) {
         let unset = defaults::apply();
-        if *apply == unset {
+        if !self.with_defaults && *apply == unset {
             return;
         }
         self.header("[apply]");
-        if apply.stages != unset.stages {
+        if self.with_defaults || apply.stages != unset.stages {
             self.key("stages", listed(&apply.stages, ToString::to_string));
         }
         self.key_unless("hold", apply.hold, unset.hold, duration);

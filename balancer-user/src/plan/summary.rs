@@ -23,12 +23,12 @@ pub(super) fn of(plan: &Plan) -> String {
         parts.push(established(plan));
     }
     parts.extend(plan.services.iter().filter_map(drained));
-    if !plan.node.is_empty() {
-        let keys = plan
-            .node
-            .iter()
-            .map(|change| format!("node.{}", change.key));
-        parts.push(format!("{} changes", listed(keys)));
+    let node = plan.node.iter().map(|it| format!("node.{}", it.key));
+    let apply = plan.apply.iter().map(|it| format!("apply.{}", it.key));
+    let keys: Vec<String> = node.chain(apply).collect();
+    if !keys.is_empty() {
+        let verb = if keys.len() == 1 { "changes" } else { "change" };
+        parts.push(format!("{} {verb}", listed(keys.into_iter())));
     }
     if !plan.needs_restart.is_empty() {
         let keys = plan.needs_restart.iter().map(|key| format!("node.{key}"));

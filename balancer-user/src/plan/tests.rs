@@ -316,8 +316,16 @@ fn node_settings_and_those_that_need_a_restart_are_told() {
     assert_eq!(plan.needs_restart, ["interfaces"]);
     assert_eq!(
         plan.summary,
-        "node.answer_echo, node.interfaces changes; only a restart takes node.interfaces"
+        "node.answer_echo, node.interfaces change; only a restart takes node.interfaces"
     );
+}
+
+#[test]
+fn way_of_later_changes_is_a_change_too() {
+    let plan = plan_to(&format!("[apply]\nhold = \"33s\"\n{FILE}"));
+    assert!(plan.has_changes && plan.services.is_empty());
+    assert_eq!(plan.apply[0].after.as_deref(), Some("\"33s\""));
+    assert_eq!(plan.summary, "apply.hold changes");
 }
 
 #[test]

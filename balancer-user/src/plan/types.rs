@@ -19,6 +19,8 @@ pub struct Plan {
     pub node: Vec<SettingChange>,
     /// Of these the keys that only a restart takes.
     pub needs_restart: Vec<String>,
+    /// Settings of `[apply]` that change.
+    pub apply: Vec<SettingChange>,
     /// Drains made by command that go on, though a file does not say so:
     /// service and backend.
     pub drains_on: Vec<(String, String)>,

@@ -52,6 +52,13 @@ fn changes(plan: &Plan) -> String {
         }
         text.push('\n');
     }
+    if !plan.apply.is_empty() {
+        text.push_str("apply\n");
+        for setting in &plan.apply {
+            text.push_str(&format!("  {}\n", shown(setting)));
+        }
+        text.push('\n');
+    }
     for service in &plan.services {
         text.push_str(&one_service(service));
         text.push('\n');

@@ -109,6 +109,7 @@ fn planned() -> Planned {
             revision: Some(41),
             node: vec![setting("answer_echo", Some("true"), Some("false"))],
             needs_restart: Vec::new(),
+            apply: vec![setting("hold", Some("\"10s\""), Some("\"20s\""))],
             drains_on: Vec::new(),
             services: vec![web()],
             unchanged_services: 1,
@@ -128,6 +129,9 @@ fn plan_is_a_table_a_service_the_findings_and_one_line() {
         "\
 node
   answer_echo true -> false
+
+apply
+  hold \"10s\" -> \"20s\"
 
 service web changes
   fail_open_below 0.3 -> unset

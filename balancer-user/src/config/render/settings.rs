@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::model::{Backend, Node, Service};
+use super::super::model::{Apply, Backend, Node, Service};
 use super::Text;
 
 /// A setting that two configurations have different.
@@ -37,6 +37,14 @@ pub fn of_nodes(before: &Node, after: &Node) -> Vec<SettingChange> {
         }
     }
     changes
+}
+
+/// Settings of how a change comes into force that differ.
+pub fn of_apply(before: &Apply, after: &Apply) -> Vec<SettingChange> {
+    if before == after {
+        return Vec::new();
+    }
+    changes(|text| text.apply(before), |text| text.apply(after))
 }
 
 /// Settings of a service that differ, those of its backends apart.
@@ -156,6 +164,29 @@ mod tests {
             ["weight 90 -> 100"]
         );
         assert_eq!(of_backends(&before[1], &after[1]), []);
+    }
+
+    #[test]
+    fn way_of_a_change_has_its_defaults_too() {
+        let before = examined(SAMPLE).config.unwrap().apply;
+        let after = Apply {
+            stages: vec![7, 100],
+            hold: std::time::Duration::from_secs(77),
+            ..before.clone()
+        };
+        let unset = super::super::defaults::apply();
+        let changes = of_apply(&unset, &after);
+        let keys: Vec<&str> = changes.iter().map(|it| it.key.as_str()).collect();
+        assert!(
+            keys.contains(&"stages") && keys.contains(&"hold"),
+            "{keys:?}"
+        );
+        assert!(
+            changes
+                .iter()
+                .all(|it| it.before.is_some() && it.after.is_some())
+        );
+        assert_eq!(of_apply(&before, &before), []);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::{Exit, bad_usage, block_on, file, output};
 use crate::config::Examined;
 use crate::config::check::rules::{self, Rule};
 use crate::config::diagnostic::Report;
+use crate::config::schema::schema;
 use crate::live::{self, Reach};
 
 /// Why findings are allowed that `--allow` names.
@@ -29,7 +30,7 @@ const REASON: &str = "--allow on the command line";
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The configuration file; `-` reads stdin
-    #[arg(value_name = "FILE", required_unless_present_any = ["list", "explain"])]
+    #[arg(value_name = "FILE", required_unless_present_any = ["list", "explain", "schema"])]
     file: Option<PathBuf>,
 
     /// Look at this host and its network, too
@@ -72,6 +73,14 @@ pub(super) struct Args {
     /// Say what a rule is for
     #[arg(long, value_name = "RULE", conflicts_with_all = ["file", "live", "deny", "allow"])]
     explain: Option<String>,
+
+    /// Print a JSON Schema of the file, for editors
+    ///
+    /// It knows every key with its type and its limits, and which keys must be
+    /// there. It takes all that `check` takes; how keys fit together is for
+    /// `check` to say.
+    #[arg(long, conflicts_with_all = ["file", "live", "format", "json", "deny", "allow", "list", "explain"])]
+    schema: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -94,6 +103,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let format = if args.json { Format::Json } else { args.format };
     if let Some(id) = &args.explain {
         return explain(id, format);
+    }
+    if args.schema {
+        output::print_json(&schema())?;
+        return Ok(Exit::Done);
     }
     let Some(path) = &args.file else {
         list(format)?;

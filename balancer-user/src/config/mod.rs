@@ -11,6 +11,7 @@ pub mod model;
 pub mod parse;
 pub mod prime;
 pub mod render;
+pub mod schema;
 pub mod spans;
 mod wording;
 

@@ -5,6 +5,7 @@
 //! its place; a [`Config`] comes out only if nothing is. How the parts fit
 //! together is left to [`super::check`].
 
+mod addresses;
 pub mod apply;
 pub mod defaults;
 mod fields;
@@ -13,6 +14,7 @@ mod node;
 mod ports;
 mod quic;
 mod service;
+mod sink;
 mod sources;
 mod values;
 
@@ -26,9 +28,11 @@ use super::diagnostic::{Finding, Level};
 use super::model::Config;
 use super::spans::Spans;
 use super::wording::ticked;
+pub(super) use addresses::unusable;
 use fields::{Fields, Names, Path, Step};
+use sink::Sink;
+pub(super) use sink::Trait;
 use values::integer;
-pub(super) use values::unusable;
 
 /// Most services of a file.
 pub const MAX_SERVICES: usize = 4096;
@@ -51,13 +55,14 @@ pub struct Parsed {
 /// Reads a configuration from TOML.
 pub fn parse(source: &str) -> Parsed {
     let (document, errors) = DeTable::parse_recoverable(source);
-    let mut findings = Vec::new();
+    let mut sink = Sink::default();
     let mut spans = Spans::default();
     let syntax = syntax_findings(source, &errors);
     let mut config = None;
     if !structure_is_lost(source, &syntax) {
-        config = file(document.get_ref(), &mut spans, &mut findings);
+        config = file(document.get_ref(), &mut spans, &mut sink);
     }
+    let mut findings = sink.findings;
     if !syntax.is_empty() {
         drop_followers(source, &syntax, &mut findings);
     }
@@ -72,7 +77,18 @@ pub fn parse(source: &str) -> Parsed {
     }
 }
 
-fn file(table: &DeTable<'_>, spans: &mut Spans, sink: &mut Vec<Finding>) -> Option<Config> {
+/// What the readers look for in a text, whatever is wrong with it.
+pub(super) fn traits(source: &str) -> Vec<Trait> {
+    let (document, _) = DeTable::parse_recoverable(source);
+    let mut sink = Sink {
+        traits: Some(Vec::new()),
+        ..Sink::default()
+    };
+    file(document.get_ref(), &mut Spans::default(), &mut sink);
+    sink.traits.unwrap_or_default()
+}
+
+fn file(table: &DeTable<'_>, spans: &mut Spans, sink: &mut Sink) -> Option<Config> {
     let root = Path {
         parent: None,
         step: Step::Root,

@@ -9,6 +9,7 @@ mod check;
 mod lonely;
 mod pipes;
 mod sarif;
+mod schema;
 mod trace;
 mod trace_capture;
 mod usage;

@@ -9,6 +9,7 @@ use std::collections::hash_map::Entry;
 use std::fmt;
 use std::ops::Range;
 
+use serde_json::Value as Json;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -16,6 +17,7 @@ use super::super::check::rules::{self, Rule};
 use super::super::diagnostic::Finding;
 use super::super::spans::TableSpans;
 use super::super::wording::{nearest, ticked};
+use super::sink::{Sink, Trait};
 
 /// A value with its place.
 pub(super) type Value<'t> = Spanned<DeValue<'t>>;
@@ -80,14 +82,30 @@ impl fmt::Display for Path<'_> {
     }
 }
 
+/// How [`Field::wrong_type`] is told that a table is wanted.
+const A_TABLE: &str = "a table";
+
 /// Takes faults about one key.
 pub(super) struct Field<'a> {
     pub(super) key: &'static str,
     path: &'a Path<'a>,
-    sink: &'a mut Vec<Finding>,
+    sink: &'a mut Sink,
 }
 
 impl Field<'_> {
+    /// Says what the reader takes, as a JSON Schema. Limits that depend on
+    /// other keys are left out.
+    pub(super) fn takes(&mut self, schema: impl FnOnce() -> Json) {
+        let (path, key) = (self.path, self.key);
+        self.sink.note(|| Trait::Value(path.dotted(key), schema()));
+    }
+
+    /// Says that the value is a table.
+    fn takes_table(&mut self) {
+        let (path, key) = (self.path, self.key);
+        self.sink.note(|| Trait::Table(path.dotted(key)));
+    }
+
     /// Reports a fault of `rule`; `text` follows the name of the object.
     pub(super) fn report(
         &mut self,
@@ -121,6 +139,9 @@ impl Field<'_> {
 
     /// Reports a value of a wrong type.
     pub(super) fn wrong_type(&mut self, value: &Value<'_>, wanted: &str, help: impl Into<String>) {
+        if wanted == A_TABLE {
+            self.takes_table();
+        }
         let found = match value.get_ref() {
             DeValue::Integer(_) => "an integer",
             DeValue::Array(_) => "an array",
@@ -141,7 +162,7 @@ pub(super) struct Fields<'t, 's> {
     path: Path<'s>,
     header: Range<usize>,
     values: Vec<(&'static str, Range<usize>)>,
-    sink: &'s mut Vec<Finding>,
+    sink: &'s mut Sink,
 }
 
 impl<'t, 's> Fields<'t, 's> {
@@ -151,8 +172,9 @@ impl<'t, 's> Fields<'t, 's> {
         header: Range<usize>,
         path: Path<'s>,
         known: &[&'static str],
-        sink: &'s mut Vec<Finding>,
+        sink: &'s mut Sink,
     ) -> Self {
+        sink.note(|| Trait::Keys(path.dotted(""), known.to_vec()));
         let mut fields = Self {
             table,
             path,
@@ -188,7 +210,7 @@ impl<'t, 's> Fields<'t, 's> {
     }
 
     /// The path of this table, and the sink, for reading a table inside.
-    pub(super) fn inner(&mut self) -> (&Path<'s>, &mut Vec<Finding>) {
+    pub(super) fn inner(&mut self) -> (&Path<'s>, &mut Sink) {
         (&self.path, self.sink)
     }
 
@@ -234,6 +256,8 @@ impl<'t, 's> Fields<'t, 's> {
 
     /// Reports a key that is not there.
     pub(super) fn missing(&mut self, key: &'static str, help: impl Into<String>) {
+        let path = &self.path;
+        self.sink.note(|| Trait::Required(path.dotted(key)));
         let header = self.header();
         let text = format!("the key `{key}` is missing");
         self.field(key)
@@ -260,6 +284,8 @@ impl<'t, 's> Fields<'t, 's> {
             return Vec::new();
         };
         let dotted = self.path.dotted("");
+        let path = &self.path;
+        self.sink.note(|| Trait::Tables(path.dotted(key), max));
         let header = if dotted.is_empty() {
             key.to_owned()
         } else {
@@ -312,7 +338,7 @@ impl<'a> Names<'a> {
         name: &'a str,
         span: Range<usize>,
         path: &Path<'_>,
-        sink: &mut Vec<Finding>,
+        sink: &mut Sink,
     ) {
         let entry = match self.first.entry(name) {
             Entry::Vacant(entry) => {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::super::model::{Health, HttpProbe, Identity, Ports, ProbeKind, TlsProbe};
 use super::super::spans::TableSpans;
 use super::defaults;
@@ -162,6 +164,8 @@ fn identity(fields: &mut Fields<'_, '_>) -> Option<Identity> {
     const WAYS: &[&str] = &["header", "body", "certificate"];
     let help = "write one of { header = { name = \"…\", value = \"…\" } }, { body = \"…\" }, { certificate = \"…\" }";
     let value = fields.value("identity")?;
+    let one = || json!({ "minProperties": 1, "maxProperties": 1 });
+    fields.field("identity").takes(one);
     let Some(table) = value.get_ref().as_table() else {
         fields.field("identity").wrong_type(value, "a table", help);
         return None;

@@ -5,20 +5,21 @@ use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde_json::json;
 use toml::de::{DeTable, DeValue};
 
 use super::super::check::rules;
-use super::super::diagnostic::Finding;
 use super::super::model::{Node, Seed, XdpMode};
 use super::super::prime::{MAX_TABLE_SIZE, is_prime, table_size_from};
 use super::super::spans::TableSpans;
+use super::addresses::{host_address_v4, host_address_v6};
 use super::defaults;
 use super::fields::{Field, Fields, Names, Path, Step, Value};
 use super::ports::{port, source_range};
+use super::sink::Sink;
 use super::sources::{addresses, tunnel_source_v4, tunnel_source_v6};
 use super::values::{
-    boolean, choice, duration, hex_byte, host_address_v4, host_address_v6, integer, list, path,
-    share, text, text_where,
+    boolean, choice, duration, hex_byte, integer, list, path, share, text, text_where, whole,
 };
 
 const KEYS: &[&str] = &[
@@ -58,7 +59,7 @@ pub(super) fn node(
     table: &DeTable<'_>,
     header: Range<usize>,
     root: &Path<'_>,
-    sink: &mut Vec<Finding>,
+    sink: &mut Sink,
 ) -> (Option<Node>, TableSpans) {
     let place = Path {
         parent: Some(root),
@@ -170,6 +171,7 @@ fn interfaces(fields: &mut Fields<'_, '_>) -> Option<Vec<String>> {
 /// Sixteen bytes in hex. The messages never show them: the seed is a secret.
 fn seed(field: &mut Field<'_>, value: &Value<'_>) -> Option<Seed> {
     let help = "make one with `openssl rand -hex 16`, the same on every balancer of a group";
+    field.takes(|| json!({ "type": "string", "pattern": "^[0-9a-fA-F]{32}$" }));
     let written = text(field, value)?;
     let count = written.chars().count();
     if count != 32 {
@@ -193,6 +195,7 @@ fn seed(field: &mut Field<'_>, value: &Value<'_>) -> Option<Seed> {
 }
 
 fn table_size(field: &mut Field<'_>, value: &Value<'_>) -> Option<u32> {
+    field.takes(|| whole(2, MAX_TABLE_SIZE.into()));
     let DeValue::Integer(digits) = value.get_ref() else {
         field.wrong_type(value, "an integer", "write a prime, such as 65537");
         return None;

@@ -2,22 +2,26 @@
 
 use std::ops::Range;
 
+use serde_json::json;
 use toml::de::DeValue;
 
 use super::super::check::rules;
 use super::super::model::Ports;
 use super::super::wording::quoted;
 use super::fields::{Field, Value};
-use super::values::list;
+use super::values::{list, whole};
 
 /// Most entries of a list.
 const MAX_ENTRIES: usize = 1024;
 /// Fewest ports to send from: every CPU has some of its own.
 const MIN_SOURCE_PORTS: usize = 1024;
+/// A range, as a pattern.
+const RANGE: &str = "^[0-9]+-[0-9]+$";
 const HELP: &str = "write a port, a range \"8000-8010\", a list of these, or \"any\"";
 
 /// A single port from 1 to 65535.
 pub(super) fn port(field: &mut Field<'_>, value: &Value<'_>) -> Option<u16> {
+    field.takes(|| whole(1, 65_535));
     let DeValue::Integer(digits) = value.get_ref() else {
         field.wrong_type(
             value,
@@ -41,6 +45,13 @@ pub(super) fn port(field: &mut Field<'_>, value: &Value<'_>) -> Option<u16> {
 
 /// The ports of a service.
 pub(super) fn ports(field: &mut Field<'_>, value: &Value<'_>) -> Option<Ports> {
+    field.takes(|| {
+        let range = json!({ "type": "string", "pattern": RANGE });
+        let entries = json!([whole(1, 65_535), range]);
+        let list = json!({ "type": "array", "minItems": 1, "maxItems": MAX_ENTRIES,
+            "items": { "anyOf": entries.clone() } });
+        json!({ "anyOf": [whole(1, 65_535), range, { "const": "any" }, list] })
+    });
     match value.get_ref() {
         DeValue::String(written) if written == "any" => Some(Ports::Any),
         DeValue::Array(_) => {
@@ -59,6 +70,7 @@ pub(super) fn ports(field: &mut Field<'_>, value: &Value<'_>) -> Option<Ports> {
 /// A range that `fullnat` sends from, such as `"32768-60999"`.
 pub(super) fn source_range(field: &mut Field<'_>, value: &Value<'_>) -> Option<(u16, u16)> {
     let help = "write a range such as \"32768-60999\"";
+    field.takes(|| json!({ "type": "string", "pattern": RANGE }));
     if value.get_ref().as_str().is_none() {
         field.wrong_type(value, "a range of ports", help);
         return None;

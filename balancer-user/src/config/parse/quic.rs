@@ -1,5 +1,7 @@
 //! Reads `[service.quic]` and the server ids of its backends.
 
+use serde_json::json;
+
 use super::super::model::{Quic, ServerId};
 use super::super::wording::quoted;
 use super::defaults;
@@ -50,6 +52,8 @@ pub(super) fn quic(service: &mut Fields<'_, '_>) -> Option<Quic> {
 
 /// A backend's `server_id`; its length is looked at beside the service's.
 pub(super) fn server_id(field: &mut Field<'_>, value: &Value<'_>) -> Option<ServerId> {
+    let pattern = format!("^([0-9a-fA-F]{{2}}){{1,{}}}$", ServerId::MAX_LEN);
+    field.takes(|| json!({ "type": "string", "pattern": pattern }));
     let written = text(field, value)?;
     let digits = written.as_bytes();
     let bytes: Option<Vec<u8>> = digits

@@ -4,22 +4,23 @@ use std::net::IpAddr;
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
+use serde_json::json;
 use toml::de::DeTable;
 
 use super::super::check::rules;
-use super::super::diagnostic::Finding;
 use super::super::model::{Affinity, Backend, Forward, Ports, Protocol, Service};
 use super::super::spans::{ServiceSpans, TableSpans};
 use super::MAX_BACKENDS;
+use super::addresses::{address, network};
 use super::defaults;
 use super::fields::{Field, Fields, Names, Path, Step, Value};
 use super::health;
 use super::ports::{port, ports};
 use super::quic::{quic, server_id};
+use super::sink::Sink;
 use super::sources::{filters, source_limit};
 use super::values::{
-    address, boolean, choice, duration, integer, is_name, list, mac, name, network, share, text,
-    text_where,
+    boolean, choice, duration, integer, is_name, list, mac, name, share, text, text_where,
 };
 
 const SERVICE_KEYS: &[&str] = &[
@@ -72,7 +73,7 @@ pub(super) fn service<'t>(
     index: usize,
     root: &Path<'_>,
     names: &mut Names<'t>,
-    sink: &mut Vec<Finding>,
+    sink: &mut Sink,
 ) -> (Option<Service>, ServiceSpans) {
     let step = match named(table) {
         Some((name, span)) => {
@@ -237,6 +238,10 @@ fn allow(fields: &mut Fields<'_, '_>) -> (Vec<String>, Option<String>) {
 }
 
 fn rule(field: &mut Field<'_>, value: &Value<'_>) -> Option<String> {
+    field.takes(|| {
+        let ids = rules::ALL.iter().filter(|rule| rule.allowable);
+        json!({ "enum": ids.map(|rule| rule.id).collect::<Vec<_>>() })
+    });
     match rules::find_allowable(text(field, value)?) {
         Ok(rule) => Some(rule.id.to_owned()),
         Err((message, help)) => {

@@ -7,12 +7,14 @@ use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde_json::json;
 
 use super::super::model::{SourceLimit, TunnelSource};
 use super::super::wording::quoted;
+use super::addresses::{host_address_v4, host_address_v6, network};
 use super::defaults;
 use super::fields::{Field, Fields, Path, Step, Value};
-use super::values::{host_address_v4, host_address_v6, integer, list, network};
+use super::values::{integer, list};
 
 /// Most addresses that `fullnat` sends from.
 const MAX_ADDRESSES: usize = 64;
@@ -28,6 +30,8 @@ pub(super) fn tunnel_source_v4(
     field: &mut Field<'_>,
     value: &Value<'_>,
 ) -> Option<TunnelSource<Ipv4Addr>> {
+    let prefix = json!({ "pattern": "^[0-9.]+/[0-9]{1,2}$" });
+    field.takes(|| json!({ "type": "string", "anyOf": [{ "format": "ipv4" }, prefix] }));
     if !is_prefix(value) {
         return host_address_v4(field, value).map(TunnelSource::from);
     }
@@ -45,6 +49,8 @@ pub(super) fn tunnel_source_v6(
     field: &mut Field<'_>,
     value: &Value<'_>,
 ) -> Option<TunnelSource<Ipv6Addr>> {
+    let prefix = json!({ "pattern": "^[0-9a-fA-F.:]+/[0-9]{1,3}$" });
+    field.takes(|| json!({ "type": "string", "anyOf": [{ "format": "ipv6" }, prefix] }));
     if !is_prefix(value) {
         return host_address_v6(field, value).map(TunnelSource::from);
     }

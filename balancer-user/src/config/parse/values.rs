@@ -1,13 +1,11 @@
 //! Readers of single values: each checks the type, then the limits.
 
 use std::fmt::Display;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
-use ipnet::IpNet;
+use serde_json::json;
 use toml::de::DeValue;
 
 use super::super::model::Mac;
@@ -19,6 +17,7 @@ const MAX_NAME_LEN: usize = 64;
 
 /// A string.
 pub(super) fn text<'t>(field: &mut Field<'_>, value: &'t Value<'t>) -> Option<&'t str> {
+    field.takes(|| json!({ "type": "string" }));
     let found = value.get_ref().as_str();
     if found.is_none() {
         let help = format!("write `{} = \"…\"`", field.key);
@@ -34,6 +33,8 @@ pub(super) fn text_where<'t>(
     fits: impl Fn(&str) -> bool,
 ) -> impl FnOnce(&mut Field<'_>, &'t Value<'t>) -> Option<&'t str> {
     move |field, value| {
+        // The schema counts characters, of which a byte may be a part.
+        field.takes(|| json!({ "type": "string", "minLength": 1, "maxLength": max_len }));
         let found = text(field, value)?;
         if found.is_empty() {
             field.bad(value, "is empty", format!("it is {rule}"));
@@ -74,6 +75,7 @@ pub(super) fn integer<'t, T: TryFrom<i128> + Copy + Display + Into<i128>>(
 ) -> impl FnOnce(&mut Field<'_>, &'t Value<'t>) -> Option<T> {
     move |field, value| {
         let (low, high) = (*limits.start(), *limits.end());
+        field.takes(|| whole(low.into(), high.into()));
         let DeValue::Integer(digits) = value.get_ref() else {
             let help = format!("write a whole number from {low} to {high}, without quotes");
             field.wrong_type(value, "an integer", help);
@@ -95,8 +97,19 @@ pub(super) fn integer<'t, T: TryFrom<i128> + Copy + Display + Into<i128>>(
     }
 }
 
+/// The schema of a whole number. A limit beyond what JSON's readers count
+/// exactly is left out.
+pub(super) fn whole(low: i128, high: i128) -> serde_json::Value {
+    const EXACT: i128 = 1 << 53;
+    match high < EXACT {
+        true => json!({ "type": "integer", "minimum": low as i64, "maximum": high as i64 }),
+        false => json!({ "type": "integer", "minimum": low as i64 }),
+    }
+}
+
 /// `true` or `false`.
 pub(super) fn boolean(field: &mut Field<'_>, value: &Value<'_>) -> Option<bool> {
+    field.takes(|| json!({ "type": "boolean" }));
     let found = value.get_ref().as_bool();
     if found.is_none() {
         field.wrong_type(
@@ -111,6 +124,7 @@ pub(super) fn boolean(field: &mut Field<'_>, value: &Value<'_>) -> Option<bool> 
 /// A number from 0 to `most`, whole or not.
 pub(super) fn share<'t>(most: f64) -> impl FnOnce(&mut Field<'_>, &'t Value<'t>) -> Option<f64> {
     move |field, value| {
+        field.takes(|| json!({ "type": "number", "minimum": 0, "maximum": most }));
         let written = match value.get_ref() {
             DeValue::Float(float) => float.as_str(),
             DeValue::Integer(integer) if integer.radix() == 10 => integer.as_str(),
@@ -136,6 +150,12 @@ pub(super) fn duration<'t>(
 ) -> impl FnOnce(&mut Field<'_>, &'t Value<'t>) -> Option<Duration> {
     move |field, value| {
         let help = "write a number with a unit, such as \"500ms\", \"5s\" or \"5m\"";
+        field.takes(|| {
+            let show = humantime::format_duration;
+            let (low, high) = (show(*limits.start()), show(*limits.end()));
+            let about = format!("a duration from {low} to {high}, such as \"500ms\" or \"5m\"");
+            json!({ "type": "string", "pattern": "[0-9]", "description": about })
+        });
         let Some(written) = value.get_ref().as_str() else {
             field.wrong_type(value, "a duration", help);
             return None;
@@ -166,6 +186,10 @@ pub(super) fn choice<'t, T: Copy>(
     later: &'static [&'static str],
 ) -> impl FnOnce(&mut Field<'_>, &'t Value<'t>) -> Option<T> {
     move |field, value| {
+        field.takes(|| {
+            let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+            json!({ "enum": words })
+        });
         let found = text(field, value)?;
         if let Some((_, choice)) = words.iter().find(|(word, _)| *word == found) {
             return Some(*choice);
@@ -192,6 +216,7 @@ pub(super) fn list<'t, T>(
     mut entry: impl FnMut(&mut Field<'_>, &'t Value<'t>) -> Option<T>,
 ) -> impl FnOnce(&mut Field<'_>, &'t Value<'t>) -> Option<Vec<T>> {
     move |field, value| {
+        field.takes(|| json!({ "type": "array", "minItems": 1, "maxItems": max }));
         let DeValue::Array(array) = value.get_ref() else {
             let help = format!("write a list: `{} = […]`", field.key);
             field.wrong_type(value, "an array", help);
@@ -215,105 +240,11 @@ pub(super) fn list<'t, T>(
     }
 }
 
-/// An IP address of either family.
-pub(super) fn address(field: &mut Field<'_>, value: &Value<'_>) -> Option<IpAddr> {
-    parsed(field, value, "an IP address")
-}
-
-/// An IPv4 address that a host can have.
-pub(super) fn host_address_v4(field: &mut Field<'_>, value: &Value<'_>) -> Option<Ipv4Addr> {
-    let found: Ipv4Addr = parsed(field, value, "an IPv4 address")?;
-    host_address(field, value, found.into())?;
-    Some(found)
-}
-
-/// An IPv6 address that a host can have.
-pub(super) fn host_address_v6(field: &mut Field<'_>, value: &Value<'_>) -> Option<Ipv6Addr> {
-    let found: Ipv6Addr = parsed(field, value, "an IPv6 address")?;
-    host_address(field, value, found.into())?;
-    Some(found)
-}
-
-fn host_address(field: &mut Field<'_>, value: &Value<'_>, address: IpAddr) -> Option<()> {
-    let Some(kind) = unusable(address) else {
-        return Some(());
-    };
-    let text = format!("is {address}, {kind}");
-    field.bad(value, text, "name an address of this host");
-    None
-}
-
-/// Why no other host can be reached at an address, if so.
-pub(in super::super) fn unusable(address: IpAddr) -> Option<&'static str> {
-    let mapped = matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
-    let link_local = match address {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    if mapped {
-        Some("an IPv4 address in IPv6 clothes")
-    } else if address.is_unspecified() {
-        Some("an unspecified address")
-    } else if address.is_loopback() {
-        Some("a loopback address")
-    } else if address.is_multicast() {
-        Some("a multicast address")
-    } else if address == IpAddr::V4(Ipv4Addr::BROADCAST) {
-        Some("the broadcast address")
-    } else if link_local {
-        Some("a link-local address")
-    } else {
-        None
-    }
-}
-
-fn parsed<T: FromStr>(field: &mut Field<'_>, value: &Value<'_>, wanted: &str) -> Option<T> {
-    let help = "write the bare address: no name, port or prefix length";
-    let Some(written) = value.get_ref().as_str() else {
-        field.wrong_type(value, "a string", help);
-        return None;
-    };
-    let found = written.parse().ok();
-    if found.is_none() {
-        field.bad(value, format!("is {}, not {wanted}", quoted(written)), help);
-    }
-    found
-}
-
-/// A network such as `"10.0.0.0/24"`, without host bits.
-pub(super) fn network(field: &mut Field<'_>, value: &Value<'_>) -> Option<IpNet> {
-    let help = "write networks as \"10.0.0.0/24\"";
-    let Some(written) = value.get_ref().as_str() else {
-        field.wrong_type(value, "a string", help);
-        return None;
-    };
-    if let Ok(network) = written.parse::<IpNet>() {
-        if network.trunc() == network {
-            return Some(network);
-        }
-        let text = format!("has {}, which has host bits set", quoted(written));
-        field.bad(
-            value,
-            text,
-            format!("the network is \"{}\"", network.trunc()),
-        );
-    } else {
-        let help = match written.parse::<IpAddr>() {
-            Ok(address) => format!("for that one host write \"{}\"", IpNet::from(address)),
-            Err(_) => help.to_owned(),
-        };
-        field.bad(
-            value,
-            format!("has {}, not a network", quoted(written)),
-            help,
-        );
-    }
-    None
-}
-
 /// The Ethernet address of a single station.
 pub(super) fn mac(field: &mut Field<'_>, value: &Value<'_>) -> Option<Mac> {
     let help = "write it as \"02:00:5e:10:00:01\"";
+    let pattern = "^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$";
+    field.takes(|| json!({ "type": "string", "pattern": pattern }));
     let Some(written) = value.get_ref().as_str() else {
         field.wrong_type(value, "a string", help);
         return None;
@@ -379,30 +310,4 @@ pub(super) fn dns_name(field: &mut Field<'_>, value: &Value<'_>) -> Option<Strin
                 .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
     };
     text_where(253, rule, |name| name.split('.').all(label))(field, value).map(str::to_owned)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_that_no_other_host_can_have_are_known() {
-        for (address, kind) in [
-            ("0.0.0.0", "an unspecified address"),
-            ("127.1.2.3", "a loopback address"),
-            ("239.0.0.1", "a multicast address"),
-            ("255.255.255.255", "the broadcast address"),
-            ("169.254.1.1", "a link-local address"),
-            ("::", "an unspecified address"),
-            ("::1", "a loopback address"),
-            ("ff02::1", "a multicast address"),
-            ("fe80::1", "a link-local address"),
-            ("::ffff:10.0.0.1", "an IPv4 address in IPv6 clothes"),
-        ] {
-            assert_eq!(unusable(address.parse().unwrap()), Some(kind), "{address}");
-        }
-        for address in ["10.0.0.1", "255.255.255.254", "2001:db8::1", "fd00::1"] {
-            assert_eq!(unusable(address.parse().unwrap()), None, "{address}");
-        }
-    }
 }

@@ -18,6 +18,11 @@ pub enum Progress {
         /// Warnings of the check.
         warnings: Vec<String>,
     },
+    /// It was rehearsed in a private copy of the kernel program.
+    Rehearsed {
+        /// One sentence.
+        summary: String,
+    },
     /// There is nothing to change.
     Nothing {
         /// One sentence.

@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use super::follow::Follow;
-use super::{Exit, block_on, change, file, output};
+use super::{Exit, block_on, change, file, output, plan};
 use crate::api::client::Client;
-use crate::api::types::{ApplyRequest, How};
+use crate::api::types::{ApplyRequest, How, PlanRequest};
 use crate::config::parse::apply::check_stages;
 
 /// Bring a file into force in stages, and undo it if it does harm
@@ -36,6 +36,10 @@ pub(super) struct Args {
     /// Do not ask; needed where stdin is no terminal
     #[arg(long, short)]
     yes: bool,
+
+    /// Only show what would change, as `plan` does
+    #[arg(long)]
+    dry_run: bool,
 
     /// Print every event as JSON, one a line
     #[arg(long)]
@@ -90,30 +94,30 @@ impl HowArgs {
 
 pub(super) fn run(args: &Args, client: &Client) -> anyhow::Result<Exit> {
     let how = args.how.how()?;
-    // What is checked here is what is sent, whatever becomes of the file.
-    let mut examined = file::load(&args.file)?;
-    for rule in &how.allow {
-        let reason = how.reason.as_deref().unwrap_or("allowed for this change");
-        if let Err(error) = examined.report.allow(rule, reason) {
-            bail!("--allow {rule}: {error}");
-        }
+    // What is planned is what is applied, whatever becomes of the file.
+    let (name, text) = file::read_source(&args.file)?;
+    let request = PlanRequest {
+        text: text.clone(),
+        name: name.clone(),
+        allow: how.allow.clone(),
+        color: !args.json && output::stdout_has_color(),
+    };
+    let planned = change::refused(block_on(client.plan(&request))?)?;
+    if args.json {
+        output::print_line(&planned)?;
+    } else {
+        output::print(&plan::render(&planned))?;
     }
-    if !examined.report.findings().is_empty() {
-        file::show_findings(&examined);
-    }
-    if examined.report.has_errors() {
-        return Ok(Exit::Findings);
+    let exit = plan::exit(&planned, false);
+    if args.dry_run || exit != Exit::Changes {
+        return Ok(exit);
     }
     if !args.yes && !ask("bring it into force?")? {
         output::note(format_args!("nothing changed"));
         return Ok(Exit::Findings);
     }
-    let request = ApplyRequest {
-        name: examined.report.source_name().to_owned(),
-        text: examined.report.text().to_owned(),
-        how,
-    };
-    let mut follow = Follow::new(args.json, false);
+    let request = ApplyRequest { name, text, how };
+    let mut follow = Follow::new(args.json, true);
     let last = block_on(client.apply(&request, &mut |event| follow.tell(event)))?;
     follow.finish(&change::refused(last)?)
 }

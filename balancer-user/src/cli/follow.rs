@@ -79,6 +79,7 @@ impl Follow {
                 let gap = if shares.is_empty() { "" } else { "\n" };
                 Some(format!("{summary}\n{gap}{shares}{gap}"))
             }
+            Progress::Rehearsed { summary } => Some(format!("{summary}\n")),
             Progress::Nothing { summary } => Some(format!("{summary}\n")),
             Progress::Pending { revision } => Some(format!("revision {revision} is pending\n")),
             Progress::Proving { missing } if missing.is_empty() => None,

@@ -60,6 +60,12 @@ pub(super) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     print(&format!("{text}\n"))
 }
 
+/// Writes a result as JSON in one line, where more lines follow.
+pub(super) fn print_line(value: &impl Serialize) -> anyhow::Result<()> {
+    let text = serde_json::to_string(value).context("writing JSON")?;
+    print(&format!("{text}\n"))
+}
+
 /// Writes a line for people to stderr; there is no one to tell if that fails.
 pub(super) fn note(line: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "{line}");

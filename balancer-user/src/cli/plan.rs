@@ -2,6 +2,8 @@
 
 mod render;
 
+pub(super) use render::render;
+
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -72,14 +74,14 @@ pub(super) fn run(args: &Args, client: &Client) -> anyhow::Result<Exit> {
     if args.json {
         output::print_json(&planned)?;
     } else {
-        output::print(&render::render(&planned))?;
+        output::print(&render(&planned))?;
     }
     Ok(exit(&planned, args.deny.is_some()))
 }
 
 /// A change that only a restart takes cannot be made, as little as one with
 /// an error.
-fn exit(planned: &Planned, deny_warnings: bool) -> Exit {
+pub(super) fn exit(planned: &Planned, deny_warnings: bool) -> Exit {
     let denied = planned.errors > 0 || deny_warnings && planned.warnings > 0;
     match &planned.plan {
         Some(plan) if !denied && plan.needs_restart.is_empty() => match plan.has_changes {

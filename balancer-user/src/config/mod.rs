@@ -97,7 +97,7 @@ pub fn load(path: &Path, tables: Option<&SlotCounts<'_>>) -> Result<Examined, Lo
     Ok(examine(path.display().to_string(), read(path)?, tables))
 }
 
-/// Reads a file without looking at what it says.
+/// Reads a file of at most [`MAX_FILE_LEN`] bytes.
 pub fn read(path: &Path) -> Result<String, LoadError> {
     let read = || {
         let mut bytes = Vec::new();

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::controller::{Controller, LastReload};
+use super::preparing::{Prepared, Ready, Reply, Wanted};
 use super::protocol::{Pace, Proposal, UnderWay};
+use super::revisions::Stored;
 use super::{origin, store};
 use crate::api::progress::Progress;
 use crate::api::server::Begun;
@@ -18,11 +20,10 @@ use crate::api::types::{
     ApplyRequest, ChangeRequest, Changed, History, How, Problem, RollbackRequest, StoredRevision,
 };
 use crate::change;
+use crate::config;
 use crate::config::diagnostic::Report;
-use crate::config::model::{Config, Service};
+use crate::config::model::Config;
 use crate::config::parse::apply::check_stages;
-use crate::config::{self, Examined};
-use crate::plan::needs_restart;
 use crate::revision::{Allowed, Author, Cause, OperatorDrain, Origin, Revision, digest};
 
 impl Controller {
@@ -70,61 +71,58 @@ impl Controller {
     }
 
     /// Brings a file into force, in stages.
-    pub(super) async fn apply(&mut self, request: ApplyRequest, author: Author) -> Begun {
-        self.make_way()?;
-        let counts = |service: &Service, size: u32| self.tables.slot_counts(service, size);
-        let examined = config::examine(&request.name, request.text, Some(&counts));
-        let is_own = std::fs::read_to_string(&self.config_path)
-            .is_ok_and(|own| own == examined.report.text());
+    pub(super) fn apply(&mut self, request: ApplyRequest, author: Author, reply: Reply) {
+        let file_digest = digest(&request.text);
+        let is_own =
+            std::fs::read_to_string(&self.config_path).is_ok_and(|own| own == request.text);
         let mut origin = Origin {
-            file_digest: digest(examined.report.text()),
+            file_digest,
             ..Origin::default()
         };
         let mut summary = format!("{} is applied", request.name);
         if !is_own {
             // A restart reads the daemon's own file: it must not take that
             // one for newer.
-            origin = self.origin.clone();
+            origin.file_digest = self.origin.file_digest.clone();
             origin.changes = vec![format!("the file {} was applied", request.name)];
         }
         self.say_what_is_undone(&mut summary);
-        self.propose_file(examined, origin, Cause::Apply, summary, author, request.how)
-            .await
+        let wanted = Wanted {
+            name: request.name,
+            text: request.text,
+            origin,
+            cause: Cause::Apply,
+            summary,
+            author,
+            how: request.how,
+        };
+        self.prepare(wanted, reply);
     }
 
     /// Reads the file again; a bad one changes nothing.
-    pub(super) async fn reload(&mut self, author: Author) -> Begun {
-        let begun = self.try_reload(author).await;
-        if let Err(problem) = &begun {
-            tracing::error!(
-                "file not taken, the old configuration stays\n{}",
-                problem.detail.trim_end()
-            );
-            // A report ends with its own summary.
-            let last = problem.detail.trim_end().lines().last();
-            self.last_reload = Some(LastReload {
-                at: Instant::now(),
-                succeeded: false,
-                summary: format!("{}: {}", problem.title, last.unwrap_or_default()),
-            });
-        }
-        begun
-    }
-
-    async fn try_reload(&mut self, author: Author) -> Begun {
-        self.make_way()?;
-        let counts = |service: &Service, size: u32| self.tables.slot_counts(service, size);
-        let examined = config::load(&self.config_path, Some(&counts))
-            .map_err(|error| Problem::new("file not read", 422, error.to_string()))?;
-        let origin = Origin {
-            file_digest: digest(examined.report.text()),
-            ..Origin::default()
+    pub(super) fn reload(&mut self, author: Author, reply: Reply) {
+        let text = match config::read(&self.config_path) {
+            Ok(text) => text,
+            Err(error) => {
+                let problem = Problem::new("file not read", 422, error.to_string());
+                return self.refuse(Cause::Reload, problem, reply);
+            }
         };
         let mut summary = "the file is in force".to_owned();
         self.say_what_is_undone(&mut summary);
-        let how = How::default();
-        self.propose_file(examined, origin, Cause::Reload, summary, author, how)
-            .await
+        let wanted = Wanted {
+            name: self.config_path.display().to_string(),
+            origin: Origin {
+                file_digest: digest(&text),
+                ..Origin::default()
+            },
+            text,
+            cause: Cause::Reload,
+            summary,
+            author,
+            how: How::default(),
+        };
+        self.prepare(wanted, reply);
     }
 
     fn say_what_is_undone(&self, summary: &mut String) {
@@ -136,84 +134,97 @@ impl Controller {
 
     /// Brings an earlier configuration into force again, or undoes the change
     /// that is under way.
-    pub(super) async fn roll_back(&mut self, request: RollbackRequest, author: Author) -> Begun {
+    pub(super) async fn roll_back(
+        &mut self,
+        request: RollbackRequest,
+        author: Author,
+        reply: Reply,
+    ) {
         if request.revision.is_none()
             && let Some(revision) = self.undo_by_wish(&author).await
         {
-            return Ok(only(Progress::Over {
-                revision: Box::new(revision),
-            }));
+            let revision = Box::new(revision);
+            // A client that went away needs no answer.
+            let _ = reply.send(Ok(only(Progress::Over { revision })));
+            return;
         }
-        self.make_way()?;
-        let refused = |detail: String| Problem::new("cannot be rolled back to", 409, detail);
-        let number = match (request.revision, self.number) {
+        match self.earlier(request.revision) {
+            Ok(stored) => {
+                let number = stored.revision.number;
+                let wanted = Wanted {
+                    name: format!("revision {number}"),
+                    text: stored.config,
+                    origin: Origin {
+                        file_digest: self.origin.file_digest.clone(),
+                        changes: vec![format!("rolled back to revision {number}")],
+                        drains: stored.revision.origin.drains,
+                    },
+                    cause: Cause::Rollback,
+                    summary: format!("back to revision {number} ({})", stored.revision.summary),
+                    author,
+                    how: request.how,
+                };
+                self.prepare(wanted, reply);
+            }
+            Err(detail) => {
+                let problem = Problem::new("cannot be rolled back to", 409, detail);
+                self.refuse(Cause::Rollback, problem, reply);
+            }
+        }
+    }
+
+    /// The revision of that number; none is the last good one before that in
+    /// force.
+    fn earlier(&self, number: Option<u64>) -> Result<Stored, String> {
+        let number = match (number, self.number) {
             (Some(number), _) => number,
             (None, Some(current)) => match self.revisions.last_good_before(current) {
                 Some(revision) => revision.number,
-                None => {
-                    let detail = format!("there is no good revision before {current}");
-                    return Err(refused(detail));
-                }
+                None => return Err(format!("there is no good revision before {current}")),
             },
-            (None, None) => return Err(refused("no revision is in force".to_owned())),
+            (None, None) => return Err("no revision is in force".to_owned()),
         };
         if Some(number) == self.number {
-            return Err(refused(format!("revision {number} is in force")));
+            return Err(format!("revision {number} is in force"));
         }
-        let stored = self
-            .revisions
+        self.revisions
             .load(number)
-            .map_err(|error| refused(format!("{error:#}")))?;
-        let counts = |service: &Service, size: u32| self.tables.slot_counts(service, size);
-        let name = format!("revision {number}");
-        let examined = config::examine(name, stored.config, Some(&counts));
-        let origin = Origin {
-            file_digest: self.origin.file_digest.clone(),
-            changes: vec![format!("rolled back to revision {number}")],
-            drains: stored.revision.origin.drains,
-        };
-        let summary = format!("back to revision {number} ({})", stored.revision.summary);
-        self.propose_file(
-            examined,
-            origin,
-            Cause::Rollback,
-            summary,
-            author,
-            request.how,
-        )
-        .await
+            .map_err(|error| format!("{error:#}"))
     }
 
-    /// Checks a file's text and begins to bring it into force.
-    async fn propose_file(
-        &mut self,
-        examined: Examined,
-        mut origin: Origin,
-        cause: Cause,
-        mut summary: String,
-        author: Author,
-        how: How,
-    ) -> Begun {
-        let Examined {
-            config, mut report, ..
-        } = examined;
-        for rule in &how.allow {
-            let reason = how.reason.as_deref().unwrap_or("allowed for this change");
-            report
-                .allow(rule, reason)
-                .map_err(|error| Problem::new("bad request", 400, error))?;
-        }
-        let mut next = match config {
-            Some(config) if !report.has_errors() => config,
-            _ => {
-                let detail = format!("{}{}", report.render(false), report.summary());
-                return Err(Problem::new("file refused", 422, detail));
-            }
+    /// Begins to bring into force what was judged, rehearsed and found good.
+    pub(super) async fn on_prepared(&mut self, prepared: Prepared) {
+        self.preparing = None;
+        let Prepared {
+            wanted,
+            outcome,
+            reply,
+        } = prepared;
+        let cause = wanted.cause;
+        let begun = match outcome {
+            Ok(ready) => self.begin_prepared(wanted, ready).await,
+            Err(problem) => Err(problem),
         };
-        check_fixed(&self.config, &next)?;
+        match begun {
+            Ok(begun) => drop(reply.send(Ok(begun))),
+            Err(problem) => self.refuse(cause, problem, reply),
+        }
+    }
+
+    async fn begin_prepared(&mut self, wanted: Wanted, ready: Ready) -> Begun {
+        let Wanted {
+            mut origin,
+            cause,
+            mut summary,
+            author,
+            how,
+            ..
+        } = wanted;
+        let mut next = ready.config;
+        // It says what the text was written against, not what is in force.
         next.based_on = None;
         let pace = pace(&next, &how)?;
-        log_findings(&report);
+        log_findings(&ready.report);
         if cause != Cause::Rollback {
             origin.drains = store::carry_drains(&mut next, self.origin.drains.clone());
         }
@@ -231,12 +242,17 @@ impl Controller {
             return Ok(only(Progress::Nothing { summary }));
         }
         let shares = change::share_changes(&self.config, &next, &self.tables);
-        let warnings = warnings(&report);
-        let planned = Progress::Planned {
-            summary: summary.clone(),
-            shares: shares.clone(),
-            warnings: warnings.iter().cloned().collect(),
-        };
+        let warnings = warnings(&ready.report);
+        let events = vec![
+            Progress::Planned {
+                summary: summary.clone(),
+                shares,
+                warnings: warnings.iter().cloned().collect(),
+            },
+            Progress::Rehearsed {
+                summary: ready.rehearsal.summary(),
+            },
+        ];
         let proposal = Proposal {
             config: next,
             origin,
@@ -244,11 +260,30 @@ impl Controller {
             summary,
             author,
             reason: how.reason,
-            allowed: allowed(&report),
-            plan: serde_json::to_value(&shares).ok(),
+            allowed: allowed(&ready.report),
+            plan: serde_json::to_value(&ready.plan).ok(),
             warnings,
         };
-        self.begin_change(proposal, pace, planned).await
+        self.begin_change(proposal, pace, events).await
+    }
+
+    /// Tells whoever asked, and the log, that nothing changed.
+    pub(super) fn refuse(&mut self, cause: Cause, problem: Problem, reply: Reply) {
+        let detail = problem.detail.trim_end();
+        if cause == Cause::Reload {
+            tracing::error!("file not taken, the old configuration stays\n{detail}");
+            // A report ends with its own summary.
+            let last = detail.lines().last().unwrap_or_default();
+            self.last_reload = Some(LastReload {
+                at: Instant::now(),
+                succeeded: false,
+                summary: format!("{}: {last}", problem.title),
+            });
+        } else {
+            tracing::warn!(cause = cause.name(), title = %problem.title, "change refused\n{detail}");
+        }
+        // A client that went away needs no answer.
+        let _ = reply.send(Err(problem));
     }
 
     /// What is noted when a change is over.
@@ -329,39 +364,6 @@ fn allowed(report: &Report) -> Vec<Allowed> {
         })
     });
     allowed.collect()
-}
-
-/// Whether the same servers are reached and probed in the same way.
-pub(super) fn same_backends(old: &Config, new: &Config) -> bool {
-    old.services.len() == new.services.len()
-        && old.services.iter().zip(&new.services).all(|(old, new)| {
-            old.name == new.name
-                && old.ports == new.ports
-                && old.health == new.health
-                && old.backends.len() == new.backends.len()
-                && old.backends.iter().zip(&new.backends).all(|(old, new)| {
-                    old.name == new.name
-                        && old.address == new.address
-                        && old.port == new.port
-                        && old.mac == new.mac
-                })
-        })
-}
-
-/// Keys that only a start reads.
-fn check_fixed(old: &Config, new: &Config) -> Result<(), Problem> {
-    let changed: Vec<String> = needs_restart(&old.node, &new.node)
-        .into_iter()
-        .map(|key| format!("node.{key}"))
-        .collect();
-    if changed.is_empty() {
-        return Ok(());
-    }
-    let detail = format!(
-        "{} changed, which only a restart takes; with keep_forwarding = true it loses no packet",
-        changed.join(", ")
-    );
-    Err(Problem::new("needs a restart", 409, detail))
 }
 
 /// What the check found and nobody fixed stands in the log as well.

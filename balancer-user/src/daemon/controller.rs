@@ -11,12 +11,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use balancer_common::layout::Member;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use super::hops::{self, Found, Solicit};
 use super::host::Looks;
 use super::lookup::Lookup;
+use super::preparing::Done;
 use super::protocol::UnderWay;
 use super::rates::Rates;
 use super::resume::Seats;
@@ -51,6 +52,10 @@ pub(super) struct Controller {
     /// Revisions whose outcome could not be stored.
     pub(super) unsaved: BTreeMap<u64, Revision>,
     pub(super) under_way: Option<UnderWay>,
+    /// The change that is being prepared, in one sentence.
+    pub(super) preparing: Option<String>,
+    /// Where what is done beside the loop comes back to it.
+    pub(super) done: mpsc::Sender<Done>,
     pub(super) seed: Seed,
     pub(super) tables: Arc<TableMemo>,
     /// What the check says of the configuration in force.
@@ -95,6 +100,7 @@ pub(super) struct Sources {
     pub(super) probes: Events,
     pub(super) network: Changes,
     pub(super) found: mpsc::Receiver<Found>,
+    pub(super) beside: mpsc::Receiver<Done>,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) hangup: tokio::signal::unix::Signal,
 }
@@ -115,7 +121,8 @@ impl Controller {
                 () = sources.network.changed() => self.on_network().await,
                 Some(found) = sources.found.recv() => self.on_found(found).await,
                 Some(command) = sources.commands.recv() => self.on_command(command).await,
-                _ = sources.hangup.recv() => { let _ = self.reload(Author::daemon()).await; }
+                Some(done) = sources.beside.recv() => self.on_done(done).await,
+                _ = sources.hangup.recv() => self.reload(Author::daemon(), oneshot::channel().0),
                 () = until(settling) => self.on_settled(),
                 () = until(change) => self.on_change_deadline().await,
                 _ = tick.tick() => self.on_tick().await,
@@ -175,11 +182,11 @@ impl Controller {
             }
             Command::Plan(request, reply) => self.plan(request, reply),
             Command::Apply(request, author, reply) => {
-                drop(reply.send(self.apply(request, author).await));
+                self.apply(request, author, reply);
             }
-            Command::Reload(author, reply) => drop(reply.send(self.reload(author).await)),
+            Command::Reload(author, reply) => self.reload(author, reply),
             Command::Rollback(request, author, reply) => {
-                drop(reply.send(self.roll_back(request, author).await));
+                self.roll_back(request, author, reply).await;
             }
             Command::Confirm(author, reply) => {
                 let said = self.confirm(&author).await;
@@ -276,7 +283,7 @@ impl Controller {
     }
 
     /// The state that the configuration, or the change under way, wants.
-    fn build(&mut self, now: Instant) -> Built {
+    pub(super) fn build(&mut self, now: Instant) -> Built {
         let staging = self.under_way.as_ref().and_then(UnderWay::staging);
         let mut built = match staging {
             Some(staging) => self

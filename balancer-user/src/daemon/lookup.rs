@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use super::controller::Controller;
 use super::hops::{self, Found, Solicit};
+use crate::config::model::Config;
 
 /// Whether a look-up of next hops is under way, and another one wanted.
 pub(super) struct Lookup {
@@ -118,4 +119,21 @@ impl Controller {
             }
         }
     }
+}
+
+/// Whether the same servers are reached and probed in the same way.
+pub(super) fn same_backends(old: &Config, new: &Config) -> bool {
+    old.services.len() == new.services.len()
+        && old.services.iter().zip(&new.services).all(|(old, new)| {
+            old.name == new.name
+                && old.ports == new.ports
+                && old.health == new.health
+                && old.backends.len() == new.backends.len()
+                && old.backends.iter().zip(&new.backends).all(|(old, new)| {
+                    old.name == new.name
+                        && old.address == new.address
+                        && old.port == new.port
+                        && old.mac == new.mac
+                })
+        })
 }

@@ -13,6 +13,7 @@ mod host;
 mod lookup;
 mod origin;
 mod planning;
+mod preparing;
 mod protocol;
 mod rates;
 mod report;
@@ -38,6 +39,7 @@ use tokio::sync::mpsc;
 use self::controller::{Controller, Sources};
 use self::hops::Solicit;
 use self::lookup::Lookup;
+use self::preparing::Done;
 use self::revisions::Revisions;
 use self::store::{Resumed, Store};
 use crate::api::server;
@@ -120,8 +122,9 @@ async fn serve(
     ends: &mut Ends,
 ) -> anyhow::Result<()> {
     let (answers, found) = mpsc::channel(1);
+    let (done, beside) = mpsc::channel(1);
     let began = tokio::select! {
-        began = begin(start, answers) => began?,
+        began = begin(start, answers, done) => began?,
         () = ends.wait() => return Ok(()),
     };
     let (mut controller, probes) = began;
@@ -130,6 +133,7 @@ async fn serve(
         probes,
         network,
         found,
+        beside,
         commands: receiver,
         hangup,
     };
@@ -149,6 +153,7 @@ async fn serve(
 async fn begin(
     start: Start<'_>,
     answers: mpsc::Sender<hops::Found>,
+    done: mpsc::Sender<Done>,
 ) -> anyhow::Result<(Controller, Events)> {
     let Start {
         config_path,
@@ -195,6 +200,8 @@ async fn begin(
         revisions,
         unsaved: BTreeMap::new(),
         under_way: None,
+        preparing: None,
+        done,
         seed,
         tables: Arc::new(tables),
         store,

@@ -22,8 +22,17 @@ use crate::plan::{self, Base, Held, OperatorDrain, Plan, Proofs};
 use crate::probe::prove::prove;
 use crate::probe::scheduler::TargetId;
 
-/// Why findings are allowed that a request names.
+/// Why findings are allowed that a request names, where it does not say.
 const REASON: &str = "allowed for this change";
+
+/// Findings that are allowed for one change.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Terms {
+    /// Rules whose findings are.
+    pub(super) allow: Vec<String>,
+    /// Why.
+    pub(super) reason: Option<String>,
+}
 
 /// Each holds a copy of what runs and of the file: the next one waits.
 static PLANNING: Semaphore = Semaphore::const_new(1);
@@ -32,6 +41,8 @@ static PLANNING: Semaphore = Semaphore::const_new(1);
 pub(super) struct Judged {
     /// What it would do; none if the check refuses it.
     pub(super) plan: Option<Plan>,
+    /// The configuration, drains made by command in it; none likewise.
+    pub(super) config: Option<Config>,
     /// Findings of the check and of the rules about the step.
     pub(super) report: Report,
 }
@@ -71,7 +82,11 @@ impl Controller {
         let (base, tables) = (self.base(), Arc::clone(&self.tables));
         tokio::spawn(async move {
             let color = request.color;
-            let judged = judge(base, tables, request.name, request.text, &request.allow).await;
+            let terms = Terms {
+                allow: request.allow,
+                reason: None,
+            };
+            let judged = judge(base, tables, request.name, request.text, &terms).await;
             // A client that went away needs no answer.
             let _ = reply.send(judged.map(|judged| planned(judged, color)));
         });
@@ -81,15 +96,15 @@ impl Controller {
 /// Checks a text, plans it and proves its new backends.
 ///
 /// # Errors
-/// When a rule in `allow` is none that can be allowed.
+/// When a rule of the terms is none that can be allowed.
 pub(super) async fn judge(
     base: Base,
     tables: Arc<TableMemo>,
     name: String,
     text: String,
-    allow: &[String],
+    terms: &Terms,
 ) -> Result<Judged, Problem> {
-    check_allowable(allow)?;
+    check_allowable(&terms.allow)?;
     let _turn = PLANNING.acquire().await;
     let began = Instant::now();
     let first = Arc::clone(&tables);
@@ -98,10 +113,11 @@ pub(super) async fn judge(
         (base, read)
     })
     .await?;
-    allow_in(&mut read.report, allow);
+    allow_in(&mut read.report, terms);
     let (Some(step), false) = (read.step, read.report.has_errors()) else {
         return Ok(Judged {
             plan: None,
+            config: None,
             report: read.report,
         });
     };
@@ -115,14 +131,15 @@ pub(super) async fn judge(
             false => plan::make(&base, &step.config, &proofs, &tables),
         };
         let found = plan::findings(&base, &step.config, &spans, &plan, &proofs);
-        (plan.with_drains_on(step.drains_on), found)
+        (plan.with_drains_on(step.drains_on), step.config, found)
     });
-    let (plan, found) = judged.await?;
+    let (plan, config, found) = judged.await?;
     report.extend(found);
-    allow_in(&mut report, allow);
+    allow_in(&mut report, terms);
     tracing::debug!(took = ?began.elapsed(), ?proved_for, summary = %plan.summary, "planned");
     Ok(Judged {
         plan: Some(plan),
+        config: Some(config),
         report,
     })
 }
@@ -167,7 +184,7 @@ impl Read {
 }
 
 /// Does long work where nobody waits for the thread.
-async fn beside<T: Send + 'static>(
+pub(super) async fn beside<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Problem> {
     tokio::task::spawn_blocking(work)
@@ -193,10 +210,11 @@ fn check_allowable(allow: &[String]) -> Result<(), Problem> {
     }
 }
 
-fn allow_in(report: &mut Report, allow: &[String]) {
-    for id in allow {
+fn allow_in(report: &mut Report, terms: &Terms) {
+    let reason = terms.reason.as_deref().unwrap_or(REASON);
+    for id in &terms.allow {
         // Known to be allowable.
-        let _ = report.allow(id, REASON);
+        let _ = report.allow(id, reason);
     }
 }
 

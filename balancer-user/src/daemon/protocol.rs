@@ -24,8 +24,8 @@ use tokio::sync::mpsc;
 use under_way::Step;
 pub(super) use under_way::UnderWay;
 
-use super::change::same_backends;
 use super::controller::Controller;
+use super::lookup::same_backends;
 use super::revisions::Stored;
 use super::watching::Watched;
 use super::{hops, proving_limit, unix_now};
@@ -75,10 +75,10 @@ impl Controller {
     /// Refuses while a change is in its stages; one that is only watched any
     /// more is good enough with that.
     pub(super) fn make_way(&mut self) -> Result<(), Problem> {
-        if let Some(change) = self.under_way.as_ref().filter(|it| !it.is_committed()) {
+        let staged = self.under_way.as_ref().filter(|it| !it.is_committed());
+        if let Some(change) = staged.map(UnderWay::describe).or(self.preparing.clone()) {
             let detail = format!(
-                "one change at a time: {}; wait for it, or end it with `balancer rollback`",
-                change.describe()
+                "one change at a time: {change}; wait for it, or end it with `balancer rollback`"
             );
             return Err(Problem::new("another change is under way", 409, detail));
         }
@@ -95,6 +95,7 @@ impl Controller {
     ) -> Result<u64, Problem> {
         self.make_way()?;
         let hold = proposal.config.apply.hold;
+        let scene = (!hold.is_zero()).then(|| self.scene());
         let pace = Pace {
             stages: vec![100],
             hold,
@@ -115,10 +116,17 @@ impl Controller {
             let detail = format!("the kernel refused the change, all is as before: {error}");
             return Err(Problem::new("not applied", 500, detail));
         }
-        if hold.is_zero() {
-            self.under_way = None;
+        match scene {
+            Some(scene) => self.rehearse_beside(number, self.config.clone(), scene),
+            None => self.under_way = None,
         }
         Ok(number)
+    }
+
+    /// Whether that revision is in force and watched.
+    pub(super) fn is_watched(&self, revision: u64) -> bool {
+        let change = self.under_way.as_ref();
+        change.is_some_and(|it| it.is_committed() && it.revision.number == revision)
     }
 
     /// Begins to take a configuration into force in stages; what becomes of
@@ -127,7 +135,7 @@ impl Controller {
         &mut self,
         proposal: Proposal,
         pace: Pace,
-        planned: Progress,
+        events: Vec<Progress>,
     ) -> Begun {
         self.make_way()?;
         let now = Instant::now();
@@ -136,7 +144,9 @@ impl Controller {
         let mut change = self.under_way_by(proposal, Outcome::Pending, pace, step, now)?;
         let (sender, receiver) = mpsc::channel(MAX_BEHIND);
         change.listener = Some(sender);
-        change.tell(planned);
+        for event in events {
+            change.tell(event);
+        }
         change.tell(Progress::Pending {
             revision: change.revision.number,
         });

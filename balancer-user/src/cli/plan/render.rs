@@ -9,7 +9,7 @@ use crate::plan::{Move, SettingChange};
 /// Moves that are shown of a service.
 const MAX_MOVES: usize = 5;
 
-pub(super) fn render(planned: &Planned) -> String {
+pub(in crate::cli) fn render(planned: &Planned) -> String {
     let mut text = String::new();
     if let Some(plan) = &planned.plan {
         text.push_str(&changes(plan));

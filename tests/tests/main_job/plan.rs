@@ -173,6 +173,16 @@ fn wrong_step_is_an_error_and_a_wrong_file_has_no_plan() -> Result<()> {
         last_line(&said) == "not planned, as the file is refused; 1 error",
         "{said}"
     );
+    // The first revision is the one that it was started with.
+    let stale = format!("based_on = 7\n{}", draft.text);
+    let said = ended(draft.plan(&balancer, &stale, &[])?, 1)?;
+    ensure!(
+        said.contains("error[stale-base]: the file is based on revision 7, and 1 is running")
+            && said.contains("new.toml:1:12"),
+        "{said}"
+    );
+    let current = format!("based_on = 1\n{}", draft.text);
+    ended(draft.plan(&balancer, &current, &[])?, 0)?;
     let interfaces = draft.text.replacen("\"eth0\"", "\"eth0\", \"eth9\"", 1);
     let said = ended(draft.plan(&balancer, &interfaces, &[])?, 1)?;
     ensure!(

@@ -17,7 +17,7 @@ use tokio::net::UnixStream;
 use super::progress::Progress;
 use super::types::{
     ApplyRequest, ChangeRequest, Changed, ExplainRequest, Explanation, History, PlanRequest,
-    Planned, Problem, RollbackRequest, Said, Status, StoredRevision,
+    Planned, Problem, RollbackRequest, Said, Status, StoredRevision, Verification,
 };
 
 /// A daemon that does not answer by then is taken for hung.
@@ -170,6 +170,11 @@ impl Client {
     /// Which backend a flow gets, and why.
     pub async fn explain(&self, request: &ExplainRequest) -> Result<Explanation, Error> {
         self.json(Method::POST, "/v1/explain", Some(request)).await
+    }
+
+    /// Compares what the kernel holds with what was written there.
+    pub async fn verify(&self) -> Result<Verification, Error> {
+        self.json(Method::POST, "/v1/verify", None::<&()>).await
     }
 
     async fn json<T: DeserializeOwned>(

@@ -22,7 +22,7 @@ use super::peer::{Accept, Control, Peer};
 use super::progress::Progress;
 use super::types::{
     ApplyRequest, ChangeRequest, Changed, ExplainRequest, Explanation, History, PlanRequest,
-    Planned, Problem, RollbackRequest, Said, Status, StoredRevision,
+    Planned, Problem, RollbackRequest, Said, Status, StoredRevision, Verification,
 };
 use crate::config;
 use crate::dataplane::shadow::{Blueprint, Shadow};
@@ -62,6 +62,8 @@ pub enum Command {
     Revision(u64, oneshot::Sender<Result<StoredRevision, Problem>>),
     /// The running configuration as TOML text.
     Config(oneshot::Sender<String>),
+    /// Compare what the kernel holds with what was written there.
+    Verify(oneshot::Sender<Verification>),
     /// What a private copy of the kernel program is loaded from.
     Blueprint(oneshot::Sender<Option<Blueprint>>),
     /// Which backend a flow gets; nothing if the copy is of tables that have
@@ -269,7 +271,8 @@ async fn unknown() -> Response {
         title: "not found".to_owned(),
         status: StatusCode::NOT_FOUND.as_u16(),
         detail: "this version serves /v1/status, /v1/config, /v1/changes, /v1/plan, /v1/apply, \
-                 /v1/reload, /v1/rollback, /v1/confirm, /v1/revisions and /v1/explain"
+                 /v1/reload, /v1/rollback, /v1/confirm, /v1/revisions, /v1/explain and \
+                 /v1/verify"
             .to_owned(),
     }))
 }

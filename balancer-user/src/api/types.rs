@@ -12,6 +12,7 @@
 //! | `POST /v1/confirm` | - | [`Said`] |
 //! | `GET /v1/revisions` | - | [`History`] |
 //! | `GET /v1/revisions/N` | - | [`StoredRevision`] |
+//! | `POST /v1/verify` | - | [`Verification`] |
 //! | `GET /v1/config` | - | the running configuration as TOML text |
 //!
 //! A refusal is a [`Problem`] (RFC 9457) with status 4xx; nothing changed.
@@ -24,11 +25,13 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 mod explain;
+mod verify;
 
 pub use explain::{
     ExplainRequest, ExplainedBackend, ExplainedPacket, ExplainedRecord, ExplainedSlot, Explanation,
     Transport,
 };
+pub use verify::{DriftFinding, RepairedDrift, Verification};
 
 pub use super::apply::{ApplyRequest, History, How, RollbackRequest, Said, StoredRevision};
 use crate::plan::Plan;

@@ -29,6 +29,7 @@ mod table;
 mod trace;
 mod units;
 mod unload;
+mod verify;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -95,6 +96,7 @@ enum Command {
     Reload(reload::Args),
     Explain(explain::Args),
     Trace(trace::Args),
+    Verify(verify::Args),
     Decap(decap::Args),
     Unload(unload::Args),
     Completions(completions::Args),
@@ -166,6 +168,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
         Command::Reload(args) => reload::run(&args, &client),
         Command::Explain(args) => explain::run(&args, &client),
         Command::Trace(args) => trace::run(&args),
+        Command::Verify(args) => verify::run(&args, &client),
         Command::Decap(args) => decap::run(&args),
         Command::Unload(args) => unload::run(&args, &client),
         Command::Completions(args) => completions::run(&args),

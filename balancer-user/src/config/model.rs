@@ -91,8 +91,11 @@ pub struct Node {
     pub answer_echo: bool,
     /// Leave the program attached when the daemon is stopped.
     pub keep_forwarding: bool,
-    /// How often the kernel's tables are read back and compared.
+    /// How often all of the kernel's tables are read back and compared at
+    /// once, and routes and neighbours are asked for again.
     pub resync_interval: Duration,
+    /// Write anew what is found to have drifted in the kernel.
+    pub repair_drift: bool,
 }
 
 /// How the XDP program is attached.

@@ -99,6 +99,7 @@ impl Text {
             defaults::RESYNC,
             duration,
         );
+        self.key_unless("repair_drift", node.repair_drift, true, plain);
     }
 
     /// What `nat` and `fullnat` read.

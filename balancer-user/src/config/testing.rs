@@ -18,6 +18,7 @@ pin_dir = "/sys/fs/bpf/b"
 answer_echo = false
 keep_forwarding = true
 resync_interval = "10s"
+repair_drift = false
 
 [apply]
 stages = [5, 100]

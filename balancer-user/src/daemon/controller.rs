@@ -24,6 +24,7 @@ use super::resume::Seats;
 use super::revisions::Revisions;
 use super::settling;
 use super::store::Store;
+use super::verify::Verifier;
 use crate::api::server::Command;
 use crate::api::types::Said;
 use crate::change::TableMemo;
@@ -78,6 +79,7 @@ pub(super) struct Controller {
     pub(super) last_apply: Option<LastApply>,
     pub(super) last_reload: Option<LastReload>,
     pub(super) looks: Looks,
+    pub(super) verifier: Verifier,
 }
 
 /// The last change of the kernel's tables.
@@ -110,6 +112,8 @@ impl Controller {
     pub(super) async fn run(&mut self, sources: &mut Sources) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut look = tokio::time::interval_at(tokio::time::Instant::now() + TICK, TICK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let resync = self.config.node.resync_interval;
         let mut resync = tokio::time::interval_at(tokio::time::Instant::now() + resync, resync);
         resync.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -126,6 +130,7 @@ impl Controller {
                 () = until(settling) => self.on_settled(),
                 () = until(change) => self.on_change_deadline().await,
                 _ = tick.tick() => self.on_tick().await,
+                _ = look.tick() => self.verify_some().await,
                 _ = resync.tick() => self.resync().await,
             }
             // Whoever asked has the answer; the next change finds all ready.
@@ -197,6 +202,7 @@ impl Controller {
             Command::Config(reply) => {
                 drop(reply.send(render::render(&self.config)));
             }
+            Command::Verify(reply) => drop(reply.send(self.verify().await)),
             Command::Blueprint(reply) => drop(reply.send(self.dataplane.blueprint())),
             Command::Explain(request, mut shadow, reply) => {
                 drop(reply.send(self.explain(&request, &mut shadow)));
@@ -223,21 +229,9 @@ impl Controller {
         self.look_at_change().await;
     }
 
-    /// Reads the kernel's tables back and repairs what differs.
+    /// Compares all with the kernel at once, and tries again what failed.
     async fn resync(&mut self) {
-        match tokio::task::block_in_place(|| self.dataplane.read_state()) {
-            Ok(state) => {
-                let drift = plan(&self.actual, &state);
-                if !drift.is_empty() {
-                    tracing::error!(
-                        services = ?drift.upsert.keys().chain(&drift.remove).collect::<Vec<_>>(),
-                        "the kernel's tables are not what was written; repairing"
-                    );
-                }
-                self.actual = state;
-            }
-            Err(error) => tracing::error!(%error, "the kernel's tables cannot be read"),
-        }
+        self.verify().await;
         let _ = self.reconcile("repair", Instant::now());
         self.look_up_interfaces().await;
         self.start_lookup(Solicit::All);

@@ -94,7 +94,7 @@ impl Controller {
             let mode = match self.netlink.link(&name).await {
                 Ok(Some(link)) => match link.xdp {
                     Some(xdp) => format!("{:?}", xdp.mode).to_lowercase(),
-                    None => self.reattach(&name),
+                    None => self.reattach(&name, link.index),
                 },
                 Ok(None) => "missing".to_owned(),
                 Err(error) => format!("unknown ({error})"),
@@ -107,10 +107,17 @@ impl Controller {
         self.modes = modes;
     }
 
-    fn reattach(&mut self, interface: &str) -> String {
+    /// Attaches to an interface that was made anew; to one that has lost the
+    /// program only where that is to be repaired.
+    fn reattach(&mut self, interface: &str, index: u32) -> String {
+        let is_new = self.verifier.is_new_interface(interface, index);
+        if !is_new && !self.config.node.repair_drift {
+            return "detached".to_owned();
+        }
         match tokio::task::block_in_place(|| self.dataplane.attach(interface)) {
             Ok(()) => {
                 tracing::warn!(%interface, "the program was gone; attached again");
+                self.note_put_back(interface, index);
                 "attached".to_owned()
             }
             Err(error) => {

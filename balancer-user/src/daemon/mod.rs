@@ -21,6 +21,7 @@ mod resume;
 mod revisions;
 mod settling;
 mod store;
+mod verify;
 mod watching;
 
 use std::collections::BTreeMap;
@@ -220,6 +221,7 @@ async fn begin(
         last_apply: None,
         last_reload: None,
         looks: host::Looks::default(),
+        verifier: Default::default(),
     };
     say_attached(&begun.attached);
     controller.looks.begin(&controller.config);

@@ -43,6 +43,7 @@ impl Controller {
                 problems.push(format!("interface {name}: the program is {mode}"));
             }
         }
+        problems.extend(self.verifier.problems(now));
         if let Some(apply) = self.last_apply.as_ref().filter(|apply| !apply.succeeded) {
             problems.push(format!("the last change was not applied: {}", apply.cause));
         }

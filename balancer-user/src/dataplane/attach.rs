@@ -174,7 +174,8 @@ fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC)
 }
 
-fn pin_path(pin_dir: &Path, interface: &str) -> PathBuf {
+/// Where the link of an interface is pinned.
+pub(super) fn pin_path(pin_dir: &Path, interface: &str) -> PathBuf {
     pin_dir.join(format!("link-{interface}"))
 }
 

@@ -12,7 +12,7 @@ use super::memory::KernelMemory;
 use super::object::{Object, Purpose};
 use super::set::{self, Left, MapSet};
 use super::shadow::Blueprint;
-use super::tables::Tables;
+use super::tables::{Audit, Drift, Tables};
 use super::{Counters, Dataplane, Error, Plan, ServiceId, State, features, plan};
 use crate::config::model::XdpMode;
 
@@ -223,6 +223,28 @@ impl Dataplane for KernelDataplane {
             ..
         } = &self.loaded;
         Some(Blueprint::new(set, sizes, *features))
+    }
+
+    fn audit(&mut self, budget: Option<usize>) -> Audit {
+        self.tables.audit(budget)
+    }
+
+    fn repair(&mut self, drifts: &[Drift]) -> Result<(), Error> {
+        self.tables.repair(drifts)
+    }
+
+    fn program_id(&mut self) -> Option<u32> {
+        let program = self.loaded.object.program().ok()?;
+        Some(program.info().ok()?.id())
+    }
+
+    fn lost_pins(&self) -> Vec<String> {
+        let links = self.placement.interfaces.iter();
+        let links = links.map(|it| attach::pin_path(&self.placement.pin_dir, it));
+        let lost = links
+            .chain(self.loaded.set.pins())
+            .filter(|it| !it.exists());
+        lost.map(|pin| pin.display().to_string()).collect()
     }
 
     fn apply(&mut self, plan: &Plan) -> Result<(), Error> {

@@ -11,7 +11,7 @@ use bytemuck::Zeroable;
 
 use super::capacity::Capacity;
 use super::shadow::Blueprint;
-use super::tables::{Memory, SourceEntry, Tables};
+use super::tables::{Audit, Drift, Memory, SourceEntry, Tables};
 use super::{Counters, Dataplane, Error, Plan, ServiceId, State, plan};
 
 /// The maps as vectors.
@@ -100,6 +100,17 @@ impl Memory for PlainMemory {
         self.sources.clone()
     }
 
+    fn interface_at(&mut self, port: u8) -> Option<u32> {
+        self.egress.get(usize::from(port)).copied()
+    }
+
+    fn set_interface(&mut self, port: u8, interface: u32) -> Result<(), Error> {
+        if let Some(entry) = self.egress.get_mut(usize::from(port)) {
+            *entry = interface;
+        }
+        Ok(())
+    }
+
     fn egress_port(&mut self, interface: u32) -> Result<u8, Error> {
         let known = self.egress.iter().position(|known| *known == interface);
         Ok(known.unwrap_or_else(|| {
@@ -171,6 +182,22 @@ impl Dataplane for FakeDataplane {
         tables.mark_all();
         self.tables = tables;
         Ok(())
+    }
+
+    fn audit(&mut self, budget: Option<usize>) -> Audit {
+        self.tables.audit(budget)
+    }
+
+    fn repair(&mut self, drifts: &[Drift]) -> Result<(), Error> {
+        self.tables.repair(drifts)
+    }
+
+    fn program_id(&mut self) -> Option<u32> {
+        None
+    }
+
+    fn lost_pins(&self) -> Vec<String> {
+        Vec::new()
     }
 
     fn extend(&mut self, _state: &State) -> Result<(), Error> {

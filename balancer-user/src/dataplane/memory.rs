@@ -127,6 +127,17 @@ impl Memory for KernelMemory {
         entries.map(entry).collect()
     }
 
+    fn interface_at(&mut self, port: u8) -> Option<u32> {
+        let entry = self.egress.get(port.into(), 0).ok()?;
+        Some(entry.if_index)
+    }
+
+    fn set_interface(&mut self, port: u8, interface: u32) -> Result<(), Error> {
+        self.egress
+            .set(port.into(), interface, None, 0)
+            .map_err(|error| Error::kernel(format!("entering interface {interface}"), error))
+    }
+
     fn egress_port(&mut self, interface: u32) -> Result<u8, Error> {
         if let Some(port) = self.ports.iter().position(|known| *known == interface) {
             return Ok(port as u8);

@@ -41,6 +41,7 @@ mod unlink;
 
 use capacity::Capacity;
 use shadow::Blueprint;
+use tables::{Audit, Drift};
 
 /// Number of a service: stable while the controller lives, never 0.
 pub type ServiceId = u32;
@@ -324,6 +325,19 @@ pub trait Dataplane: Send {
     /// What a private copy over the same tables is loaded from; none where no
     /// program runs.
     fn blueprint(&self) -> Option<Blueprint>;
+
+    /// Compares what packets read with what was written, about so many bytes
+    /// of it each time; `None` looks at all.
+    fn audit(&mut self, budget: Option<usize>) -> Audit;
+
+    /// Writes anew what an audit found.
+    fn repair(&mut self, drifts: &[Drift]) -> Result<(), Error>;
+
+    /// The number of the program that is to be attached; none where none is.
+    fn program_id(&mut self) -> Option<u32>;
+
+    /// Pins that the next controller would need and that are gone.
+    fn lost_pins(&self) -> Vec<String>;
 
     /// Brings a plan into force at once: a packet sees all of it or nothing.
     fn apply(&mut self, plan: &Plan) -> Result<(), Error>;

@@ -79,6 +79,12 @@ impl MapSet {
         self.path.join(name)
     }
 
+    /// Where all its maps are pinned, and the program.
+    pub(super) fn pins(&self) -> impl Iterator<Item = PathBuf> {
+        let names = MAPS.iter().map(|row| row.name).chain([PROGRAM]);
+        names.map(|name| self.pin(name))
+    }
+
     /// Pins the program of the maps.
     pub(super) fn pin_program(&self, program: &mut Xdp) -> Result<(), Error> {
         let pin = self.pin(PROGRAM);

@@ -9,6 +9,7 @@
 //! Invariants: what is in force is never written; a plan that does not fit
 //! changes nothing; the state is always read back from the memory itself.
 
+mod audit;
 mod keys;
 mod marks;
 mod read;
@@ -31,6 +32,7 @@ use super::{Error, Plan, ServiceId, ServiceKey, State};
 use keys::{Leads, all_keys, target_of};
 use sources::{Set, Sets};
 
+pub use audit::{Audit, Drift};
 pub use sources::SourceEntry;
 
 /// The shared maps as memory.
@@ -62,6 +64,10 @@ pub trait Memory: Send {
     fn remove_source(&mut self, entry: &SourceEntry);
     /// All of `SOURCES`.
     fn sources(&mut self) -> Vec<SourceEntry>;
+    /// The interface at an index of the device map, as the map has it now.
+    fn interface_at(&mut self, port: u8) -> Option<u32>;
+    /// Enters an interface at an index of the device map.
+    fn set_interface(&mut self, port: u8, interface: u32) -> Result<(), Error>;
     /// Index of an interface in the device map, entered if it is new.
     fn egress_port(&mut self, interface: u32) -> Result<u8, Error>;
 }
@@ -77,6 +83,10 @@ pub struct Tables<M> {
     /// Regions that packets may still read, and whose tables they were.
     retired: Vec<(ServiceId, Region)>,
     unsettled: bool,
+    /// The generation that was brought into force last.
+    generation: u32,
+    /// The last service of the present round of audits.
+    audited: Option<ServiceId>,
 }
 
 /// Where everything of the next generation goes; made before any write.
@@ -101,6 +111,8 @@ impl<M: Memory> Tables<M> {
             sets: Sets::default(),
             retired: Vec::new(),
             unsettled: false,
+            generation: 0,
+            audited: None,
         }
     }
 
@@ -146,6 +158,7 @@ impl<M: Memory> Tables<M> {
         };
         let generation = 1 - self.memory.node().active;
         self.memory.flip(generation);
+        self.generation = generation;
         self.sets.commit(plan, sets);
         self.unsettled = true;
         for id in plan.remove.iter().chain(plan.upsert.keys()) {

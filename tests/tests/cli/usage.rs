@@ -24,6 +24,7 @@ const COMMANDS: &[&[&str]] = &[
     &["reload"],
     &["explain"],
     &["trace"],
+    &["verify"],
     &["decap"],
     &["unload"],
     &["completions"],
@@ -55,6 +56,7 @@ fn help_states_what_breaks_and_what_persists() {
         (&["decap"], "packets from anyone are unwrapped"),
         (&["explain"], "neither counters nor records"),
         (&["trace"], "Nothing is attached"),
+        (&["verify"], "written anew at once"),
     ] {
         let ran = run(balancer(&[command, &["--help"][..]].concat()));
         let text = ran.stdout.split_whitespace().collect::<Vec<_>>().join(" ");

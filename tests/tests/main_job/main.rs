@@ -26,6 +26,7 @@ mod restart;
 mod restart_adopts;
 mod stop;
 mod udp;
+mod verify;
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Questions to the kernel: what becomes of a flow.
+//! Questions to the kernel: what becomes of a flow, and what it holds.
 //!
 //! What takes long, loading a private copy of the program, is done here and
 //! not in the controller's loop; the copy is asked there, so that what it
@@ -17,7 +17,13 @@ use crate::explain;
 const TRIES: usize = 3;
 
 pub(super) fn routes() -> Router<Commands> {
-    Router::new().route("/v1/explain", post(explain))
+    Router::new()
+        .route("/v1/explain", post(explain))
+        .route("/v1/verify", post(verify))
+}
+
+async fn verify(State(commands): State<Commands>) -> Response {
+    answer(ask(&commands, Command::Verify).await.map(Json))
 }
 
 async fn explain(

@@ -280,7 +280,7 @@ rules! {
 
     KERNEL_DRIFT "kernel-drift" Error Live true
     "the kernel's maps are not what the running revision says"
-    "Something else wrote to them, or a write was lost."
+    "Something else wrote to them, took the program off an interface or put another one there, or a write was lost. The daemon looks every second, `balancer verify` at once; with `repair_drift`, which is the default, it writes anew what differs."
 
     PEER_DIGEST "peer-digest" Error Live true
     "two balancers of a group differ"

@@ -43,6 +43,7 @@ const KEYS: &[&str] = &[
     "answer_echo",
     "keep_forwarding",
     "resync_interval",
+    "repair_drift",
 ];
 
 const MAX_INTERFACES: usize = 64;
@@ -88,6 +89,7 @@ pub(super) fn node(
     let keep_forwarding = fields.optional("keep_forwarding", boolean);
     let limits = Duration::from_secs(1)..=Duration::from_secs(3600);
     let resync_interval = fields.optional("resync_interval", duration(limits));
+    let repair_drift = fields.optional("repair_drift", boolean);
     let node = interfaces.map(|interfaces| Node {
         interfaces,
         xdp_mode: xdp_mode.unwrap_or(XdpMode::Auto),
@@ -109,6 +111,7 @@ pub(super) fn node(
         answer_echo: answer_echo.unwrap_or(true),
         keep_forwarding: keep_forwarding.unwrap_or(false),
         resync_interval: resync_interval.unwrap_or(defaults::RESYNC),
+        repair_drift: repair_drift.unwrap_or(true),
     });
     (node, fields.into_spans())
 }

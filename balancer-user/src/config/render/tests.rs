@@ -395,7 +395,7 @@ fn node() -> impl Strategy<Value = Node> {
         prop_oneof![Just(65_537_u32), Just(2), Just(1_000_003)],
         (tunnel_sources(), translation()),
         (absolute(), absolute(), absolute()),
-        any::<[bool; 2]>(),
+        any::<[bool; 3]>(),
         millis(1000..=3_600_000),
         (1_u16.., 0.0..=1.0, 1024..=16_777_216_u32),
     )
@@ -431,6 +431,7 @@ fn node() -> impl Strategy<Value = Node> {
                 answer_echo: switches[0],
                 keep_forwarding: switches[1],
                 resync_interval: resync,
+                repair_drift: switches[2],
             },
         )
 }

@@ -40,6 +40,8 @@ impl<M: Memory> Tables<M> {
             retired: Vec::new(),
             // Packets that saw the generation before may be under way.
             unsettled: true,
+            generation: node.active & 1,
+            audited: None,
         };
         tables.state.settings.flow_records = flow_records;
         let decoded = tables.decode(true);

@@ -115,6 +115,21 @@ impl Sets {
         set.map_or(0, |set| set.number)
     }
 
+    /// Number of the set that a service uses now; 0 is none.
+    pub(super) fn in_force(&self, id: ServiceId) -> u32 {
+        self.of_service.get(&id).map_or(0, |set| set.number)
+    }
+
+    /// Every prefix of the sets in force.
+    pub(super) fn all(&self) -> Vec<SourceEntry> {
+        self.of_service.values().flat_map(Set::entries).collect()
+    }
+
+    /// Prefixes that may still stand there.
+    pub(super) fn leaving(&self) -> &[SourceEntry] {
+        &self.retired
+    }
+
     /// Writes the sets that a plan needs anew.
     pub(super) fn write(
         &mut self,

@@ -231,6 +231,18 @@ fn leave_alone(lab: &Lab, pins: &Path, balancer: &Balancer<'_>) -> Result<()> {
         found.find(|it| it.what == "program")
     })?;
     ensure!(found.seen == "none" && !found.is_repaired, "{found:?}");
+    // Nor does news of the network bring it back.
+    let mut command = lab.balancer().namespace().command("ip");
+    let status = command
+        .args(["link", "set", "eth0", "mtu", "1499"])
+        .status()?;
+    ensure!(status.success(), "{status}");
+    for _ in 0..3 {
+        let (_, verification) = verify(balancer)?;
+        let mut found = verification.findings.iter();
+        ensure!(found.any(|it| it.what == "program"), "{verification:?}");
+        ensure!(verification.interfaces.is_empty(), "{verification:?}");
+    }
     ensure!(
         attached_id(lab.balancer().namespace()).is_err(),
         "it is back"

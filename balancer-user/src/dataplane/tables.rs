@@ -329,17 +329,6 @@ impl<M: Memory> Tables<M> {
         Ok(())
     }
 
-    fn write_options(&mut self, next: &State, sets: &BTreeMap<ServiceId, Set>, generation: u32) {
-        let half = self.memory.options().len() / 2;
-        let options = &mut self.memory.options()[generation as usize * half..][..half];
-        for (entry, (id, service)) in options.iter_mut().zip(&next.services) {
-            *entry = ServiceOptions {
-                sources: self.sets.number(sets, *id, service),
-                ..service.options
-            };
-        }
-    }
-
     fn write_services(
         &mut self,
         layout: &Layout,

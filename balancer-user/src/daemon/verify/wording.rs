@@ -89,18 +89,8 @@ pub(super) fn in_words(drift: &Drift, names: &Names) -> DriftFinding {
             expected,
             seen,
         } => {
-            let owner = |slot: &Slot| owners(*service, *slot, names);
-            let finding = finding("slots", owner(expected), owner(seen));
-            of_service(
-                *service,
-                DriftFinding {
-                    backend: names
-                        .backend(*service, expected.current())
-                        .map(str::to_owned),
-                    slots: Some((*first, *last)),
-                    ..finding
-                },
-            )
+            let run = slots(*service, (*first, *last), (*expected, *seen), names);
+            of_service(*service, run)
         }
         Drift::Sources { missing, foreign } => finding(
             "sources",
@@ -116,6 +106,25 @@ pub(super) fn in_words(drift: &Drift, names: &Names) -> DriftFinding {
             format!("interface number {expected} at port {port}"),
             seen.map_or_else(|| "none".to_owned(), |seen| format!("number {seen}")),
         ),
+    }
+}
+
+/// A run of slots, with the owners that were written and those that are there.
+fn slots(
+    service: ServiceId,
+    run: (u32, u32),
+    (expected, seen): (Slot, Slot),
+    names: &Names,
+) -> DriftFinding {
+    let owner = names.backend(service, expected.current());
+    DriftFinding {
+        backend: owner.map(str::to_owned),
+        slots: Some(run),
+        ..finding(
+            "slots",
+            owners(service, expected, names),
+            owners(service, seen, names),
+        )
     }
 }
 

@@ -7,19 +7,17 @@
 //! What differs can be written anew, the way that any change is: into the
 //! other generation and a fresh region, and then flipped.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+mod keys;
+mod repair;
 
-use balancer_common::hash;
+use std::collections::BTreeSet;
+
 use balancer_common::layout::{
     GenerationHead, LAYOUT_VERSION, Member, SLOTS_PER_BLOCK, Slot, Target,
 };
 
-use balancer_common::parse::{PROTOCOL_TCP, PROTOCOL_UDP};
-
 use super::super::blocks::Region;
-use super::super::{Error, Plan, ServiceId, ServiceKey};
-use super::keys::{all_keys, target_of};
+use super::super::{ServiceId, ServiceKey};
 use super::sources::SourceEntry;
 use super::{Memory, Tables};
 
@@ -219,116 +217,6 @@ impl<M: Memory> Tables<M> {
         }
     }
 
-    /// What the keys of each service lead to, as it was written.
-    fn targets_in_force(&mut self) -> BTreeMap<ServiceId, Target> {
-        let members = self.generation * (self.memory.members().len() / 2) as u32;
-        let options = self.first_options(self.generation);
-        let mut first_member = members;
-        let mut targets = BTreeMap::new();
-        for ((id, service), options) in self.state.services.iter().zip(options..) {
-            let count = service.members.len() as u32;
-            if let Some(region) = self.regions.get(id) {
-                let target = Target {
-                    service: *id,
-                    table: region.first,
-                    table_len: service.table.slot_count(),
-                    members: first_member,
-                    options,
-                    member_count: count as u16,
-                    flags: service.flags,
-                };
-                targets.insert(*id, target);
-            }
-            first_member += count;
-        }
-        targets
-    }
-
-    /// Looks every key up the way that the program does; gives the bytes of
-    /// the buckets.
-    fn audit_keys(
-        &mut self,
-        targets: &BTreeMap<ServiceId, Target>,
-        drifts: &mut Vec<Drift>,
-    ) -> usize {
-        let generation = self.generation;
-        let first_options = self.first_options(generation);
-        let keys = all_keys(&self.state, first_options);
-        let takes_any = keys
-            .iter()
-            .any(|(key, _)| key.port == 0 && matches!(key.protocol, PROTOCOL_TCP | PROTOCOL_UDP));
-        let head = self.memory.node().generations[generation as usize];
-        let is_said = head.flags & GenerationHead::ANY_PORT != 0;
-        if is_said != takes_any {
-            drifts.push(Drift::Head {
-                what: "whether a service takes every port",
-                expected: takes_any.to_string(),
-                seen: is_said.to_string(),
-            });
-        }
-        for (key, leads) in &keys {
-            let expected = target_of(*leads, targets);
-            let seen = self.look_up(&head, key);
-            if seen != Some(expected) {
-                drifts.push(Drift::Key {
-                    service: expected.service,
-                    key: *key,
-                    seen: seen.map(|target| target.service),
-                });
-            }
-        }
-        let (half_v4, half_v6) = (
-            self.memory.services_v4().len() / 2,
-            self.memory.services_v6().len() / 2,
-        );
-        let at = generation as usize;
-        let used_v4 = self.memory.services_v4()[at * half_v4..][..half_v4]
-            .iter()
-            .filter(|bucket| bucket.target.service != 0)
-            .count();
-        let used_v6 = self.memory.services_v6()[at * half_v6..][..half_v6]
-            .iter()
-            .filter(|bucket| bucket.target.service != 0)
-            .count();
-        let count = (used_v4 + used_v6).saturating_sub(keys.len());
-        if count > 0 {
-            drifts.push(Drift::ForeignKeys { count });
-        }
-        32 * half_v4 + 48 * half_v6
-    }
-
-    /// What a key leads to, by the seed and the masks that stand there.
-    fn look_up(&mut self, head: &GenerationHead, key: &ServiceKey) -> Option<Target> {
-        let port = key.port.to_be_bytes();
-        let (seed, protocol) = (head.lookup_seed, key.protocol);
-        match key.address {
-            IpAddr::V4(address) => {
-                let address = address.octets();
-                let buckets = hash::buckets(seed, head.mask_v4, address, port, protocol);
-                let first = self.generation * head.mask_v4.wrapping_add(1);
-                let services = self.memory.services_v4();
-                [buckets.0, buckets.1].iter().find_map(|bucket| {
-                    let entry = services.get(first.wrapping_add(*bucket) as usize)?;
-                    let found = entry.target.service != 0
-                        && (entry.address, entry.port, entry.protocol) == (address, port, protocol);
-                    found.then_some(entry.target)
-                })
-            }
-            IpAddr::V6(address) => {
-                let address = address.octets();
-                let buckets = hash::buckets(seed, head.mask_v6, address, port, protocol);
-                let first = self.generation * head.mask_v6.wrapping_add(1);
-                let services = self.memory.services_v6();
-                [buckets.0, buckets.1].iter().find_map(|bucket| {
-                    let entry = services.get(first.wrapping_add(*bucket) as usize)?;
-                    let found = entry.target.service != 0
-                        && (entry.address, entry.port, entry.protocol) == (address, port, protocol);
-                    found.then_some(entry.target)
-                })
-            }
-        }
-    }
-
     /// Gives the bytes that were compared.
     fn audit_service(
         &mut self,
@@ -390,54 +278,6 @@ impl<M: Memory> Tables<M> {
         if missing + foreign > 0 {
             drifts.push(Drift::Sources { missing, foreign });
         }
-    }
-
-    /// Writes what differs anew. What holds it is first made to be what was
-    /// written last, so that packets see as little of it as can be.
-    ///
-    /// # Errors
-    /// As for a change.
-    pub fn repair(&mut self, drifts: &[Drift]) -> Result<(), Error> {
-        self.memory.node().layout_version = LAYOUT_VERSION;
-        if self.memory.node().active != self.generation {
-            self.memory.flip(self.generation);
-        }
-        let mut plan = Plan {
-            flow_keys: None,
-            settings: None,
-            upsert: BTreeMap::new(),
-            remove: Vec::new(),
-        };
-        for drift in drifts {
-            match drift {
-                Drift::Slots { service, .. } => {
-                    if let Some(state) = self.state.services.get(service) {
-                        plan.upsert.insert(*service, state.clone());
-                    }
-                }
-                Drift::Egress { port, expected, .. } => {
-                    self.memory.set_interface(*port, *expected)?;
-                }
-                Drift::Sources { .. } => self.repair_sources()?,
-                _ => {}
-            }
-        }
-        self.apply(&plan)
-    }
-
-    fn repair_sources(&mut self) -> Result<(), Error> {
-        let expected = self.sets.all();
-        let seen = self.memory.sources();
-        let foreign: Vec<SourceEntry> = foreign(&seen, &expected, self.sets.leaving())
-            .copied()
-            .collect();
-        for entry in &foreign {
-            self.memory.remove_source(entry);
-        }
-        for entry in expected.iter().filter(|it| !seen.contains(it)) {
-            self.memory.add_source(entry)?;
-        }
-        Ok(())
     }
 }
 

@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use balancer_common::layout::SourceKey;
+use balancer_common::layout::{ServiceOptions, SourceKey};
 
 use super::super::{Error, Plan, ServiceId, ServiceState, SourceRules, State};
-use super::Memory;
+use super::{Memory, Tables};
 
 /// A prefix of a set and whether it is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,6 +181,25 @@ impl Sets {
     pub(super) fn settle(&mut self, memory: &mut impl Memory) {
         for entry in self.retired.drain(..) {
             memory.remove_source(&entry);
+        }
+    }
+}
+
+impl<M: Memory> Tables<M> {
+    /// Writes what each service asks for, its set of prefixes among it.
+    pub(super) fn write_options(
+        &mut self,
+        next: &State,
+        sets: &BTreeMap<ServiceId, Set>,
+        generation: u32,
+    ) {
+        let half = self.memory.options().len() / 2;
+        let options = &mut self.memory.options()[generation as usize * half..][..half];
+        for (entry, (id, service)) in options.iter_mut().zip(&next.services) {
+            *entry = ServiceOptions {
+                sources: self.sets.number(sets, *id, service),
+                ..service.options
+            };
         }
     }
 }

@@ -113,7 +113,7 @@ impl Blueprint {
         self.set == other.set && self.features == other.features
     }
 
-    /// Loads a copy. It takes the verifier's time: a tenth of a second.
+    /// Loads a copy. It takes the time that the kernel takes to verify the program.
     ///
     /// # Errors
     /// The kernel refuses, or the tables have gone.

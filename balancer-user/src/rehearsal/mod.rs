@@ -41,7 +41,7 @@ use script::Script;
 pub const FLOWS_CHANGED: usize = 20_000;
 /// Flows that all changed services share where there are many; none gets
 /// less than [`FLOWS_LEAST`].
-pub const FLOWS_CHANGED_IN_ALL: usize = 400_000;
+pub const FLOWS_CHANGED_IN_ALL: usize = 240_000;
 /// See [`FLOWS_CHANGED_IN_ALL`].
 pub const FLOWS_LEAST: usize = 200;
 /// Flows that are run for each service that does not change.

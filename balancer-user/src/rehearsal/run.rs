@@ -234,38 +234,40 @@ impl<'a> Stage<'a> {
                 (action, *reason)
             }
         };
-        let differs = |what: &str, expected: String, seen: String| {
-            (expected != seen).then(|| (what.to_owned(), expected, seen))
-        };
-        let verdict =
-            |action: Action, reason: Reason| format!("{} {}", action.name(), reason.name());
-        let numbered = |id: Option<u32>| match id.map(|id| self.names.service(id).ok_or(id)) {
-            None => "none".to_owned(),
-            Some(Ok(name)) => name.to_owned(),
-            Some(Err(id)) => format!("number {id}"),
-        };
-        let difference = differs(
-            "verdict",
-            verdict(action, reason),
-            verdict(outcome.action, outcome.reason),
-        )
-        .or_else(|| {
-            let expected = script.service.name.clone();
-            differs("service", expected, numbered(outcome.service))
-        });
+        // Words are made only of what differs: nearly nothing does.
+        let differs =
+            |what: &str, expected: String, seen: String| Some((what.to_owned(), expected, seen));
+        if (outcome.action, outcome.reason) != (action, reason) {
+            let verdict =
+                |action: Action, reason: Reason| format!("{} {}", action.name(), reason.name());
+            let seen = verdict(outcome.action, outcome.reason);
+            return differs("verdict", verdict(action, reason), seen);
+        }
+        if outcome.service != Some(script.id) {
+            let name = |id| match self.names.service(id) {
+                Some(name) => name.to_owned(),
+                None => format!("number {id}"),
+            };
+            let seen = outcome.service.map_or_else(|| "none".to_owned(), name);
+            return differs("service", script.service.name.clone(), seen);
+        }
         let Expected::Sent { backend, .. } = expected else {
-            return difference;
+            return None;
         };
-        let name = &script.service.backends[usize::from(*backend)].name;
-        difference
-            .or_else(|| differs("backend", name.clone(), self.member(script, outcome)))
-            .or_else(|| differs("slot", slot.to_string(), told(outcome.slot)))
-            .or_else(|| differs("hash", format!("{hash:016x}"), told_hash(outcome.hash)))
-            .or_else(|| {
-                let way = script.way(*backend)?;
-                let fault = way.fault(kind, hash, frame, &outcome.frame)?;
-                Some((fault.what, fault.expected, fault.seen))
-            })
+        let name = script.service.backends[usize::from(*backend)].name.as_str();
+        let member = outcome.member;
+        if member.and_then(|it| self.names.backend(script.id, it)) != Some(name) {
+            return differs("backend", name.to_owned(), self.member(script, outcome));
+        }
+        if outcome.slot != Some(slot) {
+            return differs("slot", slot.to_string(), told(outcome.slot));
+        }
+        if outcome.hash != Some(hash) {
+            return differs("hash", format!("{hash:016x}"), told_hash(outcome.hash));
+        }
+        let way = script.way(*backend)?;
+        let fault = way.fault(kind, hash, frame, &outcome.frame)?;
+        Some((fault.what, fault.expected, fault.seen))
     }
 
     fn member(&self, script: &Script<'_>, outcome: &Outcome) -> String {

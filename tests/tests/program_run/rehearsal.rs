@@ -181,6 +181,7 @@ fn every_mode_in_both_families_is_as_planned() {
         assert!((figures.backends[2].share_seen - 0.2).abs() < 0.03);
     }
     let summary = rehearsal.summary();
+    println!("{summary}");
     assert!(summary.contains("240000 flows"), "{summary}");
     assert!(summary.ends_with("all as planned"), "{summary}");
 }

@@ -79,6 +79,11 @@ impl Controller {
         request: PlanRequest,
         reply: oneshot::Sender<Result<Planned, Problem>>,
     ) {
+        // What is between two configurations is nothing to compare with.
+        if let Err(problem) = self.busy() {
+            let _ = reply.send(Err(problem));
+            return;
+        }
         let (base, tables) = (self.base(), Arc::clone(&self.tables));
         tokio::spawn(async move {
             let color = request.color;

@@ -72,16 +72,28 @@ impl Controller {
         self.under_way.as_ref().map(UnderWay::until)
     }
 
-    /// Refuses while a change is in its stages; one that is only watched any
+    /// Why nothing else may be changed now: a change is being prepared or is
+    /// in its stages.
+    pub(super) fn busy(&self) -> Result<(), Problem> {
+        let staged = self.under_way.as_ref().filter(|it| !it.is_committed());
+        let change = staged.map(UnderWay::describe);
+        match change.or_else(|| self.preparing.clone()) {
+            None => Ok(()),
+            Some(change) => Err(Problem::new(
+                "another change is under way",
+                409,
+                format!(
+                    "one change at a time: {change}; wait for it, or end it with `balancer \
+                     rollback`"
+                ),
+            )),
+        }
+    }
+
+    /// Refuses while another change is busy; one that is only watched any
     /// more is good enough with that.
     pub(super) fn make_way(&mut self) -> Result<(), Problem> {
-        let staged = self.under_way.as_ref().filter(|it| !it.is_committed());
-        if let Some(change) = staged.map(UnderWay::describe).or(self.preparing.clone()) {
-            let detail = format!(
-                "one change at a time: {change}; wait for it, or end it with `balancer rollback`"
-            );
-            return Err(Problem::new("another change is under way", 409, detail));
-        }
+        self.busy()?;
         self.end_watch();
         Ok(())
     }

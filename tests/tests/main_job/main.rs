@@ -6,6 +6,7 @@
 //! the machine's CPUs, so they run one at a time: `--test-threads=1`. Figures
 //! that were measured are printed, and shown with `--nocapture`.
 
+mod apply;
 mod atomic;
 mod commands;
 mod decap;
@@ -24,6 +25,7 @@ mod refusals;
 mod reload;
 mod restart;
 mod restart_adopts;
+mod revisions;
 mod stop;
 mod udp;
 mod verify;

@@ -76,8 +76,8 @@ pub(super) struct Args {
 
     /// Print a JSON Schema of the file, for editors
     ///
-    /// It knows every key with its type and its limits, and which keys must be
-    /// there. It takes all that `check` takes; how keys fit together is for
+    /// It knows every key with its type, its limits and what it is for, and
+    /// which keys must be there. It takes all that `check` takes; how keys fit together is for
     /// `check` to say.
     #[arg(long, conflicts_with_all = ["file", "live", "format", "json", "deny", "allow", "list", "explain"])]
     schema: bool,

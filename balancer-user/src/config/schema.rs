@@ -5,10 +5,12 @@
 //! those are put in, and it is asked again, until it has no more to say. So
 //! the schema knows exactly the reader's keys and limits.
 //!
-//! It refuses nothing that the reader takes. What depends on several keys at
+//! What a key is for is told by the document of the keys. It refuses nothing that the reader takes. What depends on several keys at
 //! once is left to `balancer check`.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod about;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
@@ -166,36 +168,58 @@ impl Node {
         }
     }
 
-    fn to_schema(&self) -> Map<String, Value> {
+    /// `path` is that of the node, for what is said of it elsewhere.
+    fn to_schema(&self, path: &str, about: &HashMap<String, String>) -> Map<String, Value> {
         let mut schema = self.schema.clone();
-        let of_table = |schema: &mut Map<String, Value>, keys: &BTreeMap<&str, Node>| {
-            let properties: Map<String, Value> = keys
-                .iter()
-                .map(|(name, node)| ((*name).to_owned(), node.to_schema().into()))
-                .collect();
-            let required: BTreeSet<&str> = keys
-                .iter()
-                .filter(|(_, node)| node.is_required)
-                .map(|(name, _)| *name)
-                .collect();
-            schema.insert("type".to_owned(), json!("object"));
-            schema.insert("additionalProperties".to_owned(), json!(false));
-            schema.insert("properties".to_owned(), properties.into());
-            schema.insert("required".to_owned(), json!(required));
-        };
+        if let Some(text) = about.get(path) {
+            let takes = schema.get("description").and_then(Value::as_str);
+            let text = match takes {
+                Some(takes) => format!("{text}\n\nTakes {takes}."),
+                None => text.clone(),
+            };
+            schema.insert("description".to_owned(), text.into());
+        }
         match &self.kind {
             Kind::Value => {}
-            Kind::Table(keys) => of_table(&mut schema, keys),
+            Kind::Table(keys) => schema.extend(table_schema(path, keys, about)),
             Kind::Tables(max, keys) => {
-                let mut item = Map::new();
-                of_table(&mut item, keys);
                 schema.insert("type".to_owned(), json!("array"));
                 schema.insert("maxItems".to_owned(), json!(max));
+                let item = table_schema(path, keys, about);
                 schema.insert("items".to_owned(), item.into());
             }
         }
         schema
     }
+}
+
+fn table_schema(
+    path: &str,
+    keys: &BTreeMap<&'static str, Node>,
+    about: &HashMap<String, String>,
+) -> Map<String, Value> {
+    let path_of = |name: &str| match path {
+        "" => name.to_owned(),
+        path => format!("{path}.{name}"),
+    };
+    let properties: Map<String, Value> = keys
+        .iter()
+        .map(|(name, node)| {
+            let schema = node.to_schema(&path_of(name), about);
+            ((*name).to_owned(), schema.into())
+        })
+        .collect();
+    let required: BTreeSet<&str> = keys
+        .iter()
+        .filter(|(_, node)| node.is_required)
+        .map(|(name, _)| *name)
+        .collect();
+    let mut schema = Map::new();
+    schema.insert("type".to_owned(), json!("object"));
+    schema.insert("additionalProperties".to_owned(), json!(false));
+    schema.insert("properties".to_owned(), properties.into());
+    schema.insert("required".to_owned(), json!(required));
+    schema
 }
 
 /// The JSON Schema (draft 7) of the configuration file.
@@ -207,7 +231,7 @@ pub fn schema() -> Value {
         json!("http://json-schema.org/draft-07/schema#"),
     );
     schema.insert("title".to_owned(), json!("Configuration of the balancer"));
-    schema.extend(root.to_schema());
+    schema.extend(root.to_schema("", &about::descriptions()));
     schema.into()
 }
 
@@ -262,15 +286,21 @@ mod tests {
         let schema = schema();
         let node = at(&schema, "/properties/node");
         assert_eq!(at(node, "/required"), &json!(["interfaces"]));
+        let interfaces = at(node, "/properties/interfaces");
+        assert_eq!(at(interfaces, "/maxItems"), 64);
         assert_eq!(
-            at(node, "/properties/interfaces"),
-            &json!({ "type": "array", "minItems": 1, "maxItems": 64,
-                "items": { "type": "string", "minLength": 1, "maxLength": 15 } })
+            at(interfaces, "/items"),
+            &json!({ "type": "string", "minLength": 1, "maxLength": 15 })
         );
         assert_eq!(
-            at(node, "/properties/xdp_mode"),
-            &json!({ "enum": ["auto", "native", "generic"] })
+            at(node, "/properties/xdp_mode/enum"),
+            &json!(["auto", "native", "generic"])
         );
+        let resync = at(node, "/properties/resync_interval/description");
+        let resync = resync.as_str().unwrap();
+        let takes = "Takes a duration from 1s to 1h, such as \"500ms\" or \"5m\".";
+        assert!(resync.ends_with(takes), "{resync}");
+        assert!(resync.contains("Default: `\"30s\"`."), "{resync}");
         let service = at(&schema, "/properties/service/items");
         assert_eq!(
             at(service, "/required"),
@@ -283,10 +313,8 @@ mod tests {
             &json!(["name", "value"])
         );
         let weight = at(service, "/properties/backend/items/properties/weight");
-        assert_eq!(
-            weight,
-            &json!({ "type": "integer", "minimum": 0, "maximum": 65535 })
-        );
+        assert_eq!(at(weight, "/type"), "integer");
+        assert_eq!([at(weight, "/minimum"), at(weight, "/maximum")], [0, 65535]);
     }
 
     #[test]

@@ -90,7 +90,7 @@ fn source_prefix(field: &mut Field<'_>, value: &Value<'_>) -> Option<IpNet> {
     Some(prefix)
 }
 
-/// What a prefix holds that no host can have, if so; see `values::unusable`.
+/// What a prefix holds that no host can have, if so; see `addresses::unusable`.
 fn unusable_part(prefix: IpNet) -> Option<&'static str> {
     let v4 = |a, b, length| Ipv4Net::new_assert(Ipv4Addr::new(a, b, 0, 0), length).into();
     let v6 =

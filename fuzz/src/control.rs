@@ -2,17 +2,20 @@
 //!
 //! hyper, the router and the handlers are the daemon's own, on a stream that
 //! is a buffer. Behind them stands the part of the controller that has no
-//! kernel in it: the running configuration, edited and checked by `change`.
-//! What an edit came to is judged here; an answer is for the target to judge.
-
+//! kernel in it: the running configuration, edited and checked by `change` and
+//! planned by `plan`. What an edit came to is judged here; an answer is for the
+//! target to judge.
 
 use balancer_user::api::peer::{Accept, Peer};
 use balancer_user::api::progress::Progress;
 use balancer_user::api::server::{self, Command};
-use balancer_user::api::types::{Change, ChangeRequest, Changed, Problem, Status};
+use balancer_user::api::types::{
+    Change, ChangeRequest, Changed, PlanRequest, Planned, Problem, Status,
+};
 use balancer_user::change::{self, TableMemo};
-use balancer_user::config::model::Config;
+use balancer_user::config::model::{Config, Service};
 use balancer_user::config::{self, render};
+use balancer_user::plan::{self, Base, Plan, Proofs};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 use tokio::task;
@@ -112,12 +115,16 @@ impl Control {
                 Command::Change(request, _, reply) => drop(reply.send(self.change(&request))),
                 Command::Reload(_, reply) => drop(reply.send(Ok(self.reload()))),
                 Command::Config(reply) => drop(reply.send(render::render(&self.config))),
+                Command::Plan(request, reply) => drop(reply.send(Ok(self.plan(request)))),
                 // They want a kernel and a disk; the answer is that there is none.
                 Command::Apply(..)
                 | Command::Rollback(..)
                 | Command::Confirm(..)
                 | Command::History(..)
-                | Command::Revision(..) => {}
+                | Command::Revision(..)
+                | Command::Verify(..)
+                | Command::Blueprint(..)
+                | Command::Explain(..) => {}
             }
         }
     }
@@ -136,6 +143,7 @@ impl Control {
         assert!(!edited.report.has_errors(), "{request:?}");
         assert_changed_only(&self.config, &edited.config, &request.change);
         assert_reads_back(&edited.config);
+        assert!(self.planned(&edited.config).has_changes, "{request:?}");
         let shares = change::share_changes(&self.config, &edited.config, &self.tables);
         for share in shares.iter().flat_map(|it| [it.before, it.after]).flatten() {
             assert!((0.0..=1.0).contains(&share), "{shares:?}");
@@ -152,6 +160,47 @@ impl Control {
             duration_micros: None,
             revision: None,
         })
+    }
+
+    fn plan(&self, request: PlanRequest) -> Planned {
+        let counts = |service: &Service, size: u32| self.tables.slot_counts(service, size);
+        let mut examined = config::examine(request.name, request.text, Some(&counts));
+        let plan = examined.config.map(|config| {
+            let plan = self.planned(&config);
+            let proofs = Proofs::new();
+            let found = plan::findings(&self.base(), &config, &examined.spans, &plan, &proofs);
+            examined.report.extend(found);
+            plan
+        });
+        findings::check(&examined.report);
+        Planned {
+            plan,
+            errors: examined.report.errors(),
+            warnings: examined.report.warnings(),
+            allowed: examined.report.allowed(),
+            report: examined.report.to_json(),
+            text: examined.report.render(request.color),
+        }
+    }
+
+    /// The plan of a step, with what must hold of any.
+    fn planned(&self, next: &Config) -> Plan {
+        let plan = plan::make(&self.base(), next, &Proofs::new(), &self.tables);
+        assert_eq!(plan.has_changes, plan.summary != "nothing changes");
+        for service in &plan.services {
+            let shares = service.backends.iter().filter_map(|it| it.share_after);
+            let sum: f64 = shares.sum();
+            let expected = if service.slots_after == 0 { 0.0 } else { 1.0 };
+            assert!((sum - expected).abs() < 1e-6, "{service:?}");
+        }
+        plan
+    }
+
+    fn base(&self) -> Base {
+        Base {
+            config: Some(self.config.clone()),
+            ..Base::default()
+        }
     }
 
     fn reload(&mut self) -> mpsc::Receiver<Progress> {

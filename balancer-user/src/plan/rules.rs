@@ -159,7 +159,8 @@ impl Rules<'_> {
         self.report(&rules::BLAST_RADIUS, place, message, help);
     }
 
-    /// Backends that go, or get no new flows any more.
+    /// Backends that go, or whose weight is lowered. What counts is their
+    /// share: where all weights are halved, nothing is lost.
     fn shrunk(&mut self, at: usize, before: &Service, after: &Service) {
         let stays: HashMap<(&str, IpAddr), u64> = after
             .backends
@@ -167,20 +168,25 @@ impl Rules<'_> {
             .map(|it| ((it.name.as_str(), it.address), weight_in_use(it)))
             .collect();
         let weight_after = |name: &str, address| stays.get(&(name, address)).copied();
-        let (mut gone, mut lost) = (0, 0);
+        let (all, total) = (before.backends.len() as u64, total_weight(before));
+        let total_after = total_weight(after);
+        // Both sides times both totals, so that all is between whole numbers.
+        let whole = u128::from(total) * u128::from(total_after.max(1));
+        let (mut gone, mut lost) = (0, 0_u128);
         for backend in &before.backends {
             let after = weight_after(&backend.name, backend.address);
             gone += u64::from(after.is_none());
-            if after.unwrap_or(0) == 0 {
-                lost += weight_in_use(backend);
+            let (had, has) = (weight_in_use(backend), after.unwrap_or(0));
+            if has < had {
+                let share_before = u128::from(had) * u128::from(total_after.max(1));
+                lost += share_before.saturating_sub(u128::from(has) * u128::from(total));
             }
         }
-        let (all, total) = (before.backends.len() as u64, total_weight(before));
         let what = if gone * LEAST_LOST > all {
             format!("{gone} of its {all} backends are removed")
-        } else if lost * LEAST_LOST > total {
-            let share = lost as f64 * 100.0 / total as f64;
-            format!("backends with {share:.1} % of its weight are taken out")
+        } else if lost * u128::from(LEAST_LOST) > whole {
+            let share = lost as f64 * 100.0 / whole as f64;
+            format!("{share:.1} % of its traffic is taken from backends")
         } else {
             return;
         };

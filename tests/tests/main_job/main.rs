@@ -17,6 +17,7 @@ mod fixture;
 mod forwarding;
 mod generic;
 mod network;
+mod outages;
 mod ping;
 mod plan;
 mod programs;

@@ -220,7 +220,7 @@ rules! {
 
     BLAST_RADIUS "blast-radius" Error Change true
     "a change that takes away a lot at once"
-    "It removes over 25 % of a service's backends or takes out over 25 % of its weight, removes a service or an address, protocol or port of one, or touches over 10 services that exist."
+    "It removes over 25 % of a service's backends or takes over 25 % of its traffic from backends by lower weights or drains, removes a service or an address, protocol or port of one, or touches over 10 services that exist."
 
     STALE_BASE "stale-base" Error Change true
     "the file is based on a revision that is not the running one"

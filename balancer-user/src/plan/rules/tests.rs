@@ -113,7 +113,32 @@ fn taking_out_more_than_a_quarter_is_found_at_the_service() {
     let heavy = with("name = \"web-4\"\n", "name = \"web-4\"\nweight = 101\n");
     let drained = heavy.replacen("weight = 101", "weight = 101\ndrain = true", 1);
     let message = assert_finds(&base(&heavy, &[]), &marked(drained), "blast-radius");
-    assert!(message.contains("25.2 % of its weight"), "{message}");
+    assert!(message.contains("25.2 % of its traffic"), "{message}");
+}
+
+#[test]
+fn lower_weights_that_take_more_than_a_quarter_are_found() {
+    let weighted = |weights: [u16; 4]| {
+        let mut text = FILE.to_owned();
+        for (at, weight) in (1..).zip(weights) {
+            let name = format!("name = \"web-{at}\"\n");
+            text = text.replacen(&name, &format!("{name}weight = {weight}\n"), 1);
+        }
+        text.replacen(
+            "[[service]]\nname = \"web\"",
+            "§[[service]]\nname = \"web\"",
+            1,
+        )
+    };
+    let message = assert_finds(&running(), &weighted([1000, 1, 1, 1]), "blast-radius");
+    assert_eq!(
+        message,
+        "service web: 74.7 % of its traffic is taken from backends, limit 25 %"
+    );
+    // Nobody loses where all are halved, or where one is raised.
+    for weights in [[50, 50, 50, 50], [200, 100, 100, 100]] {
+        assert_clean(&running(), &weighted(weights).replace('§', ""));
+    }
 }
 
 #[test]

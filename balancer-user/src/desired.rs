@@ -19,8 +19,7 @@ use std::time::Instant;
 use book::{Book, Drain, Owner};
 pub use seating::Seating;
 pub use staging::Staging;
-use world::probed;
-pub use world::{BackendState, World, backend_state, eligible, fails_open, keeps_flows};
+pub use world::{BackendState, World, backend_state, eligible, fails_open, keeps_flows, probed};
 
 use crate::config::model::{Config, Protocol, Seed, Service};
 use crate::dataplane::{ServiceId, ServiceKey, ServiceState, Settings, State, Table};

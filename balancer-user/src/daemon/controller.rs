@@ -31,7 +31,7 @@ use crate::change::TableMemo;
 use crate::config::model::{Config, Seed};
 use crate::config::render;
 use crate::dataplane::{Dataplane, Error, Plan, State, plan};
-use crate::desired::{Builder, Built, World};
+use crate::desired::{Builder, Built, World, probed};
 use crate::health::Failure;
 use crate::netlink::{Changes, Netlink, NextHop, Unresolved};
 use crate::probe::scheduler::{Event, Events, Scheduler, TargetId, TargetSpec};
@@ -315,11 +315,22 @@ impl Controller {
     }
 
     /// Probes what the configuration names.
-    pub(super) fn retarget(&mut self) {
-        for error in self
-            .scheduler
-            .set_targets(TargetSpec::from_services(&self.config.services))
-        {
+    ///
+    /// A server that was up under another probe is until the new one says
+    /// otherwise: it has its flows, and a change of a path is no reason to cut
+    /// them.
+    pub(super) fn retarget(&mut self, before: &Config) {
+        let mut specs = TargetSpec::from_services(&self.config.services);
+        for spec in &mut specs {
+            let service = before.service(&spec.id.service);
+            let was = service.and_then(|it| Some((it, it.backend(&spec.id.backend)?)));
+            if let Some((service, backend)) = was
+                && backend.address == spec.address.ip()
+            {
+                spec.initial = probed(service, backend, &self.world);
+            }
+        }
+        for error in self.scheduler.set_targets(specs) {
             tracing::error!(%error, "cannot be probed");
         }
         self.world.health = self

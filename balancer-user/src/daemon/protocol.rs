@@ -231,7 +231,7 @@ impl Controller {
         let old = std::mem::replace(&mut self.config, config);
         if !same_backends(&old, &self.config) {
             self.look_up_new().await;
-            self.retarget();
+            self.retarget(&old);
         }
     }
 

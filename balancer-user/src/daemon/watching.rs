@@ -9,6 +9,10 @@ use crate::probe::scheduler::TargetId;
 use crate::revision::Figures;
 use crate::verdict::{self, Counted, Harm, Patient, Subject};
 
+/// Backends that a stage's figures name; a revision stays a file that people
+/// read.
+const MAX_FIGURES: usize = 256;
+
 /// The services that a change touches.
 #[derive(Default)]
 pub(super) struct Watched {
@@ -36,9 +40,19 @@ impl Watched {
         self.patients.iter().flat_map(verdict::judge).collect()
     }
 
-    /// What is written down of the stage.
+    /// What is written down of the stage: of [`MAX_FIGURES`] backends at most,
+    /// those first whose share changes most.
     pub(super) fn figures(&self) -> Vec<Figures> {
-        self.patients.iter().flat_map(verdict::figures).collect()
+        let mut figures: Vec<(f64, Figures)> = Vec::new();
+        for patient in &self.patients {
+            let changes = patient.backends.iter();
+            let changes = changes.map(|it| (it.share_after - it.share_before).abs());
+            figures.extend(changes.zip(verdict::figures(patient)));
+        }
+        // Stable: what changes alike stays in the file's order.
+        figures.sort_by(|(one, _), (other, _)| other.total_cmp(one));
+        figures.truncate(MAX_FIGURES);
+        figures.into_iter().map(|(_, figures)| figures).collect()
     }
 }
 

@@ -85,3 +85,36 @@ fn command_to_reload_says_which_changes_it_undoes() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn another_probe_for_servers_that_are_up_costs_no_request() -> Result<()> {
+    let lab = l2(2)?;
+    let _servers = web_servers(&lab)?;
+    let service = Service::web_l2(&lab);
+    let unprobed = Service {
+        health: "",
+        ..service.clone()
+    };
+    let balancer = balancer(&lab, &unprobed.toml())?;
+    let load = load(&lab, service.dial())?;
+    wait_answers(&load, 500)?;
+    let other_path = service
+        .toml()
+        .replace("path = \"/healthz\"", "path = \"/\"");
+    for text in [service.toml(), other_path, unprobed.toml()] {
+        balancer.write_services(&["eth0"], &text)?;
+        balancer.succeed(&["reload"])?;
+        wait_answers(&load, 500)?;
+    }
+    // One that its servers do not pass is refused before it is in force.
+    let failing = service
+        .toml()
+        .replace("path = \"/healthz\"", "path = \"/missing\"");
+    balancer.write_services(&["eth0"], &failing)?;
+    let refused = balancer.command(&["reload"])?;
+    let said = String::from_utf8_lossy(&refused.stderr);
+    ensure!(said.contains("error[unproven-backend]"), "{said}");
+    wait_answers(&load, 500)?;
+    stop_unharmed(load)?;
+    Ok(())
+}

@@ -118,7 +118,9 @@ fn add_last(lab: &Lab, spoil: impl FnOnce(&Node) -> Result<()>) -> Result<(Strin
     let status = balancer.status()?;
     ensure!(backend_of(&status, "web", new.name()).is_none());
     println!(
-        "undone after {took:?}, {} of {} requests failed",
+        "{}{}undone after {took:?}, {} of {} requests failed",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
         report.failed,
         report.requests()
     );

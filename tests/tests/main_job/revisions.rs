@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use balancer_tests::balancer::{Balancer, backend_of, binary};
@@ -220,5 +221,118 @@ fn damaged_revision_is_named_and_the_file_holds() -> Result<()> {
         "{said}"
     );
     get_well(&lab, service.dial())?;
+    Ok(())
+}
+
+/// What is in force after a crash is one revision, whole, and `history` says
+/// which; the kernel holds just that.
+fn is_whole(balancer: &Balancer<'_>, old: (u64, u16), new: u16) -> Result<u64> {
+    let known = history(balancer)?;
+    let in_force = known.in_force.context("no revision is in force")?;
+    let expected = if in_force == old.0 { old.1 } else { new };
+    let found = weight(balancer, "backend0")?;
+    ensure!(found == Some(expected), "revision {in_force}: {found:?}");
+    for revision in known.revisions.iter().filter(|it| it.number > in_force) {
+        let outcome = &revision.outcome;
+        let is_over = matches!(
+            outcome,
+            Outcome::Interrupted { .. } | Outcome::Undone { .. }
+        );
+        ensure!(is_over, "revision {}: {outcome:?}", revision.number);
+    }
+    balancer.succeed(&["verify"])?;
+    Ok(in_force)
+}
+
+#[test]
+fn daemon_killed_at_any_moment_of_a_change_comes_back_with_one_revision_whole() -> Result<()> {
+    let lab = l2(2)?;
+    let _servers = web_servers(&lab)?;
+    let service = Service::web_l2(&lab);
+    let mut balancer = balancer(&lab, &service.toml())?;
+    let load = load(&lab, service.dial())?;
+    let file = balancer.config().with_file_name("next.toml");
+    let own = fs::read_to_string(balancer.config())?;
+    let named = "name = \"backend0\"\n";
+    let (mut number, mut was) = (1, 100);
+    for (at, moment) in (0..).zip([0, 150, 300, 450, 600, 750, 900, 1050, 1200, 1350]) {
+        let next = 120 + 20 * at;
+        fs::write(
+            &file,
+            own.replacen(named, &format!("{named}weight = {next}\n"), 1),
+        )?;
+        let options = ["--stages", "10,50,100", "--hold", "100ms"];
+        let began = Instant::now();
+        let _command = begin_apply(&balancer, &file, &options)?;
+        let moment = Duration::from_millis(moment);
+        wait_for("the moment", LIMIT, || {
+            (began.elapsed() >= moment).then_some(())
+        })?;
+        balancer.kill()?;
+        balancer.restart()?;
+        number = is_whole(&balancer, (number, was), next)?;
+        was = weight(&balancer, "backend0")?.context("a weight")?;
+        println!("killed after {moment:?}: revision {number} is in force, weight {was}");
+    }
+    wait_answers(&load, 200)?;
+    stop_unharmed(load)?;
+    Ok(())
+}
+
+#[test]
+fn change_that_cannot_be_stored_is_not_made_and_forwarding_goes_on() -> Result<()> {
+    let lab = l2(2)?;
+    let _servers = web_servers(&lab)?;
+    let service = Service::web_l2(&lab);
+    let balancer = balancer(&lab, &service.toml())?;
+    let load = load(&lab, service.dial())?;
+    let revisions = balancer.config().with_file_name("state").join("revisions");
+    let away = revisions.with_file_name("away");
+    // A file in the directory's place: every write in it fails.
+    let spoil = || -> Result<()> {
+        fs::rename(&revisions, &away)?;
+        Ok(fs::write(&revisions, "")?)
+    };
+    let mend = || -> Result<()> {
+        fs::remove_file(&revisions)?;
+        Ok(fs::rename(&away, &revisions)?)
+    };
+    let file = balancer.config();
+    write_weight(&balancer, &service, 150)?;
+    spoil()?;
+    for arguments in [
+        &["apply", "--yes", text(&file)?][..],
+        &["backend", "weight", "web", "backend0", "170"],
+        &["reload"],
+    ] {
+        let refused = balancer.command(arguments)?;
+        let said = String::from_utf8_lossy(&refused.stderr);
+        ensure!(refused.status.code() == Some(1), "{refused:?}");
+        ensure!(
+            said.contains("cannot be stored, so it was not made"),
+            "{said}"
+        );
+    }
+    ensure!(weight(&balancer, "backend0")? == Some(100));
+    mend()?;
+
+    // One that cannot be said to be good is not left in force.
+    let _command = begin_apply(&balancer, &file, &["--hold", "2s", "--stages", "50,100"])?;
+    wait_stage(&balancer, "stage 1 of 2")?;
+    spoil()?;
+    wait_for("the change to be undone", LIMIT, || {
+        (weight(&balancer, "backend0").ok()? == Some(100)).then_some(())
+    })?;
+    mend()?;
+    wait_for("its outcome to be stored", LIMIT, || {
+        let stored = fs::read_to_string(revisions.join("00000002.json")).ok()?;
+        stored
+            .contains("that it is good cannot be stored")
+            .then_some(())
+    })?;
+    balancer.succeed(&["apply", "--yes", text(&file)?])?;
+    ensure!(weight(&balancer, "backend0")? == Some(150));
+    wait_answers(&load, 200)?;
+    stop_unharmed(load)?;
     Ok(())
 }

@@ -35,7 +35,7 @@ use nix::fcntl::Flock;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use self::controller::{Controller, Sources};
 use self::hops::Solicit;
@@ -52,7 +52,7 @@ use crate::dataplane::aya::Placement;
 use crate::desired::World;
 use crate::netlink::{Changes, Netlink};
 use crate::probe::scheduler::{Events, Scheduler, TargetSpec};
-use crate::revision;
+use crate::revision::{self, Author};
 use crate::seed;
 
 /// Longest time that the first probes are waited for, whatever the file says.
@@ -77,7 +77,8 @@ pub async fn run(config_path: &Path) -> anyhow::Result<()> {
     check_interfaces(&netlink, &file.node).await?;
     let store = Store::open(&file.node.state_dir)?;
     let revisions = Revisions::open(&file.node.state_dir, unix_now())?;
-    let resumed = store::resume(&file, &file_digest, revisions.in_force());
+    let is_forwarding = !attach::pinned(&file.node.pin_dir)?.is_empty();
+    let resumed = store::resume(&file, &file_digest, revisions.in_force(), is_forwarding);
     let node = &resumed.config.node;
     let _pins = lock_pins(node)?;
     let seed = match node.seed {
@@ -122,6 +123,7 @@ async fn serve(
     listener: UnixListener,
     ends: &mut Ends,
 ) -> anyhow::Result<()> {
+    let is_newer = start.resumed.is_newer;
     let (answers, found) = mpsc::channel(1);
     let (done, beside) = mpsc::channel(1);
     let began = tokio::select! {
@@ -129,6 +131,10 @@ async fn serve(
         () = ends.wait() => return Ok(()),
     };
     let (mut controller, probes) = began;
+    if is_newer {
+        tracing::info!("the file changed while no daemon ran; it is read now");
+        controller.reload(Author::daemon(), oneshot::channel().0);
+    }
     let (commands, receiver) = mpsc::channel(MAX_WAITING_COMMANDS);
     let mut sources = Sources {
         probes,

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::model::Config;
 use crate::config::{self, render};
 use crate::desired::Seating;
+use crate::plan::needs_restart;
 use crate::revision::{self, Author, Cause, OperatorDrain, Origin, Outcome, Revision};
 
 use super::revisions::{Revisions, Stored, write_durably};
@@ -126,12 +127,20 @@ pub(super) struct Resumed {
     pub(super) number: Option<u64>,
     /// The revision in force before.
     pub(super) parent: Option<u64>,
+    /// Whether the file is not the one that it came from: it is to be read
+    /// again once all is as it was.
+    pub(super) is_newer: bool,
 }
 
 /// The configuration to start with: the last one in force if the file is
-/// still the one it came from, else the file, with the drains that were made
-/// by command.
-pub(super) fn resume(file: &Config, file_digest: &str, last: Option<Stored>) -> Resumed {
+/// still the one it came from, or if an earlier daemon's program forwards by
+/// it; else the file, with the drains that were made by command.
+pub(super) fn resume(
+    file: &Config,
+    file_digest: &str,
+    last: Option<Stored>,
+    is_forwarding: bool,
+) -> Resumed {
     let fresh = |config: Config, drains: Vec<OperatorDrain>, parent: Option<u64>| Resumed {
         config,
         origin: Origin {
@@ -141,15 +150,18 @@ pub(super) fn resume(file: &Config, file_digest: &str, last: Option<Stored>) -> 
         },
         number: None,
         parent,
+        is_newer: false,
     };
     let Some(Stored { revision, config }) = last else {
         return fresh(file.clone(), Vec::new(), None);
     };
     let Revision { number, origin, .. } = revision;
-    if origin.file_digest == file_digest {
-        let examined = config::examine(format!("revision {number}"), config, None);
-        match examined.config {
-            Some(config) if !examined.report.has_errors() => {
+    let is_newer = origin.file_digest != file_digest;
+    let examined = config::examine(format!("revision {number}"), config, None);
+    match examined.config {
+        Some(config) if !examined.report.has_errors() => {
+            let can_wait = is_forwarding && needs_restart(&config.node, &file.node).is_empty();
+            if !is_newer || can_wait {
                 if !origin.changes.is_empty() {
                     tracing::info!(changes = ?origin.changes, "continuing with changes made by command");
                 }
@@ -158,14 +170,15 @@ pub(super) fn resume(file: &Config, file_digest: &str, last: Option<Stored>) -> 
                     origin,
                     number: Some(number),
                     parent: None,
+                    is_newer,
                 };
             }
-            _ => tracing::warn!(revision = number, "this version refuses it; using the file"),
         }
+        _ => tracing::warn!(revision = number, "this version refuses it; using the file"),
     }
     let mut config = file.clone();
     let drains = carry_drains(&mut config, origin.drains);
-    if origin.file_digest != file_digest && !origin.changes.is_empty() {
+    if !origin.changes.is_empty() {
         tracing::warn!(
             undone = ?origin.changes,
             kept_drains = ?drains,

@@ -9,6 +9,7 @@ use balancer_tests::balancer::{Balancer, backend_of};
 use balancer_tests::lab::Lab;
 use balancer_tests::lab::client::{HeldConnections, HttpLoad};
 
+use crate::LIMIT;
 use crate::fixture::{
     Api, Service, balancer, burst, l2, load, load_of, stop_unharmed, wait_answers, web_servers,
 };
@@ -54,12 +55,17 @@ fn file_changed_while_the_daemon_was_down_is_a_change_like_any_other() -> Result
     balancer.stop()?;
     // Every slot is looked at anew: the weight of one is another.
     let text = text.replacen("name = \"backend3\"", "name = \"backend3\"\nweight = 10", 1);
+    // What commands changed is undone as well: a lot at once.
+    let allowed = "forward = \"l2\"\nallow = [\"blast-radius\"]\nallow_reason = \"meant\"\n";
+    let text = text.replacen("forward = \"l2\"\n", allowed, 1);
     balancer.write_services(&["eth0"], &text)?;
     balancer.restart()?;
     ensure!(balancer.log().contains(SAYS), "{}", balancer.log());
-    let status = balancer.status()?;
-    let weight = backend_of(&status, "web", "backend3").map(|backend| backend.weight);
-    ensure!(weight == Some(10), "{weight:?}");
+    // It comes by the way of every change, once the tables are as they were.
+    balancer.wait_status("the new weight", LIMIT, |status| {
+        let backend = backend_of(status, "web", "backend3")?;
+        (backend.weight == 10).then_some(())
+    })?;
     burst(&lab, service.dial(), 300)?;
     for (backend, count) in packets(&balancer)? {
         ensure!(count >= before[&backend], "{backend} went back to {count}");

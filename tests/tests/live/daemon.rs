@@ -48,8 +48,11 @@ fn start_and_reload_log_what_is_wrong_with_the_host_and_go_on() -> Result<()> {
     );
 
     file.backends[1].0 = "10.1.2.99".parse()?;
-    let text = format!("xdp_mode = \"generic\"\n{}", services(&file)?);
-    balancer.write_services(&["eth0"], &text)?;
+    // Half of the servers at once: nobody would do that by a slip.
+    let allowed = "forward = \"l2\"\nallow = [\"blast-radius\"]\nallow_reason = \"a test\"\n";
+    let text = services(&file)?.replacen("forward = \"l2\"\n", allowed, 1);
+    ensure!(text.contains(allowed), "{text}");
+    balancer.write_services(&["eth0"], &format!("xdp_mode = \"generic\"\n{text}"))?;
     balancer.succeed(&["reload"])?;
     let silent = [
         "ERROR check of the host",

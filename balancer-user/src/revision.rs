@@ -248,8 +248,8 @@ mod tests {
     fn author_behind_sudo_is_named_first() {
         let author = Author {
             user: "root".to_owned(),
-            login: Some("kim".to_owned()),
+            login: Some("operator".to_owned()),
         };
-        assert_eq!(author.to_string(), "kim as root");
+        assert_eq!(author.to_string(), "operator as root");
     }
 }

@@ -206,7 +206,7 @@ fn damaged_revision_is_named_and_the_file_holds() -> Result<()> {
     balancer.kill()?;
     let revisions = balancer.config().with_file_name("state").join("revisions");
     let newest = revisions.join("00000002.json");
-    let edited = fs::read_to_string(&newest)?.replace("\"user\": \"root\"", "\"user\": \"kim\"");
+    let edited = fs::read_to_string(&newest)?.replace("\"user\": \"root\"", "\"user\": \"nobody\"");
     fs::write(&newest, edited)?;
     balancer.restart()?;
     ensure!(weight(&balancer, "backend0")? == Some(100));

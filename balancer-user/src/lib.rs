@@ -12,6 +12,7 @@ pub mod health;
 pub mod live;
 pub mod maglev;
 pub mod member;
+pub mod moment;
 pub mod netlink;
 pub mod plan;
 pub mod probe;

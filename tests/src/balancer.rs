@@ -1,5 +1,6 @@
 //! The real `balancer` in a lab: started, asked, stopped and killed.
 
+use std::ffi::OsString;
 use std::fs;
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
@@ -37,6 +38,8 @@ pub struct Balancer<'a> {
     process: Process,
     directory: Scratch,
     pins: Scratch,
+    program: PathBuf,
+    environment: Vec<(String, OsString)>,
 }
 
 impl<'a> Balancer<'a> {
@@ -54,12 +57,15 @@ impl<'a> Balancer<'a> {
                 node(directory.path(), pins.path(), interfaces)
             ),
         )?;
-        let process = spawn(namespace, directory.path())?;
+        let program = binary();
+        let process = spawn(&program, &[], namespace, directory.path())?;
         let mut balancer = Self {
             namespace,
             process,
             directory,
             pins,
+            program,
+            environment: Vec::new(),
         };
         balancer.wait_ready()?;
         Ok(balancer)
@@ -167,8 +173,37 @@ impl<'a> Balancer<'a> {
 
     /// Starts a daemon again, with the file as it now is.
     pub fn restart(&mut self) -> Result<()> {
-        self.process = spawn(self.namespace, self.directory.path())?;
+        self.spawn()?;
         self.wait_ready()
+    }
+
+    /// Starts a daemon that is to refuse; gives what it said.
+    pub fn refuse_to_start(&mut self) -> Result<String> {
+        let before = self.log().len();
+        self.spawn()?;
+        let status = self.process.wait(LIMIT)?;
+        let said = self.log().split_off(before);
+        ensure!(status.code() == Some(1), "it ended with {status}:\n{said}");
+        Ok(said)
+    }
+
+    /// Has another program run as the daemon from the next restart on, with
+    /// this in its environment.
+    pub fn become_program(&mut self, program: &Path, environment: &[(&str, &Path)]) {
+        let own = |(name, value): &(&str, &Path)| (name.to_string(), value.into());
+        self.program = program.to_owned();
+        self.environment = environment.iter().map(own).collect();
+    }
+
+    fn spawn(&mut self) -> Result<()> {
+        let directory = self.directory.path();
+        self.process = spawn(&self.program, &self.environment, self.namespace, directory)?;
+        Ok(())
+    }
+
+    /// The state directory.
+    pub fn state_dir(&self) -> PathBuf {
+        self.directory.path().join("state")
     }
 
     /// Sends a signal.
@@ -260,9 +295,15 @@ impl Drop for Decap {
     }
 }
 
-fn spawn(namespace: &Namespace, directory: &Path) -> Result<Process> {
-    let mut command = namespace.command(&binary().to_string_lossy());
+fn spawn(
+    program: &Path,
+    environment: &[(String, OsString)],
+    namespace: &Namespace,
+    directory: &Path,
+) -> Result<Process> {
+    let mut command = namespace.command(&program.to_string_lossy());
     command
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .args(["run", "--config"])
         .arg(directory.join("balancer.toml"))
         .arg0("balancer");

@@ -33,6 +33,7 @@ use crate::config::render;
 use crate::dataplane::{Dataplane, Error, Plan, State, plan};
 use crate::desired::{Builder, Built, World, probed};
 use crate::health::Failure;
+use crate::moment::{self, Moment};
 use crate::netlink::{Changes, Netlink, NextHop, Unresolved};
 use crate::probe::scheduler::{Event, Events, Scheduler, TargetId, TargetSpec};
 use crate::revision::{Author, Origin, Revision};
@@ -251,6 +252,7 @@ impl Controller {
         }
         let result = tokio::task::block_in_place(|| {
             self.seats.prepare(&self.store, &self.builder);
+            moment::passed(Moment::SeatsStored);
             self.dataplane.reset_counters(&built.fresh_counters)?;
             self.dataplane.bring(&plan, &built.state)
         });

@@ -204,8 +204,8 @@ async fn begin(
         config,
         origin: resumed.origin,
         number: Some(number),
+        unsaved: revisions.take_unnoted(),
         revisions,
-        unsaved: BTreeMap::new(),
         under_way: None,
         preparing: None,
         done,
@@ -232,7 +232,8 @@ async fn begin(
     say_attached(&begun.attached);
     controller.looks.begin(&controller.config);
     controller.on_network().await;
-    tracing::info!(services = controller.config.services.len(), "forwarding");
+    let services = controller.config.services.len();
+    tracing::info!(revision = number, services, "forwarding");
     Ok((controller, probes))
 }
 

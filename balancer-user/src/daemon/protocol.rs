@@ -35,6 +35,7 @@ use crate::api::types::Problem;
 use crate::config::model::Config;
 use crate::config::render;
 use crate::desired::Staging;
+use crate::moment::{self, Moment};
 use crate::revision::{Allowed, Author, Cause, Origin, Outcome, Revision, Stage, VERSION, digest};
 use crate::verdict;
 
@@ -174,6 +175,7 @@ impl Controller {
             self.undo(&format!("the kernel refused it: {error}")).await;
             return Ok(receiver);
         }
+        moment::passed(Moment::Proving);
         self.tell_who_is_missing();
         self.go_on_if_proven().await;
         Ok(receiver)
@@ -188,6 +190,7 @@ impl Controller {
         step: Step,
         began: Instant,
     ) -> Result<UnderWay, Problem> {
+        moment::passed(Moment::Accepted);
         let config = render::render(&proposal.config);
         let revision = Revision {
             version: VERSION,
@@ -331,6 +334,7 @@ impl Controller {
                 self.undo(&format!("the kernel refused it: {error}")).await;
                 return;
             }
+            moment::passed(Moment::StageBegan);
             self.begin_counting();
             if !hold.is_zero() {
                 return;
@@ -357,6 +361,7 @@ impl Controller {
     /// The hold is over without harm.
     async fn end_stage(&mut self) {
         self.note_stage(true);
+        moment::passed(Moment::StageHeld);
         if let Some(change) = &self.under_way {
             change.tell(Progress::Good {
                 percent: change.staging.percent(),

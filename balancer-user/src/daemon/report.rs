@@ -44,6 +44,7 @@ impl Controller {
             }
         }
         problems.extend(self.verifier.problems(now));
+        problems.extend(self.storage_problem());
         if let Some(apply) = self.last_apply.as_ref().filter(|apply| !apply.succeeded) {
             problems.push(format!("the last change was not applied: {}", apply.cause));
         }
@@ -89,6 +90,22 @@ impl Controller {
                 .collect(),
             problems,
         }
+    }
+
+    /// What could not be written to the state directory and is tried again.
+    fn storage_problem(&self) -> Option<String> {
+        let directory = self.store.directory().display();
+        if let Some(why) = self.seats.failure() {
+            return Some(format!(
+                "state directory {directory}: {why}; changes are refused, and a restart would \
+                 begin its flow records anew"
+            ));
+        }
+        let number = self.unsaved.keys().next()?;
+        Some(format!(
+            "state directory {directory}: what became of revision {number} cannot be written; \
+             make room there"
+        ))
     }
 
     fn service_status(

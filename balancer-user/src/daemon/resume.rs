@@ -18,6 +18,8 @@ pub(super) struct Seats {
     instance: u64,
     in_force: Seating,
     is_stored: bool,
+    /// Why the last try to store it failed.
+    failure: Option<String>,
 }
 
 /// What to begin with.
@@ -49,6 +51,7 @@ pub(super) fn look(store: &Store, pin_dir: &Path) -> (Builder, Left) {
         instance: 0,
         in_force: Seating::default(),
         is_stored: false,
+        failure: None,
     };
     let left = Left {
         tables: None,
@@ -71,6 +74,7 @@ fn adopt(store: &Store, pin_dir: &Path) -> anyhow::Result<Option<(Builder, Left)
         instance: tables.instance(),
         in_force: stored,
         is_stored: true,
+        failure: None,
     };
     let left = Left {
         tables: Some(tables),
@@ -92,9 +96,7 @@ impl Left {
         if tables.is_none() {
             seats.instance = getrandom::u64().context("drawing a number for the tables")?;
         }
-        seats
-            .store(store, &builder.seating())
-            .context("storing who sits where")?;
+        seats.prepare(store, builder);
         let (dataplane, attached) = match tables {
             Some(tables) => {
                 KernelDataplane::take_over(placement, tables, &built.state, &built.fresh_counters)
@@ -119,9 +121,27 @@ impl Seats {
         if self.is_stored && next == self.in_force {
             return;
         }
-        if let Err(error) = self.store(store, &next) {
-            tracing::error!(%error, "not stored who sits where; a restart would begin anew");
+        match self.store(store, &next) {
+            Ok(()) => self.failure = None,
+            Err(error) => {
+                let failure = Some(error.to_string());
+                // It is tried again each second.
+                if self.failure != failure {
+                    tracing::error!(%error, "not stored who sits where; a restart would begin anew");
+                }
+                self.failure = failure;
+            }
         }
+    }
+
+    /// Whether a restart would find who sits where.
+    pub(super) fn is_stored(&self) -> bool {
+        self.is_stored
+    }
+
+    /// Why the last try to store it failed; none if it is stored.
+    pub(super) fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
     }
 
     fn store(&mut self, store: &Store, next: &Seating) -> std::io::Result<()> {

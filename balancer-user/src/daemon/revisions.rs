@@ -16,6 +16,7 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::config::model::Keep;
+use crate::moment::{self, Moment};
 use crate::revision::{self, Outcome, Revision, UnixSeconds, digest};
 
 /// A revision's file.
@@ -42,6 +43,8 @@ pub(super) struct Revisions {
     known: BTreeMap<u64, Revision>,
     /// Why others cannot.
     damaged: BTreeMap<u64, String>,
+    /// Those that were interrupted, and the disk does not say so.
+    unnoted: Vec<Revision>,
 }
 
 impl Revisions {
@@ -53,11 +56,12 @@ impl Revisions {
     pub(super) fn open(state_dir: &Path, now: UnixSeconds) -> anyhow::Result<Self> {
         let directory = state_dir.join("revisions");
         fs::create_dir_all(&directory)
-            .with_context(|| format!("making the directory {}", directory.display()))?;
+            .map_err(|error| with_way_out("making", &directory, &error))?;
         let mut revisions = Self {
             directory,
             known: BTreeMap::new(),
             damaged: BTreeMap::new(),
+            unnoted: Vec::new(),
         };
         for number in revisions.numbers()? {
             match revisions.read(number) {
@@ -80,11 +84,21 @@ impl Revisions {
                 "the last daemon ended in the middle of this change; it is not in force"
             );
             revision.outcome = Outcome::Interrupted { at: now };
-            revisions
-                .note(&revision)
-                .context("noting the interruption")?;
+            // Pending or interrupted, it is not in force: a disk that is
+            // full is no reason to leave the backends unwatched.
+            if let Err(error) = revisions.note(&revision) {
+                tracing::error!(revision = revision.number, %error, "its outcome is not stored");
+                revisions.remember(&revision);
+                revisions.unnoted.push(revision);
+            }
         }
         Ok(revisions)
+    }
+
+    /// Revisions whose outcome is to be stored once the disk takes it.
+    pub(super) fn take_unnoted(&mut self) -> BTreeMap<u64, Revision> {
+        let unnoted = std::mem::take(&mut self.unnoted).into_iter();
+        unnoted.map(|it| (it.number, it)).collect()
     }
 
     /// The revision in force when the last daemon ended: the newest that was
@@ -158,7 +172,10 @@ impl Revisions {
     pub(super) fn add(&mut self, stored: &Stored) -> io::Result<()> {
         let number = stored.revision.number;
         self.write(number, "toml", stored.config.as_bytes())?;
-        self.note(&stored.revision)
+        moment::passed(Moment::ConfigStored);
+        self.note(&stored.revision)?;
+        moment::passed(Moment::RevisionStored);
+        Ok(())
     }
 
     /// Writes what became of a revision, durably.
@@ -173,6 +190,11 @@ impl Revisions {
         self.write(revision.number, "json", &bytes)?;
         self.known.insert(revision.number, revision.clone());
         Ok(())
+    }
+
+    /// Has what became of a revision told, though the disk does not say it.
+    pub(super) fn remember(&mut self, revision: &Revision) {
+        self.known.insert(revision.number, revision.clone());
     }
 
     /// Removes the oldest: what is more than `keep` says, in number or in age.
@@ -192,6 +214,9 @@ impl Revisions {
             for extension in ["json", "toml"] {
                 if let Err(error) = fs::remove_file(self.path(number, extension)) {
                     tracing::warn!(revision = number, %error, "an old revision cannot be removed");
+                }
+                if extension == "json" {
+                    moment::passed(Moment::HalfPruned);
                 }
             }
             self.known.remove(&number);
@@ -264,13 +289,30 @@ pub(super) fn write_durably(directory: &Path, name: &str, bytes: &[u8]) -> io::R
             .open(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
+        moment::passed(Moment::FileWritten);
         fs::rename(&temporary, directory.join(name))?;
+        moment::passed(Moment::FileNamed);
         File::open(directory)?.sync_all()
     };
-    write().inspect_err(|_| {
+    write().map_err(|error| {
         // On a full disk the part that was written is in the way.
         let _ = fs::remove_file(&temporary);
+        with_way_out("writing", &directory.join(name), &error)
     })
+}
+
+/// What failed, where, and what an operator can do about it.
+pub(super) fn with_way_out(doing: &str, path: &Path, error: &io::Error) -> io::Error {
+    let way_out = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room there",
+        io::ErrorKind::ReadOnlyFilesystem => "mount it writable, or set another node.state_dir",
+        io::ErrorKind::PermissionDenied => {
+            "the daemon has to write there: see `ls -ld` and `lsattr -d`"
+        }
+        _ => "see what is at that path, or set another node.state_dir",
+    };
+    let text = format!("{doing} {}: {error}; {way_out}", path.display());
+    io::Error::new(error.kind(), text)
 }
 
 #[cfg(test)]

@@ -1,13 +1,16 @@
 //! The daemon's own files.
 //!
 //! `lock` is held while a daemon runs, so that a second one is refused.
-//! `revisions` holds every configuration ([`super::revisions`]), and
-//! `seats.json` what the numbers in the kernel's tables mean. Each is written
-//! to a new file, synced and renamed, so that a crash leaves the old one or
-//! the new one.
+//! `layout` is the version of the rest, and one that this balancer does not
+//! know is left alone. `revisions` holds every configuration
+//! ([`super::revisions`]), and `seats.json` what the numbers in the kernel's
+//! tables mean. Each is written to a new file, synced and renamed, so that a
+//! crash leaves the old one or the new one. Who may write here decides what
+//! is forwarded, so that has to be the daemon's user alone.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -20,12 +23,15 @@ use crate::desired::Seating;
 use crate::plan::needs_restart;
 use crate::revision::{self, Author, Cause, OperatorDrain, Origin, Outcome, Revision};
 
-use super::revisions::{Revisions, Stored, write_durably};
+use super::revisions::{Revisions, Stored, with_way_out, write_durably};
 use super::unix_now;
 
 /// Version of `seats.json`.
 const VERSION: u32 = 1;
 const SEATING: &str = "seats.json";
+/// Version of the directory: which files there are and what they are for.
+const LAYOUT: u32 = 1;
+const LAYOUT_FILE: &str = "layout";
 
 /// What the numbers in the kernel's tables mean.
 #[derive(Serialize, Deserialize)]
@@ -46,8 +52,12 @@ pub(super) struct Store {
 impl Store {
     /// Makes the directory where there is none, and locks it.
     pub(super) fn open(directory: &Path) -> anyhow::Result<Self> {
-        fs::create_dir_all(directory)
-            .with_context(|| format!("making the state directory {}", directory.display()))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(directory)
+            .map_err(|error| with_way_out("making", directory, &error))?;
+        check_owner(directory)?;
         let path = directory.join("lock");
         let mut file = File::options()
             .create(true)
@@ -55,7 +65,7 @@ impl Store {
             .read(true)
             .write(true)
             .open(&path)
-            .with_context(|| format!("opening {}", path.display()))?;
+            .map_err(|error| with_way_out("opening", &path, &error))?;
         let mut holder = String::new();
         file.read_to_string(&mut holder).unwrap_or_default();
         let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -70,12 +80,24 @@ impl Store {
                 return Err(error).with_context(|| format!("locking {}", path.display()));
             }
         };
-        lock.set_len(0)?;
-        write!(lock, "{}", std::process::id())?;
+        // The lock holds without it: it is for a second one's message.
+        let noted = lock
+            .set_len(0)
+            .and_then(|()| write!(lock, "{}", std::process::id()));
+        if let Err(error) = noted {
+            let error = with_way_out("writing", &path, &error);
+            tracing::warn!(%error, "changes will be refused until that is mended");
+        }
+        check_layout(directory)?;
         Ok(Self {
             directory: directory.to_owned(),
             _lock: lock,
         })
+    }
+
+    /// Where it is.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// What the last daemon left of the meaning of its tables' numbers; none
@@ -104,6 +126,51 @@ impl Store {
     fn write(&self, name: &str, content: &impl Serialize) -> io::Result<()> {
         let bytes = serde_json::to_vec_pretty(content)?;
         write_durably(&self.directory, name, &bytes)
+    }
+}
+
+/// Refuses a directory in which somebody else may write.
+fn check_owner(directory: &Path) -> anyhow::Result<()> {
+    let metadata = fs::metadata(directory)
+        .with_context(|| format!("looking at the state directory {}", directory.display()))?;
+    let (owner, own) = (metadata.uid(), nix::unistd::geteuid().as_raw());
+    if owner != own && owner != 0 {
+        bail!(
+            "the state directory {} belongs to user {owner}, who could change what is forwarded; \
+             `chown` it to user {own}, or set another node.state_dir",
+            directory.display()
+        );
+    }
+    let mode = metadata.mode() & 0o7777;
+    if mode & 0o022 != 0 {
+        bail!(
+            "the state directory {} has mode {mode:04o}, so others than its owner could change \
+             what is forwarded; `chmod go-w` it, or set another node.state_dir",
+            directory.display()
+        );
+    }
+    Ok(())
+}
+
+/// Refuses a directory of another layout; one without a version gets it.
+fn check_layout(directory: &Path) -> anyhow::Result<()> {
+    let path = directory.join(LAYOUT_FILE);
+    match fs::read_to_string(&path) {
+        Ok(text) if text.trim() == LAYOUT.to_string() => Ok(()),
+        Ok(text) => bail!(
+            "the state directory {} has layout {:?}, and this balancer knows layout {LAYOUT}; \
+             start the balancer that wrote it, or set another node.state_dir",
+            directory.display(),
+            text.trim()
+        ),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let written = write_durably(directory, LAYOUT_FILE, format!("{LAYOUT}\n").as_bytes());
+            if let Err(error) = written {
+                tracing::warn!(%error, "changes will be refused until that is mended");
+            }
+            Ok(())
+        }
+        Err(error) => Err(with_way_out("reading", &path, &error).into()),
     }
 }
 
@@ -236,6 +303,19 @@ pub(super) fn carry_drains(config: &mut Config, drains: Vec<OperatorDrain>) -> V
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn directory_of_another_layout_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Store::open(dir.path()).unwrap());
+        let layout = dir.path().join(LAYOUT_FILE);
+        assert_eq!(fs::read_to_string(&layout).unwrap(), "1\n");
+        drop(Store::open(dir.path()).unwrap());
+        fs::write(&layout, "2\n").unwrap();
+        let error = Store::open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("has layout \"2\""), "{error}");
+        assert_eq!(fs::read_to_string(&layout).unwrap(), "2\n");
+    }
 
     #[test]
     fn second_daemon_is_refused_and_told_who_holds_it() {

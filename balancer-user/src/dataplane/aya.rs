@@ -15,6 +15,7 @@ use super::shadow::Blueprint;
 use super::tables::{Audit, Drift, Tables};
 use super::{Counters, Dataplane, Error, Plan, ServiceId, State, features, plan};
 use crate::config::model::XdpMode;
+use crate::moment::{self, Moment};
 
 /// Where the program is attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -188,6 +189,7 @@ impl KernelDataplane {
     /// Puts another copy in the place of the one there is, in the same links;
     /// where that fails, the old one is back.
     fn swap(&mut self, next: Loaded, tables: Option<Tables<KernelMemory>>) -> Result<(), Error> {
+        moment::passed(Moment::CopyLoaded);
         let old = std::mem::replace(&mut self.loaded, next);
         let old_tables = tables.map(|tables| std::mem::replace(&mut self.tables, tables));
         if let Err(error) = self.attach_all() {
@@ -199,6 +201,7 @@ impl KernelDataplane {
             next.set.remove()?;
             return Err(error);
         }
+        moment::passed(Moment::CopyAttached);
         old.set.remove()?;
         // Packets under way count in the old maps: they are asked again only
         // after that.

@@ -29,6 +29,7 @@ use bytemuck::Zeroable;
 use super::blocks::{Blocks, Region};
 use super::lookup::{self, Placement};
 use super::{Error, Plan, ServiceId, ServiceKey, State};
+use crate::moment::{self, Moment};
 use keys::{Leads, all_keys, target_of};
 use sources::{Set, Sets};
 
@@ -156,8 +157,10 @@ impl<M: Memory> Tables<M> {
                 return Err(error);
             }
         };
+        moment::passed(Moment::GenerationWritten);
         let generation = 1 - self.memory.node().active;
         self.memory.flip(generation);
+        moment::passed(Moment::Flipped);
         self.generation = generation;
         self.sets.commit(plan, sets);
         self.unsettled = true;
@@ -276,6 +279,7 @@ impl<M: Memory> Tables<M> {
             bytemuck::cast_slice_mut::<SlotBlock, Slot>(blocks)[..slots.len()]
                 .copy_from_slice(slots);
         }
+        moment::passed(Moment::HalfWritten);
         let first_options = self.first_options(generation);
         let targets: BTreeMap<ServiceId, Target> = next
             .services

@@ -26,6 +26,8 @@ use nix::sys::signal::{self, SaFlags, SigAction, SigHandler, SigSet, Signal};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
+use super::mount::unmount_below;
+
 /// Where named network namespaces are mounted, the same place iproute2 uses.
 pub const NETNS_DIR: &str = "/run/netns";
 
@@ -86,6 +88,7 @@ impl Registry {
             let _ = remove_namespace(&name);
         }
         for directory in self.directories.drain(..) {
+            unmount_below(&directory);
             let _ = fs::remove_dir_all(directory);
         }
     }
@@ -215,6 +218,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let mut registry = registry();
+        unmount_below(&self.path);
         // Already gone, or a sweep will find it: nobody to report it to here.
         let _ = fs::remove_dir_all(&self.path);
         registry.directories.retain(|known| *known != self.path);
@@ -263,6 +267,7 @@ pub fn sweep_stale() -> Result<Vec<String>> {
     for directory in [temporary.as_path(), Path::new(BPFFS)] {
         for name in stale_names(directory)? {
             let path = directory.join(&name);
+            unmount_below(&path);
             match fs::remove_dir_all(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 done => {

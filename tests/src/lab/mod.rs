@@ -18,6 +18,7 @@ pub mod cleanup;
 pub mod client;
 pub mod diagnosis;
 pub mod link;
+pub mod mount;
 pub mod namespace;
 pub mod offload;
 pub mod pass;
@@ -30,6 +31,7 @@ pub mod topology;
 pub mod wait;
 
 pub use link::Mac;
+pub use mount::SmallDisk;
 pub use namespace::Namespace;
 pub use process::Process;
 pub use topology::{BackendXdp, Interface, Lab, LabConfig, Node, Replies, Subnet};

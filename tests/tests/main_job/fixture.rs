@@ -10,8 +10,10 @@ use balancer_tests::lab::client::{Curl, HttpLoad, Response, RunningLoad};
 use balancer_tests::lab::server::{Nginx, NginxConfig};
 use balancer_tests::lab::{Lab, LabConfig, Node, wait_for};
 use balancer_user::api::client::Client;
+use balancer_user::api::progress::Progress;
 use balancer_user::api::types::{
-    BackendStatus, Change, ChangeRequest, Changed, ExplainRequest, Explanation, Status,
+    ApplyRequest, BackendStatus, Change, ChangeRequest, Changed, ExplainRequest, Explanation,
+    History, Status, StoredRevision, Verification,
 };
 use tokio::runtime::Runtime;
 
@@ -234,6 +236,27 @@ impl Api {
             dry_run: false,
         };
         Ok(self.runtime.block_on(self.client.change(&request))?)
+    }
+
+    /// Brings a file into force; `tell` hears of each step.
+    pub(crate) fn apply(
+        &self,
+        request: &ApplyRequest,
+        tell: &mut dyn FnMut(&Progress),
+    ) -> Result<Progress> {
+        Ok(self.runtime.block_on(self.client.apply(request, tell))?)
+    }
+
+    pub(crate) fn history(&self) -> Result<History> {
+        Ok(self.runtime.block_on(self.client.history())?)
+    }
+
+    pub(crate) fn revision(&self, number: u64) -> Result<StoredRevision> {
+        Ok(self.runtime.block_on(self.client.revision(number))?)
+    }
+
+    pub(crate) fn verify(&self) -> Result<Verification> {
+        Ok(self.runtime.block_on(self.client.verify())?)
     }
 
     pub(crate) fn explain(&self, request: &ExplainRequest) -> Result<Explanation> {

@@ -27,6 +27,7 @@ mod reload;
 mod restart;
 mod restart_adopts;
 mod revisions;
+mod state_dir;
 mod stop;
 mod udp;
 mod verify;

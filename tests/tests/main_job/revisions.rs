@@ -16,17 +16,17 @@ use crate::fixture::{
     Service, balancer, get_well, l2, load, stop_unharmed, wait_answers, web_servers,
 };
 
-fn weight(balancer: &Balancer<'_>, backend: &str) -> Result<Option<u16>> {
+pub(crate) fn weight(balancer: &Balancer<'_>, backend: &str) -> Result<Option<u16>> {
     let status = balancer.status()?;
     Ok(backend_of(&status, "web", backend).map(|it| it.weight))
 }
 
-fn text(path: &Path) -> Result<&str> {
+pub(crate) fn text(path: &Path) -> Result<&str> {
     path.to_str().context("a path that is no text")
 }
 
 /// Another weight for the first backend, in the daemon's file.
-fn write_weight(balancer: &Balancer<'_>, service: &Service, weight: u16) -> Result<()> {
+pub(crate) fn write_weight(balancer: &Balancer<'_>, service: &Service, weight: u16) -> Result<()> {
     let next = service.toml().replacen(
         "name = \"backend0\"\n",
         &format!("name = \"backend0\"\nweight = {weight}\n"),
@@ -36,18 +36,31 @@ fn write_weight(balancer: &Balancer<'_>, service: &Service, weight: u16) -> Resu
 }
 
 /// An `apply` of a file that goes on in the background.
-fn begin_apply(balancer: &Balancer<'_>, file: &Path, options: &[&str]) -> Result<Process> {
+pub(crate) fn begin_apply(
+    balancer: &Balancer<'_>,
+    file: &Path,
+    options: &[&str],
+) -> Result<Process> {
+    begin_apply_to(balancer, file, options, &file.with_extension("log"))
+}
+
+/// The same; what it says goes to a file.
+pub(crate) fn begin_apply_to(
+    balancer: &Balancer<'_>,
+    file: &Path,
+    options: &[&str],
+    log: &Path,
+) -> Result<Process> {
     let mut command = Command::new(binary());
     command
         .args(["apply", "--yes"])
         .args(options)
         .arg(file)
         .env("BALANCER_SOCKET", balancer.socket());
-    let log = balancer.config().with_file_name("apply.log");
-    Process::spawn("apply", command, &log)
+    Process::spawn("apply", command, log)
 }
 
-fn wait_stage(balancer: &Balancer<'_>, part: &str) -> Result<()> {
+pub(crate) fn wait_stage(balancer: &Balancer<'_>, part: &str) -> Result<()> {
     balancer.wait_status(&format!("a change at {part:?}"), LIMIT, |status| {
         let change = status.change_under_way.as_ref()?;
         change.contains(part).then_some(())

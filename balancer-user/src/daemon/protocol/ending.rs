@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use crate::moment::{self, Moment};
+
 use super::{Author, Controller, Outcome, Problem, Progress, Revision, Step, unix_now};
 
 impl Controller {
@@ -41,12 +43,14 @@ impl Controller {
         let Some(change) = &mut self.under_way else {
             return;
         };
+        moment::passed(Moment::BeforeCommit);
         change.revision.outcome = Outcome::Committed { at: unix_now() };
         if let Err(error) = self.revisions.note(&change.revision) {
             let why = format!("that it is good cannot be stored: {error}");
             self.undo(&why).await;
             return;
         }
+        moment::passed(Moment::CommitStored);
         let Some(change) = self.under_way.take() else {
             return;
         };
@@ -56,6 +60,7 @@ impl Controller {
         // The state of the last stage, but for who has gone: it was accepted.
         let _ = self.reconcile(&cause, Instant::now());
         tracing::info!(revision = change.revision.number, "committed");
+        moment::passed(Moment::Committed);
         self.looks.begin(&self.config);
         self.changed(&change.revision);
         change.tell(Progress::Over {
@@ -97,6 +102,7 @@ impl Controller {
         };
         let number = change.revision.number;
         tracing::error!(revision = number, %why, "change undone");
+        moment::passed(Moment::UndoBegan);
         self.origin = change.origin_before.clone();
         self.number = change.number_before;
         self.warnings = change.warnings_before.clone();
@@ -105,7 +111,9 @@ impl Controller {
         if let Err(error) = self.reconcile(&cause, Instant::now()) {
             tracing::error!(%error, "the tables of before are not in force again");
         }
+        moment::passed(Moment::TablesBack);
         self.note(&change.revision);
+        moment::passed(Moment::Undone);
         self.changed(&change.revision);
         change.tell(Progress::Over {
             revision: Box::new(change.revision.clone()),
@@ -118,14 +126,21 @@ impl Controller {
         match self.revisions.note(revision) {
             Ok(()) => drop(self.unsaved.remove(&revision.number)),
             Err(error) => {
-                tracing::error!(revision = revision.number, %error, "its outcome is not stored");
-                self.unsaved.insert(revision.number, revision.clone());
+                self.revisions.remember(revision);
+                let before = self.unsaved.insert(revision.number, revision.clone());
+                // It is tried again each second.
+                if before.is_none() {
+                    tracing::error!(revision = revision.number, %error, "its outcome is not stored");
+                }
             }
         }
     }
 
     /// Tries again to write down what could not be.
     pub(in crate::daemon) fn save_unsaved(&mut self) {
+        if !self.seats.is_stored() {
+            self.seats.prepare(&self.store, &self.builder);
+        }
         for revision in self.unsaved.values().cloned().collect::<Vec<_>>() {
             self.note(&revision);
         }

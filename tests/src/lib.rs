@@ -7,5 +7,6 @@ pub mod balancer;
 pub mod bench;
 pub mod demo;
 pub mod frames;
+pub mod kernel;
 pub mod lab;
 pub mod model;

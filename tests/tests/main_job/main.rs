@@ -9,6 +9,7 @@
 mod apply;
 mod atomic;
 mod commands;
+mod crash;
 mod decap;
 mod drain;
 mod explain;

@@ -10,6 +10,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use balancer_common::verdict::{Disposition, Reason};
 use balancer_user::api::types::{BackendStatus, ServiceStatus, Status};
 use nix::sys::signal::Signal;
 
@@ -130,6 +131,18 @@ impl<'a> Balancer<'a> {
     pub fn status(&self) -> Result<Status> {
         let text = self.succeed(&["status", "--json"])?;
         serde_json::from_str(&text).with_context(|| format!("not a status: {text}"))
+    }
+
+    /// Insists that its program dropped nothing.
+    pub fn insist_on_no_drop(&self) -> Result<()> {
+        let mut counted = self.status()?.reasons;
+        let drops = Reason::ALL
+            .iter()
+            .filter(|it| it.disposition() == Disposition::Drop);
+        let names: Vec<&str> = drops.map(|it| it.name()).collect();
+        counted.retain(|name, _| names.contains(&name.as_str()));
+        ensure!(counted.is_empty(), "dropped: {counted:?}");
+        Ok(())
     }
 
     /// Waits until the status gives a value.

@@ -111,16 +111,18 @@ fn denied_sources_stay_denied_while_the_daemon_dies_and_comes_back() -> Result<(
     );
     let text = service.toml().replacen("fail_open_below = 0.0\n", &list, 1);
     let mut balancer = balancer(&lab, &text)?;
-    let load_from = |sources: &[IpAddr]| {
-        let load = HttpLoad {
-            sources: sources.to_vec(),
-            timeout: Duration::from_millis(100),
-            ..load_of(&lab, service.dial())
-        };
-        load.start(lab.client(0).namespace())
+    let load_from = |sources: &[IpAddr]| HttpLoad {
+        sources: sources.to_vec(),
+        ..load_of(&lab, service.dial())
     };
-    let knocking = load_from(denied)?;
-    let load = load_from(allowed)?;
+    let client = lab.client(0).namespace();
+    // None of them is answered: many are to be tried.
+    let knocking = HttpLoad {
+        timeout: Duration::from_millis(100),
+        ..load_from(denied)
+    };
+    let knocking = knocking.start(client)?;
+    let load = load_from(allowed).start(client)?;
     for _ in 0..2 {
         wait_answers(&load, 300)?;
         balancer.kill()?;

@@ -110,7 +110,7 @@ fn a_pair_of_services_carries_iperf3_with_its_datagrams() -> Result<()> {
         ..control.clone()
     };
     let text = [control.toml(), data.toml()].join("\n");
-    let _balancer = balancer(&lab, &text)?;
+    let balancer = balancer(&lab, &text)?;
     let run = Iperf3Run {
         seconds: 2,
         ..Iperf3Run::udp(server, 20_000_000)
@@ -123,6 +123,7 @@ fn a_pair_of_services_carries_iperf3_with_its_datagrams() -> Result<()> {
         seen.bits_per_second / 1e6
     );
     ensure!(seen.packets > 1000, "{seen:?}");
-    ensure!(seen.lost_packets * 100 <= seen.packets, "{seen:?}");
-    Ok(())
+    // The queues of a busy machine's links lose some; the balancer none.
+    ensure!(seen.lost_packets * 4 <= seen.packets, "{seen:?}");
+    balancer.insist_on_no_drop()
 }

@@ -24,6 +24,7 @@ use super::types::{
     ApplyRequest, ChangeRequest, Changed, ExplainRequest, Explanation, History, PlanRequest,
     Planned, Problem, RollbackRequest, Said, Status, StoredRevision, Verification,
 };
+use crate::api::types::MAX_FRAMES_LEN;
 use crate::config;
 use crate::dataplane::shadow::{Blueprint, Shadow};
 use crate::revision::Author;
@@ -32,8 +33,10 @@ mod questions;
 
 /// Largest request body.
 const MAX_BODY_LEN: usize = 1 << 20;
-/// The same with a whole file in it, each byte of which may take two.
-const MAX_FILE_BODY_LEN: usize = MAX_BODY_LEN + 2 * config::MAX_FILE_LEN as usize;
+/// The same with a whole file in it, each byte of which may take two, and the
+/// packets of a capture.
+const MAX_FILE_BODY_LEN: usize =
+    MAX_BODY_LEN + 2 * config::MAX_FILE_LEN as usize + 2 * MAX_FRAMES_LEN;
 
 /// What the controller is asked.
 #[derive(Debug)]

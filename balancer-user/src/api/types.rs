@@ -35,6 +35,7 @@ pub use verify::{DriftFinding, RepairedDrift, Verification};
 
 pub use super::apply::{ApplyRequest, History, How, RollbackRequest, Said, StoredRevision};
 use crate::plan::Plan;
+use crate::rehearsal::Moves;
 
 /// What is going on.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -310,8 +311,11 @@ pub struct ShareChange {
     pub after: Option<f64>,
 }
 
+/// Bytes of all packets that may come with a request for a plan.
+pub const MAX_FRAMES_LEN: usize = 8 << 20;
+
 /// A question what a configuration would do; nothing changes by it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlanRequest {
     /// The configuration, as a file.
@@ -324,6 +328,12 @@ pub struct PlanRequest {
     /// Whether the findings' text has colours.
     #[serde(default)]
     pub color: bool,
+    /// Whether to say what becomes of flows that the balancer has on record.
+    #[serde(default)]
+    pub flows: bool,
+    /// Packets of flows to say it of, from the Ethernet header on, in Base64.
+    #[serde(default)]
+    pub frames: Vec<String>,
 }
 
 /// What a configuration would do.
@@ -341,6 +351,12 @@ pub struct Planned {
     pub report: serde_json::Value,
     /// All of them, for people to read.
     pub text: String,
+    /// What becomes of flows on record, where that was asked.
+    #[serde(default)]
+    pub recorded: Option<Moves>,
+    /// What becomes of the flows whose packets came with the request.
+    #[serde(default)]
+    pub captured: Option<Moves>,
 }
 
 /// Why a request was refused (RFC 9457).

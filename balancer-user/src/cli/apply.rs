@@ -33,6 +33,9 @@ pub(super) struct Args {
     #[command(flatten)]
     how: HowArgs,
 
+    #[command(flatten)]
+    existing: plan::ExistingArgs,
+
     /// Do not ask; needed where stdin is no terminal
     #[arg(long, short)]
     yes: bool,
@@ -96,12 +99,14 @@ pub(super) fn run(args: &Args, client: &Client) -> anyhow::Result<Exit> {
     let how = args.how.how()?;
     // What is planned is what is applied, whatever becomes of the file.
     let (name, text) = file::read_source(&args.file)?;
-    let request = PlanRequest {
+    let mut request = PlanRequest {
         text: text.clone(),
         name: name.clone(),
         allow: how.allow.clone(),
         color: !args.json && output::stdout_has_color(),
+        ..PlanRequest::default()
     };
+    args.existing.add_to(&mut request)?;
     let planned = change::refused(block_on(client.plan(&request))?)?;
     if args.json {
         output::print_line(&planned)?;

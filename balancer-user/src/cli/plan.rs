@@ -1,7 +1,9 @@
 //! `balancer plan`: what a file would do to the running balancer.
 
+mod existing;
 mod render;
 
+pub(super) use existing::ExistingArgs;
 pub(super) use render::render;
 
 use std::path::PathBuf;
@@ -44,6 +46,9 @@ pub(super) struct Args {
     /// Only for this plan: nothing is remembered of it.
     #[arg(long, value_name = "RULE")]
     allow: Vec<String>,
+
+    #[command(flatten)]
+    existing: ExistingArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -64,12 +69,14 @@ pub(super) fn run(args: &Args, client: &Client) -> anyhow::Result<Exit> {
         ));
     }
     let (name, text) = file::read_source(&args.file)?;
-    let request = PlanRequest {
+    let mut request = PlanRequest {
         text,
         name,
         allow: args.allow.clone(),
         color: !args.json && output::stdout_has_color(),
+        ..PlanRequest::default()
     };
+    args.existing.add_to(&mut request)?;
     let planned = change::refused(block_on(client.plan(&request))?).context("not planned")?;
     if args.json {
         output::print_json(&planned)?;

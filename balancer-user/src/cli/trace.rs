@@ -11,7 +11,7 @@ use super::output::Stdout;
 use super::{Exit, bad_usage, block_on, file, logging, output, require_root, units};
 use crate::dataplane::trial::{Action, MAX_FRAME, MIN_FRAME, Trial};
 
-mod capture;
+pub(super) mod capture;
 mod frames;
 mod record;
 pub(super) mod tables;

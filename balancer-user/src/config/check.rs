@@ -20,13 +20,14 @@ use rules::Rule;
 /// would get in a table of that size.
 pub type SlotCounts<'a> = dyn Fn(&Service, u32) -> Vec<u32> + 'a;
 
-/// All findings of the shape and distribution rules; none where the text
-/// has faults, as there is no configuration then. Without `tables` the rule
+/// All findings of the shape and distribution rules; where the text has
+/// faults, of the services without one. Without `tables` the rule
 /// `table-share` does not run.
 pub fn check(parsed: &Parsed, tables: Option<&SlotCounts<'_>>) -> Vec<Finding> {
-    match &parsed.config {
-        Some(config) => check_config(config, &parsed.spans, tables),
-        None => Vec::new(),
+    match (&parsed.config, &parsed.sound) {
+        (Some(config), _) => check_config(config, &parsed.spans, tables),
+        (None, Some((config, spans))) => check_config(config, spans, tables),
+        (None, None) => Vec::new(),
     }
 }
 

@@ -48,6 +48,9 @@ pub struct Parsed {
     pub config: Option<Config>,
     /// Where its parts stand.
     pub spans: Spans,
+    /// The parts without a fault, where the text has one elsewhere, and where
+    /// they stand: the check has something to say of them, too.
+    pub sound: Option<(Config, Spans)>,
     /// The faults.
     pub findings: Vec<Finding>,
 }
@@ -58,22 +61,61 @@ pub fn parse(source: &str) -> Parsed {
     let mut sink = Sink::default();
     let mut spans = Spans::default();
     let syntax = syntax_findings(source, &errors);
-    let mut config = None;
+    let mut read = None;
     if !structure_is_lost(source, &syntax) {
-        config = file(document.get_ref(), &mut spans, &mut sink);
+        read = file(document.get_ref(), &mut spans, &mut sink);
     }
     let mut findings = sink.findings;
     if !syntax.is_empty() {
         drop_followers(source, &syntax, &mut findings);
     }
+    let may_be_sound = syntax.is_empty();
     findings.extend(syntax);
-    if findings.iter().any(|finding| finding.level == Level::Error) {
-        config = None;
+    let mut sound = None;
+    if findings.iter().any(is_error) {
+        // A line that is no TOML may be missing anywhere.
+        let read = read.take().filter(|_| may_be_sound);
+        sound = read.and_then(|read| read.without_faults(&spans));
     }
     Parsed {
-        config,
+        config: read.map(|read| read.config),
         spans,
+        sound,
         findings,
+    }
+}
+
+fn is_error(finding: &Finding) -> bool {
+    finding.level == Level::Error
+}
+
+/// A file with what could be read of it.
+struct ReadFile {
+    config: Config,
+    /// The index of each service in the file, and whether it has no fault.
+    services: Vec<(usize, bool)>,
+    /// Whether the node has none.
+    is_node_sound: bool,
+}
+
+impl ReadFile {
+    /// Only the services without a fault; nothing if the node has one, as
+    /// much depends on it.
+    fn without_faults(mut self, spans: &Spans) -> Option<(Config, Spans)> {
+        let mut spans_left = Spans {
+            services: Vec::new(),
+            ..spans.clone()
+        };
+        let mut left = Vec::new();
+        for (service, (index, is_sound)) in self.config.services.into_iter().zip(self.services) {
+            if is_sound {
+                left.push(service);
+                spans_left.services.push(spans.services[index].clone());
+            }
+        }
+        self.config.services = left;
+        (self.is_node_sound && !self.config.services.is_empty())
+            .then_some((self.config, spans_left))
     }
 }
 
@@ -88,7 +130,7 @@ pub(super) fn traits(source: &str) -> Vec<Trait> {
     sink.traits.unwrap_or_default()
 }
 
-fn file(table: &DeTable<'_>, spans: &mut Spans, sink: &mut Sink) -> Option<Config> {
+fn file(table: &DeTable<'_>, spans: &mut Spans, sink: &mut Sink) -> Option<ReadFile> {
     let root = Path {
         parent: None,
         step: Step::Root,
@@ -102,10 +144,13 @@ fn file(table: &DeTable<'_>, spans: &mut Spans, sink: &mut Sink) -> Option<Confi
         fields.missing("node", help);
     }
     let mut node = None;
+    let mut is_node_sound = true;
     if let Some(value) = node_value {
         if let Some(table) = value.get_ref().as_table() {
             let (path, sink) = fields.inner();
+            let faults = sink.faults;
             (node, spans.node) = node::node(table, value.span(), path, sink);
+            is_node_sound = sink.faults == faults;
         } else {
             let help = "write it as `[node]`";
             fields.field("node").wrong_type(value, "a table", help);
@@ -115,19 +160,29 @@ fn file(table: &DeTable<'_>, spans: &mut Spans, sink: &mut Sink) -> Option<Confi
     let tables = fields.tables("service", MAX_SERVICES);
     let (path, sink) = fields.inner();
     let mut services = Vec::with_capacity(tables.len());
+    let mut found = Vec::with_capacity(tables.len());
     let mut names = Names::default();
     for (index, (table, header)) in tables.into_iter().enumerate() {
+        let faults = sink.faults;
         let (service, service_spans) =
             service::service(table, header, index, path, &mut names, sink);
-        services.extend(service);
+        if let Some(service) = service {
+            services.push(service);
+            found.push((index, sink.faults == faults));
+        }
         spans.services.push(service_spans);
     }
     spans.top = fields.into_spans();
-    Some(Config {
+    let config = Config {
         based_on,
         node: node?,
         apply,
         services,
+    };
+    Some(ReadFile {
+        config,
+        services: found,
+        is_node_sound,
     })
 }
 

@@ -7,6 +7,7 @@
 
 mod change;
 mod controller;
+mod existing;
 mod explain;
 pub mod hops;
 mod host;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::controller::Controller;
+use super::existing::Questions;
 use super::unix_now;
 use crate::api::types::{PlanRequest, Planned, Problem};
 use crate::change::TableMemo;
@@ -75,8 +76,8 @@ impl Controller {
 
     /// Plans beside the loop.
     pub(super) fn plan(
-        &self,
-        request: PlanRequest,
+        &mut self,
+        mut request: PlanRequest,
         reply: oneshot::Sender<Result<Planned, Problem>>,
     ) {
         // What is between two configurations is nothing to compare with.
@@ -84,6 +85,15 @@ impl Controller {
             let _ = reply.send(Err(problem));
             return;
         }
+        let questions = match Questions::of(&mut request) {
+            Ok(questions) => questions,
+            Err(problem) => {
+                let _ = reply.send(Err(problem));
+                return;
+            }
+        };
+        let scene = questions.is_any().then(|| self.scene());
+        let blueprint = self.dataplane.blueprint();
         let (base, tables) = (self.base(), Arc::clone(&self.tables));
         tokio::spawn(async move {
             let color = request.color;
@@ -92,8 +102,12 @@ impl Controller {
                 reason: None,
             };
             let judged = judge(base, tables, request.name, request.text, &terms).await;
+            let planned = match judged {
+                Ok(judged) => questions.answered(judged, scene, blueprint, color).await,
+                Err(problem) => Err(problem),
+            };
             // A client that went away needs no answer.
-            let _ = reply.send(judged.map(|judged| planned(judged, color)));
+            let _ = reply.send(planned);
         });
     }
 }
@@ -223,7 +237,7 @@ fn allow_in(report: &mut Report, terms: &Terms) {
     }
 }
 
-fn planned(judged: Judged, color: bool) -> Planned {
+pub(super) fn planned(judged: Judged, color: bool) -> Planned {
     let report = judged.report;
     Planned {
         plan: judged.plan,
@@ -232,5 +246,7 @@ fn planned(judged: Judged, color: bool) -> Planned {
         allowed: report.allowed(),
         text: report.render(color),
         report: report.to_json(),
+        recorded: None,
+        captured: None,
     }
 }

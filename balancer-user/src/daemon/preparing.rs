@@ -73,9 +73,9 @@ pub(super) struct Ready {
 
 /// What a rehearsal needs of the controller.
 pub(super) struct Scene {
-    running: Config,
+    pub(super) running: Config,
     seed: Seed,
-    in_force: NamedState,
+    pub(super) in_force: NamedState,
 }
 
 impl Controller {
@@ -182,27 +182,8 @@ async fn ready(judged: Judged, scene: Scene) -> Result<Ready, Problem> {
 /// Rehearses a configuration, were all of its backends up; a difference from
 /// the plan is a refusal.
 pub(super) async fn rehearsed(config: Config, scene: Scene) -> Result<Rehearsal, Problem> {
-    let specs = TargetSpec::from_services(&config.services);
-    let up = specs.into_iter().map(|spec| (spec.id, health::State::Up));
-    let world = World {
-        health: up.collect::<BTreeMap<_, _>>(),
-        hops: hops::resolve(&config).await,
-    };
-    let rehearsal = beside(move || {
-        let mut builder = Builder::default();
-        let state = builder
-            .build(&config, &scene.seed, &world, Instant::now())
-            .state;
-        let candidate = Candidate {
-            config,
-            seed: scene.seed,
-            world,
-            tables: NamedState {
-                names: Names::of(&builder, &state),
-                state,
-            },
-        };
-        rehearse(Some(&scene.in_force), &candidate)
+    let rehearsal = on_stage(config, scene, |scene, candidate| {
+        rehearse(Some(&scene.in_force), candidate)
     });
     let rehearsal = rehearsal.await?.map_err(|error| {
         let detail = format!("the change cannot be rehearsed, so it is not made: {error}");
@@ -219,6 +200,38 @@ pub(super) async fn rehearsed(config: Config, scene: Scene) -> Result<Rehearsal,
         409,
         detail,
     ))
+}
+
+/// Builds the tables of a configuration, were all of its backends up, and
+/// does something with them where nobody waits for the thread.
+pub(super) async fn on_stage<T: Send + 'static>(
+    config: Config,
+    scene: Scene,
+    play: impl FnOnce(&Scene, &Candidate) -> T + Send + 'static,
+) -> Result<T, Problem> {
+    let specs = TargetSpec::from_services(&config.services);
+    let up = specs.into_iter().map(|spec| (spec.id, health::State::Up));
+    let world = World {
+        health: up.collect::<BTreeMap<_, _>>(),
+        hops: hops::resolve(&config).await,
+    };
+    beside(move || {
+        let mut builder = Builder::default();
+        let state = builder
+            .build(&config, &scene.seed, &world, Instant::now())
+            .state;
+        let candidate = Candidate {
+            config,
+            seed: scene.seed,
+            world,
+            tables: NamedState {
+                names: Names::of(&builder, &state),
+                state,
+            },
+        };
+        play(&scene, &candidate)
+    })
+    .await
 }
 
 /// Keys that only a start reads.

@@ -113,6 +113,24 @@ impl Blueprint {
         self.set == other.set && self.features == other.features
     }
 
+    /// Keys of flows that the balancer has on record, of live and new ones
+    /// alike, `most` at most.
+    ///
+    /// # Errors
+    /// The tables have gone, or cannot be read.
+    pub fn recorded(&self, most: usize) -> Result<Vec<FlowKey>, Error> {
+        let mut set = self.set.clone();
+        let mut keys = Vec::new();
+        for name in ["FLOWS", "PROBATION"] {
+            let records: Records<FlowBytes, FlowValue> = maps::typed(&mut set, name)?;
+            for key in records.keys().take(most - keys.len()) {
+                let key = key.map_err(|error| Error::kernel(format!("reading {name}"), error))?;
+                keys.push(bytemuck::cast(key));
+            }
+        }
+        Ok(keys)
+    }
+
     /// Loads a copy. It takes the time that the kernel takes to verify the program.
     ///
     /// # Errors

@@ -28,7 +28,7 @@ use crate::dataplane::trial::Trial;
 use crate::dataplane::{Error, ServiceId};
 use crate::desired::World;
 
-pub use moves::{FlowMove, Moves, moves};
+pub use moves::{FiveTuple, FlowMove, Moves, five_tuple, moves, recorded};
 pub use names::{NamedState, Names};
 pub use report::{BackendRehearsal, Difference, MAX_DIFFERENCES, Rehearsal, ServiceRehearsal};
 

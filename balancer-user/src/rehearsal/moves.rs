@@ -1,26 +1,38 @@
 //! Which flows that exist would go to another backend.
 //!
-//! Their packets go through two private copies of the program, one with the
-//! tables in force and one with the candidate's, and where they came out is
-//! compared by name. Neither copy has the records of the running program: a
-//! flow that is kept by a record alone shows as what its slot says.
+//! Packets of a capture go through two private copies of the program, one with
+//! the tables in force and one with the candidate's, and where they came out
+//! is compared by name. Neither has the records of the running program: where
+//! these keep a flow, it shows as what its slot says. Flows on record are
+//! asked for in a copy over the running tables, records and all.
 
 use std::collections::{BTreeMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 
+use balancer_common::layout::{FlowKey, NatKey};
 use balancer_common::parse::{self, Frame};
 use serde::{Deserialize, Serialize};
 
+use super::Candidate;
+use super::flows::Flow;
 use super::names::NamedState;
+use super::packet::{self, Kind};
 use super::report::MAX_DIFFERENCES;
+use crate::config::model::{Backend, Config, Protocol, Service};
+use crate::dataplane::Error;
+use crate::dataplane::shadow::{Question, Shadow};
 use crate::dataplane::trial::{MAX_FRAME, MIN_FRAME, Outcome, Trial};
-use crate::dataplane::{Error, State};
+
+/// The loopback's number: where test runs come in.
+const LOOPBACK: u32 = 1;
 
 /// What becomes of flows that exist.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moves {
-    /// Flows to a service, now or then, each by its first packet.
+    /// Flows to a service, now or then.
     pub flows: u64,
-    /// Packets that are none's, or that could not be run.
+    /// Packets that are none's or that could not be run, and records that no
+    /// packet goes by any more.
     pub others: u64,
     /// Flows that would go elsewhere.
     pub moved: u64,
@@ -52,58 +64,171 @@ pub fn moves<'a>(
     candidate: &NamedState,
     frames: impl IntoIterator<Item = &'a [u8]>,
 ) -> Result<Moves, Error> {
-    let (mut now, mut then) = (load(&in_force.state)?, load(&candidate.state)?);
-    let mut moves = Moves::default();
+    let mut now = Trial::load(&in_force.state)?;
+    let mut then = Trial::load(&candidate.state)?;
+    let mut tally = Tally::default();
     let mut seen = HashSet::new();
-    let mut counts: BTreeMap<(String, String, String), u64> = BTreeMap::new();
     for frame in frames {
-        if !(MIN_FRAME..=MAX_FRAME).contains(&frame.len()) {
-            moves.others += 1;
-            continue;
-        }
-        let Some(flow) = five_tuple(frame) else {
-            moves.others += 1;
+        let flow = five_tuple(frame).filter(|_| (MIN_FRAME..=MAX_FRAME).contains(&frame.len()));
+        let Some(flow) = flow else {
+            tally.moves.others += 1;
             continue;
         };
         if !seen.insert(flow.clone()) {
             continue;
         }
         let (before, after) = (now.run(frame)?, then.run(frame)?);
-        let of = |names: &NamedState, outcome: &Outcome| {
-            let name = outcome.service.and_then(|id| names.names.service(id));
-            name.map(str::to_owned)
-        };
-        let service = of(in_force, &before).or_else(|| of(candidate, &after));
-        let Some(service) = service else {
-            moves.others += 1;
-            continue;
-        };
-        moves.flows += 1;
+        let service = service(in_force, &before).or_else(|| service(candidate, &after));
         let (from, to) = (goes(in_force, &before), goes(candidate, &after));
-        if from == to {
-            continue;
-        }
-        moves.moved += 1;
-        if moves.examples.len() < MAX_DIFFERENCES {
-            let example = format!("service {service}: {} from {from} to {to}", describe(&flow));
-            moves.examples.push(example);
-        }
-        *counts.entry((service, from, to)).or_default() += 1;
+        tally.add(service, &flow, from, to);
     }
-    let moved = counts
-        .into_iter()
-        .map(|((service, from, to), flows)| FlowMove {
+    Ok(tally.all())
+}
+
+/// Asks the running balancer's own tables and records where the flows go that
+/// it has on record, and what becomes of each: it stays while its backend is
+/// there, and goes by the candidate's tables else.
+///
+/// # Errors
+/// A copy could not be loaded or asked.
+pub fn recorded(
+    shadow: &mut Shadow,
+    in_force: &NamedState,
+    candidate: &Candidate,
+    running: &Config,
+    keys: &[FlowKey],
+) -> Result<Moves, Error> {
+    let mut then = Trial::load(&candidate.tables.state)?;
+    let mut tally = Tally::default();
+    let options = |id| Some(in_force.state.services.get(&id)?.options);
+    for key in keys {
+        let name = in_force.names.service(key.service);
+        let Some((name, before)) = name.and_then(|name| Some((name, running.service(name)?)))
+        else {
+            tally.moves.others += 1;
+            continue;
+        };
+        let flow = flow_of(key, before);
+        let kind = match before.protocol {
+            Protocol::Tcp => Kind::Segment,
+            Protocol::Udp => Kind::Datagram,
+        };
+        let frame = packet::build(&flow, kind, 0, &[]);
+        let question = Question {
+            frame: &frame,
+            interface: LOOPBACK,
+            packet: nat_key(key, before),
+        };
+        let (outcome, record) = shadow.ask(&question, options)?;
+        // A record that the program does not go by is one of the past.
+        let owner = record.flow.or(record.probation).map(|it| it.member);
+        let Some(member) = owner.filter(|owner| outcome.member == Some(*owner)) else {
+            tally.moves.others += 1;
+            continue;
+        };
+        let from = goes(in_force, &outcome);
+        let server = in_force.names.server(key.service, member);
+        let after = candidate.config.service(name);
+        let stays = after
+            .zip(server)
+            .is_some_and(|(after, (backend, address))| {
+                let is_same = |it: &Backend| it.address == address;
+                has_same_way(before, after) && after.backend(backend).is_some_and(is_same)
+            });
+        let to = match stays {
+            true => from.clone(),
+            false => goes(&candidate.tables, &then.run(&frame)?),
+        };
+        let tuple = five_tuple(&frame).unwrap_or_default();
+        tally.add(Some(name.to_owned()), &tuple, from, to);
+    }
+    Ok(tally.all())
+}
+
+/// Whether packets of the old flows still find the service and its servers.
+fn has_same_way(before: &Service, after: &Service) -> bool {
+    let is_kept = !after.forward.is_translation() && !before.forward.is_translation();
+    (before.address, before.protocol) == (after.address, after.protocol)
+        && (before.forward == after.forward || is_kept)
+}
+
+/// The flow of a record: the service stands for address and protocol.
+fn flow_of(key: &FlowKey, service: &Service) -> Flow {
+    let [a, b, c, d] = key.ports;
+    let client = match service.address {
+        IpAddr::V4(_) => {
+            let [a, b, c, d, ..] = key.source;
+            IpAddr::from([a, b, c, d])
+        }
+        IpAddr::V6(_) => IpAddr::from(key.source),
+    };
+    Flow {
+        client: SocketAddr::new(client, u16::from_be_bytes([a, b])),
+        service: SocketAddr::new(service.address, u16::from_be_bytes([c, d])),
+        protocol: service.protocol,
+    }
+}
+
+fn nat_key(key: &FlowKey, service: &Service) -> NatKey {
+    let mut destination = [0; 16];
+    match service.address {
+        IpAddr::V4(address) => destination[..4].copy_from_slice(&address.octets()),
+        IpAddr::V6(address) => destination = address.octets(),
+    }
+    NatKey {
+        source: key.source,
+        destination,
+        ports: key.ports,
+        protocol: u32::from(match service.protocol {
+            Protocol::Tcp => parse::PROTOCOL_TCP,
+            Protocol::Udp => parse::PROTOCOL_UDP,
+        }),
+    }
+}
+
+/// Flows, counted by where they go.
+#[derive(Default)]
+struct Tally {
+    moves: Moves,
+    counts: BTreeMap<(String, String, String), u64>,
+}
+
+impl Tally {
+    fn add(&mut self, service: Option<String>, flow: &FiveTuple, from: String, to: String) {
+        let Some(service) = service else {
+            self.moves.others += 1;
+            return;
+        };
+        self.moves.flows += 1;
+        if from == to {
+            return;
+        }
+        self.moves.moved += 1;
+        if self.moves.examples.len() < MAX_DIFFERENCES {
+            let example = format!("service {service}: {} from {from} to {to}", describe(flow));
+            self.moves.examples.push(example);
+        }
+        *self.counts.entry((service, from, to)).or_default() += 1;
+    }
+
+    fn all(self) -> Moves {
+        let moved = self.counts.into_iter();
+        let moved = moved.map(|((service, from, to), flows)| FlowMove {
             service,
             from,
             to,
             flows,
         });
-    moves.by_backend = moved.collect();
-    Ok(moves)
+        Moves {
+            by_backend: moved.collect(),
+            ..self.moves
+        }
+    }
 }
 
-fn load(state: &State) -> Result<Trial, Error> {
-    Trial::load(state)
+fn service(names: &NamedState, outcome: &Outcome) -> Option<String> {
+    let name = outcome.service.and_then(|id| names.names.service(id));
+    name.map(str::to_owned)
 }
 
 /// The backend by name, or why there is none.
@@ -119,11 +244,11 @@ fn goes(names: &NamedState, outcome: &Outcome) -> String {
 }
 
 /// Addresses, ports and protocol.
-type FiveTuple = (Vec<u8>, [u8; 4], u8);
+pub type FiveTuple = (Vec<u8>, [u8; 4], u8);
 
-/// What tells a flow; headers beyond the plain ones are left to the program,
+/// What tells a flow. Headers beyond the plain ones are left to the program,
 /// and their packets taken for flows of their own.
-fn five_tuple(frame: &[u8]) -> Option<FiveTuple> {
+pub fn five_tuple(frame: &[u8]) -> Option<FiveTuple> {
     let link = parse::link(frame).ok()?;
     let at = link.len;
     let (addresses, protocol, transport_at) = match frame.get(at)? >> 4 {
@@ -145,12 +270,12 @@ fn five_tuple(frame: &[u8]) -> Option<FiveTuple> {
 fn describe((addresses, [a, b, c, d], protocol): &FiveTuple) -> String {
     let half = addresses.len() / 2;
     let address = |bytes: &[u8]| match <[u8; 4]>::try_from(bytes) {
-        Ok(v4) => std::net::IpAddr::from(v4),
-        Err(_) => std::net::IpAddr::from(<[u8; 16]>::try_from(bytes).unwrap_or_default()),
+        Ok(v4) => IpAddr::from(v4),
+        Err(_) => IpAddr::from(<[u8; 16]>::try_from(bytes).unwrap_or_default()),
     };
     let ends = [
-        std::net::SocketAddr::new(address(&addresses[..half]), u16::from_be_bytes([*a, *b])),
-        std::net::SocketAddr::new(address(&addresses[half..]), u16::from_be_bytes([*c, *d])),
+        SocketAddr::new(address(&addresses[..half]), u16::from_be_bytes([*a, *b])),
+        SocketAddr::new(address(&addresses[half..]), u16::from_be_bytes([*c, *d])),
     ];
     let name = match *protocol {
         parse::PROTOCOL_TCP => "tcp",

@@ -84,6 +84,11 @@ impl Capture {
         })
     }
 
+    /// The file, in pcap's format, which grows.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
     /// The frames so far.
     ///
     /// # Errors

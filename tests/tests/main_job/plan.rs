@@ -2,16 +2,20 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::net::UdpSocket;
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use balancer_tests::balancer::{Balancer, backend_of, binary};
+use balancer_tests::lab::capture::Capture;
 use balancer_tests::lab::cleanup::Scratch;
+use balancer_tests::lab::client::HttpLoad;
 use balancer_user::api::types::Planned;
+use balancer_user::rehearsal::Moves;
 
 use crate::LIMIT;
-use crate::fixture::{Api, Service, balancer, l2, web_server, web_servers};
+use crate::fixture::{Api, Service, balancer, l2, load_of, web_server, web_servers};
 
 /// A file beside the one that runs, as an operator edits a copy.
 struct Draft {
@@ -217,6 +221,90 @@ fn operators_drain_goes_on_and_stdin_is_read() -> Result<()> {
         "{said}"
     );
     ensure!(said.contains("stdin:"), "{said}");
+    Ok(())
+}
+
+/// Answers of the third backend's flows go elsewhere, and no others.
+#[test]
+fn flows_on_record_and_flows_of_a_capture_show_where_they_would_go() -> Result<()> {
+    const FLOWS: usize = 300;
+    let lab = l2(3)?;
+    let _servers = web_servers(&lab)?;
+    let web = Service::web_l2(&lab);
+    let games = Service {
+        name: "games",
+        port: 7777,
+        protocol: "udp",
+        health: "kind = \"tcp\"\nport = 80\ninterval = \"200ms\"\ntimeout = \"190ms\"\n",
+        ..web.clone()
+    };
+    let recorded = games.toml().replacen(
+        "protocol = \"udp\"\n",
+        "protocol = \"udp\"\naffinity = \"flow\"\n",
+        1,
+    );
+    let balancer = balancer(&lab, &[web.toml(), recorded].join("\n"))?;
+    let draft = Draft::of(&balancer)?;
+    let client = lab.client(0);
+    let capture = Capture::start(client.namespace(), "eth0", "tcp dst port 80")?;
+    let answered = load_of(&lab, web.dial());
+    let answered = HttpLoad {
+        requests: Some(FLOWS as u64),
+        ..answered
+    };
+    let answered = answered.run(client.namespace())?;
+    client.namespace().run(|| -> Result<()> {
+        for _ in 0..FLOWS {
+            // Nobody listens there; that is not the sender's trouble.
+            UdpSocket::bind("0.0.0.0:0")?.send_to(b"move", games.dial())?;
+        }
+        Ok(())
+    })??;
+    let (gone, _) = draft
+        .text
+        .rsplit_once("[[service.backend]]")
+        .context("no backend")?;
+    let web_text = gone.replacen(
+        "name = \"backend2\"\n",
+        "name = \"backend2\"\nweight = 0\n",
+        1,
+    );
+    let file = capture.file().to_string_lossy().into_owned();
+    let options = [
+        "--json",
+        "--flows",
+        "--pcap",
+        &file,
+        "--allow",
+        "blast-radius",
+    ];
+    let json = ended(draft.plan(&balancer, &web_text, &options)?, 3)?;
+    let planned: Planned = serde_json::from_str(&json)?;
+    let captured = planned.captured.context("nothing of the capture")?;
+    ensure!(captured.flows == answered.answered, "{captured:?}");
+    let of_third = |moves: &Moves| -> u64 {
+        let moves = moves.by_backend.iter();
+        let moves = moves.filter(|it| it.from == "backend2" && it.to != "backend2");
+        moves.map(|it| it.flows).sum()
+    };
+    // Little else moves with a backend that goes.
+    let third = answered.from_backend("backend2");
+    ensure!(of_third(&captured) == third, "{third}: {captured:?}");
+    ensure!(captured.moved <= third + FLOWS as u64 / 20, "{captured:?}");
+    let recorded = planned.recorded.context("nothing on record")?;
+    let seen = balancer.status()?;
+    let counted = |name: &str| backend_of(&seen, "games", name).map_or(0, |it| it.flows);
+    ensure!(recorded.flows == FLOWS as u64, "{recorded:?}");
+    ensure!(recorded.moved == counted("backend2"), "{recorded:?}");
+    ensure!(recorded.moved == of_third(&recorded), "{recorded:?}");
+    let said = ended(draft.plan(&balancer, &web_text, &options[1..])?, 3)?;
+    for part in [
+        format!("flows on record: {FLOWS} flows, {} of them", recorded.moved),
+        format!("flows in the capture: {} flows, ", captured.flows),
+        "service games: backend2 -> backend".to_owned(),
+    ] {
+        ensure!(said.contains(&part), "no {part:?} in\n{said}");
+    }
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use super::super::table::{Column, Table};
 use super::super::units;
+use super::existing;
 use crate::api::types::Planned;
 use crate::plan::{BackendPlan, CapacityPlan, Established, Fate, Loss, Plan, ServicePlan};
 use crate::plan::{Move, SettingChange};
@@ -14,6 +15,7 @@ pub(in crate::cli) fn render(planned: &Planned) -> String {
     if let Some(plan) = &planned.plan {
         text.push_str(&changes(plan));
     }
+    text.push_str(&existing::render(planned));
     text.push_str(&planned.text);
     text.push_str(&summary(planned));
     text

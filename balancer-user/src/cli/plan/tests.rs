@@ -119,6 +119,8 @@ fn planned() -> Planned {
         allowed: 0,
         report: json!({}),
         text: "warning[churn]: ...\n\n".to_owned(),
+        recorded: None,
+        captured: None,
     }
 }
 

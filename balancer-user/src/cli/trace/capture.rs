@@ -35,7 +35,7 @@ const SNAP_LEN: u32 = 65_535;
 type Input = Box<dyn Read>;
 
 /// A capture that is being read.
-pub(super) struct CaptureReader {
+pub(in crate::cli) struct CaptureReader {
     path: PathBuf,
     /// Packets read so far.
     count: u64,
@@ -49,7 +49,7 @@ enum Format {
 
 impl CaptureReader {
     /// Opens a capture of Ethernet frames; `-` is stdin.
-    pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
+    pub(in crate::cli) fn open(path: &Path) -> anyhow::Result<Self> {
         let context = || format!("cannot read {}", path.display());
         let mut input: Input = if path.as_os_str() == "-" {
             Box::new(io::stdin())
@@ -81,7 +81,7 @@ impl CaptureReader {
     }
 
     /// The next frame, if there is one.
-    pub(super) fn next_frame(&mut self) -> anyhow::Result<Option<Frame>> {
+    pub(in crate::cli) fn next_frame(&mut self) -> anyhow::Result<Option<Frame>> {
         let frame = match &mut self.format {
             Format::Pcap(reader) => next_of_pcap(reader),
             Format::PcapNg(reader) => next_of_pcapng(reader),

@@ -16,9 +16,9 @@ const MAX_LINE_LEN: usize = 1 << 20;
 
 /// One frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Frame {
+pub(in crate::cli) struct Frame {
     /// Its bytes, from the Ethernet header on.
-    pub(super) bytes: Vec<u8>,
+    pub(in crate::cli) bytes: Vec<u8>,
     /// How long it was on the wire.
     pub(super) original_len: usize,
     /// When it was captured, since 1970; zero if it was not.

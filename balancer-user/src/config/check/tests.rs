@@ -454,6 +454,33 @@ fn an_allowed_finding_is_kept_but_does_not_count() {
 }
 
 #[test]
+fn services_without_a_fault_are_checked_beside_a_broken_one() {
+    let broken = SAMPLE.replacen("weight = ", "wieght = ", 1);
+    let both = broken.replace(V6_2, "name = \"dns-2\"\naddress = \"2001:db8:1::1\"");
+    assert_ne!(both, broken);
+    let found = |text: &str| -> Vec<(String, String)> {
+        let report = examined(text).report;
+        let findings = report.findings().iter();
+        findings
+            .map(|it| (it.rule.to_owned(), it.path.clone()))
+            .collect()
+    };
+    let unknown = (
+        "unknown-key".to_owned(),
+        "service.web.backend.web-1".to_owned(),
+    );
+    assert_eq!(found(&broken), std::slice::from_ref(&unknown));
+    let twice = (
+        "duplicate-backend".to_owned(),
+        "service.dns.backend.dns-2.address".to_owned(),
+    );
+    assert_eq!(found(&both), [unknown, twice]);
+    // Much depends on the node, so nothing is said of the rest.
+    let node = both.replace("[node]", "[node]\ncolour = 1");
+    assert!(found(&node).iter().all(|(rule, _)| rule == "unknown-key"));
+}
+
+#[test]
 fn without_spans_findings_have_paths_but_no_places() {
     let parsed = parse(&spoiled("rise = 3", "rise = 1"));
     let found = check_config(&parsed.config.unwrap(), &Spans::default(), None);

@@ -3,13 +3,15 @@
 
 use serde_json::Value as Json;
 
-use super::super::diagnostic::Finding;
+use super::super::diagnostic::{Finding, Level};
 
 /// Where a reading leaves what it has to say.
 #[derive(Debug, Default)]
 pub(super) struct Sink {
     /// The faults.
     pub(super) findings: Vec<Finding>,
+    /// How many of them are errors.
+    pub(super) faults: usize,
     /// What the readers look for, where somebody wants to know; see
     /// [`super::super::schema`].
     pub(super) traits: Option<Vec<Trait>>,
@@ -34,6 +36,7 @@ pub(in super::super) enum Trait {
 
 impl Sink {
     pub(super) fn push(&mut self, finding: Finding) {
+        self.faults += usize::from(finding.level == Level::Error);
         self.findings.push(finding);
     }
 

@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod dataplane;
 pub mod desired;
 pub mod explain;
+pub mod group;
 pub mod health;
 pub mod live;
 pub mod maglev;

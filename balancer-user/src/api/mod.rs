@@ -4,5 +4,6 @@ pub mod apply;
 pub mod client;
 pub mod peer;
 pub mod progress;
+pub mod public;
 pub mod server;
 pub mod types;

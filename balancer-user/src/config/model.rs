@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -81,6 +81,10 @@ pub struct Node {
     /// Records of flows that are kept during changes and for
     /// [`Affinity::Flow`].
     pub flow_table_size: u32,
+    /// Where digests are served over TCP; `None` means nowhere.
+    pub listen: Option<SocketAddr>,
+    /// Where the other balancers of the group serve theirs, each once.
+    pub peers: Vec<SocketAddr>,
     /// Socket of the control API.
     pub socket: PathBuf,
     /// Directory of the daemon's own files.

@@ -8,6 +8,7 @@
 mod addresses;
 pub mod apply;
 pub mod defaults;
+mod endpoints;
 mod fields;
 mod health;
 mod node;

@@ -28,6 +28,20 @@ pub fn render(config: &Config) -> String {
     text.written
 }
 
+/// One service as TOML, without what is each host's own: the Ethernet
+/// addresses of its backends.
+pub fn render_for_group(service: &Service) -> String {
+    let mut text = Text::default();
+    text.service_alone(service);
+    for backend in &service.backends {
+        text.backend(&Backend {
+            mac: None,
+            ..backend.clone()
+        });
+    }
+    text.written
+}
+
 #[derive(Default)]
 struct Text {
     written: String,
@@ -88,6 +102,10 @@ impl Text {
         );
         let size = node.flow_table_size;
         self.key_unless("flow_table_size", size, defaults::FLOW_TABLE_SIZE, plain);
+        self.optional("listen", node.listen, string);
+        if !node.peers.is_empty() {
+            self.key("peers", strings(&node.peers));
+        }
         self.path("socket", &node.socket, defaults::SOCKET);
         self.path("state_dir", &node.state_dir, defaults::STATE_DIR);
         self.path("pin_dir", &node.pin_dir, defaults::PIN_DIR);

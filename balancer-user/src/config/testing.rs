@@ -5,10 +5,12 @@ use super::diagnostic::Finding;
 use super::{Examined, examine};
 
 /// A file without a finding, in which every key stands once.
-pub(super) const SAMPLE: &str = r#"[node]
+pub(crate) const SAMPLE: &str = r#"[node]
 interfaces = ["eth0", "eth1"]
 xdp_mode = "native"
 seed = "000102030405060708090a0b0c0d0e0f"
+listen = "10.0.0.1:9180"
+peers = ["10.0.0.2:9180", "[2001:db8::2]:9180"]
 table_size = 65537
 tunnel_source_v4 = "198.51.100.1"
 tunnel_source_v6 = "2001:db8::1"
@@ -205,7 +207,7 @@ pub(super) fn spoiled_in(sample: &str, from: &str, to: &str) -> String {
 }
 
 /// Examines a text without tables.
-pub(super) fn examined(text: &str) -> Examined {
+pub(crate) fn examined(text: &str) -> Examined {
     examine("sample.toml", text, None)
 }
 

@@ -17,6 +17,7 @@ use tokio::time::MissedTickBehavior;
 use super::hops::{self, Found, Solicit};
 use super::host::Looks;
 use super::lookup::Lookup;
+use super::peers::Group;
 use super::preparing::Done;
 use super::protocol::UnderWay;
 use super::rates::Rates;
@@ -81,6 +82,7 @@ pub(super) struct Controller {
     pub(super) last_reload: Option<LastReload>,
     pub(super) looks: Looks,
     pub(super) verifier: Verifier,
+    pub(super) group: Group,
 }
 
 /// The last change of the kernel's tables.
@@ -227,6 +229,7 @@ impl Controller {
             self.start_lookup(Solicit::Missing);
         }
         self.save_unsaved();
+        self.tell_peers();
         self.look_at_change().await;
     }
 

@@ -7,12 +7,15 @@
 
 mod change;
 mod controller;
+mod ends;
 mod existing;
 mod explain;
 pub mod hops;
 mod host;
 mod lookup;
 mod origin;
+mod peers;
+mod pins;
 mod planning;
 mod preparing;
 mod protocol;
@@ -26,24 +29,26 @@ mod verify;
 mod watching;
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use nix::fcntl::Flock;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use self::controller::{Controller, Sources};
+use self::ends::Ends;
 use self::hops::Solicit;
 use self::lookup::Lookup;
+use self::peers::Group;
+use self::pins::lock_pins;
 use self::preparing::Done;
 use self::revisions::Revisions;
 use self::store::{Resumed, Store};
+use crate::api::public::{self, Running, Runs};
 use crate::api::server;
 use crate::change::{TableMemo, examine};
 use crate::config;
@@ -90,6 +95,12 @@ pub async fn run(config_path: &Path) -> anyhow::Result<()> {
     let listener = server::bind(&socket)
         .await
         .with_context(|| format!("control socket {}", socket.display()))?;
+    let public = match node.listen {
+        Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
+            format!("node.listen {address}: cannot be served; take another address or leave it out")
+        })?),
+        None => None,
+    };
     let start = Start {
         config_path,
         resumed,
@@ -99,7 +110,8 @@ pub async fn run(config_path: &Path) -> anyhow::Result<()> {
         store,
         netlink,
     };
-    let result = serve(start, network, hangup, listener, &mut ends).await;
+    let listeners = (listener, public);
+    let result = serve(start, network, hangup, listeners, &mut ends).await;
     if let Err(error) = std::fs::remove_file(&socket) {
         tracing::debug!(%error, "socket not removed");
     }
@@ -121,7 +133,7 @@ async fn serve(
     start: Start<'_>,
     network: Changes,
     hangup: Signal,
-    listener: UnixListener,
+    (listener, public): (UnixListener, Option<TcpListener>),
     ends: &mut Ends,
 ) -> anyhow::Result<()> {
     let is_newer = start.resumed.is_newer;
@@ -145,8 +157,14 @@ async fn serve(
         commands: receiver,
         hangup,
     };
+    let (runs, watching) = (controller.group.runs(), controller.group.watch());
     tokio::select! {
         () = controller.run(&mut sources) => {}
+        () = watching => {}
+        result = serve_public(public, runs) => {
+            controller.stop();
+            return result.context("serving node.listen");
+        }
         result = server::serve(listener, commands) => {
             controller.stop();
             return result.context("serving the control socket");
@@ -155,6 +173,14 @@ async fn serve(
     }
     controller.stop();
     Ok(())
+}
+
+/// Serves what everybody may see; where nobody asked for that, never ends.
+async fn serve_public(listener: Option<TcpListener>, runs: Runs) -> std::io::Result<()> {
+    match listener {
+        Some(listener) => public::serve(listener, runs).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Proves the backends, then attaches with the first table in force.
@@ -201,6 +227,10 @@ async fn begin(
     let begun = tokio::task::block_in_place(|| left.begin(&store, placement, &builder, &built))?;
     let mut controller = Controller {
         warnings: change::warnings(&examine(&config, &tables)),
+        group: Group::new(
+            Running::new(config.clone(), seed, Some(number)),
+            Some(number),
+        ),
         config_path: config_path.to_owned(),
         config,
         origin: resumed.origin,
@@ -298,28 +328,6 @@ fn load(path: &Path, tables: &TableMemo) -> anyhow::Result<(Config, String)> {
     }
 }
 
-/// The directory of the pins, held against a second daemon; on drop it goes,
-/// unless something is still pinned there.
-struct PinDir {
-    path: PathBuf,
-    _lock: Flock<File>,
-}
-
-impl Drop for PinDir {
-    fn drop(&mut self) {
-        // Fails where links are pinned, and is meant to.
-        let _ = std::fs::remove_dir(&self.path);
-    }
-}
-
-fn lock_pins(node: &Node) -> anyhow::Result<PinDir> {
-    attach::prepare_pin_dir(&node.pin_dir)?;
-    Ok(PinDir {
-        path: node.pin_dir.clone(),
-        _lock: store::lock_directory(&node.pin_dir, "node.pin_dir")?,
-    })
-}
-
 /// Refuses interfaces that do not exist or run somebody else's program,
 /// before anything is waited for.
 async fn check_interfaces(netlink: &Netlink, node: &Node) -> anyhow::Result<()> {
@@ -368,27 +376,5 @@ fn raise_file_limit() {
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
         tracing::warn!(%error, "the limit of open files stays as it is");
-    }
-}
-
-/// The signals that end the daemon.
-struct Ends {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Ends {
-    fn new() -> anyhow::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate()).context("listening for SIGTERM")?,
-            interrupt: signal(SignalKind::interrupt()).context("listening for SIGINT")?,
-        })
-    }
-
-    async fn wait(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use crate::config::model::Mac;
 use crate::daemon::hops::Found;
+use crate::live::peers::Answers;
 use crate::netlink::AttachedMode;
 
 /// A snapshot of the host, as far as a configuration asks for it.
@@ -30,6 +31,9 @@ pub struct Host {
     pub vips: BTreeMap<(usize, usize), VipAnswer>,
     /// Bytes of a page of memory, into which native XDP wants a frame to fit.
     pub page_len: u32,
+    /// What the other balancers of the group hold; empty where they were not
+    /// asked.
+    pub peers: Answers,
     /// What could not be looked at, and why; a sentence each.
     pub unseen: Vec<String>,
 }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::drivers::Drivers;
 use super::host::{Host, Interface, Program};
-use super::probe;
+use super::{peers, probe};
 use crate::config::model::Config;
 use crate::daemon::hops::{self, Found, Solicit};
 use crate::dataplane::attach;
@@ -61,6 +61,14 @@ pub async fn look(config: &Config, reach: Reach) -> Result<Host, Error> {
     look_at_interfaces(config, &links, &mut host).await;
     look_at_reverse_paths(&mut host);
     look_for_ways(config, &netlink, &mut host).await;
+    if reach == Reach::Network {
+        host.peers = peers::ask(&config.node.peers).await;
+        for (peer, answer) in &host.peers {
+            if let Err(why) = answer {
+                host.unseen.push(format!("what peer {peer} holds: {why}"));
+            }
+        }
+    }
     match reach {
         Reach::Host => {}
         Reach::Network if !geteuid().is_root() => {

@@ -10,6 +10,7 @@
 mod drivers;
 mod host;
 mod look;
+pub mod peers;
 mod probe;
 mod rules;
 

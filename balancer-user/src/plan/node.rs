@@ -12,6 +12,7 @@ pub fn needs_restart(before: &Node, after: &Node) -> Vec<&'static str> {
             "flow_table_size",
             before.flow_table_size == after.flow_table_size,
         ),
+        ("listen", before.listen == after.listen),
         ("socket", before.socket == after.socket),
         ("state_dir", before.state_dir == after.state_dir),
         ("pin_dir", before.pin_dir == after.pin_dir),

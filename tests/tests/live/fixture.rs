@@ -13,7 +13,7 @@ use serde::Deserialize;
 use crate::LIMIT;
 
 /// Rules that look at the host.
-const LIVE: [&str; 9] = [
+const LIVE: [&str; 10] = [
     "missing-interface",
     "neighbour",
     "mtu",
@@ -23,6 +23,7 @@ const LIVE: [&str; 9] = [
     "rp-filter",
     "vip-answered-elsewhere",
     "backend-vip",
+    "peer-digest",
 ];
 
 /// A probe, where a test needs one.
@@ -164,7 +165,8 @@ pub(crate) fn expect_without_servers(
     compare(&found, file, expected)
 }
 
-fn compare(found: &[Finding], file: &File, expected: &[Expected<'_>]) -> Result<()> {
+/// Insists on exactly these findings of what was found.
+pub(crate) fn compare(found: &[Finding], file: &File, expected: &[Expected<'_>]) -> Result<()> {
     ensure!(
         found.len() == expected.len(),
         "not {} findings: {found:#?}\nin:\n{file}",

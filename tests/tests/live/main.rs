@@ -10,6 +10,7 @@ mod daemon;
 mod fixture;
 mod interfaces;
 mod network;
+mod peers;
 mod ways;
 
 use std::time::Duration;

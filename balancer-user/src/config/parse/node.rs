@@ -14,6 +14,7 @@ use super::super::prime::{MAX_TABLE_SIZE, is_prime, table_size_from};
 use super::super::spans::TableSpans;
 use super::addresses::{host_address_v4, host_address_v6};
 use super::defaults;
+use super::endpoints::group;
 use super::fields::{Field, Fields, Names, Path, Step, Value};
 use super::ports::{port, source_range};
 use super::sink::Sink;
@@ -37,6 +38,8 @@ const KEYS: &[&str] = &[
     "nat_closed_timeout",
     "handshake_sample",
     "flow_table_size",
+    "listen",
+    "peers",
     "socket",
     "state_dir",
     "pin_dir",
@@ -82,6 +85,7 @@ pub(super) fn node(
     let gue_port = fields.optional("gue_port", port);
     let handshake_sample = fields.optional("handshake_sample", share(1.0));
     let flow_table_size = fields.optional("flow_table_size", integer(FLOW_TABLE_SIZES));
+    let group = group(&mut fields);
     let socket = fields.optional("socket", path(MAX_SOCKET_LEN));
     let state_dir = fields.optional("state_dir", path(MAX_PATH_LEN));
     let pin_dir = fields.optional("pin_dir", path(MAX_PATH_LEN));
@@ -105,6 +109,8 @@ pub(super) fn node(
         nat_closed_timeout: translation.closed_timeout,
         handshake_sample: handshake_sample.unwrap_or(defaults::HANDSHAKE_SAMPLE),
         flow_table_size: flow_table_size.unwrap_or(defaults::FLOW_TABLE_SIZE),
+        listen: group.listen,
+        peers: group.peers,
         socket: socket.unwrap_or_else(|| PathBuf::from(defaults::SOCKET)),
         state_dir: state_dir.unwrap_or_else(|| PathBuf::from(defaults::STATE_DIR)),
         pin_dir: pin_dir.unwrap_or_else(|| PathBuf::from(defaults::PIN_DIR)),

@@ -1,4 +1,4 @@
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -398,6 +398,7 @@ fn node() -> impl Strategy<Value = Node> {
         any::<[bool; 3]>(),
         millis(1000..=3_600_000),
         (1_u16.., 0.0..=1.0, 1024..=16_777_216_u32),
+        (option::of(endpoint()), btree_set(endpoint(), 0..3)),
     )
         .prop_map(
             |(
@@ -410,10 +411,14 @@ fn node() -> impl Strategy<Value = Node> {
                 switches,
                 resync,
                 (gue_port, handshake_sample, flow_table_size),
+                (listen, peers),
             )| Node {
                 interfaces: interfaces.into_iter().collect(),
                 xdp_mode,
-                seed: seed.map(Seed),
+                // A group has to name its seed.
+                seed: seed.or((!peers.is_empty()).then_some([7; 16])).map(Seed),
+                listen,
+                peers: peers.into_iter().collect(),
                 table_size,
                 tunnel_source_v4: sources.0,
                 tunnel_source_v6: sources.1,
@@ -434,6 +439,10 @@ fn node() -> impl Strategy<Value = Node> {
                 repair_drift: switches[2],
             },
         )
+}
+
+fn endpoint() -> impl Strategy<Value = SocketAddr> {
+    (any::<IpAddr>(), 1_u16..).prop_map(|(address, port)| SocketAddr::new(address, port))
 }
 
 fn apply() -> impl Strategy<Value = Apply> {

@@ -2,6 +2,7 @@
 
 mod answers;
 mod interfaces;
+mod peers;
 mod ways;
 
 use super::host::Host;
@@ -23,6 +24,7 @@ pub fn check(config: &Config, spans: &Spans, host: &Host) -> Vec<Finding> {
     interfaces::check(&mut context);
     ways::check(&mut context);
     answers::check(&mut context);
+    peers::check(&mut context);
     context.findings
 }
 

@@ -9,4 +9,5 @@ pub mod demo;
 pub mod frames;
 pub mod kernel;
 pub mod lab;
+pub mod live;
 pub mod model;

@@ -27,6 +27,7 @@ pub mod quic;
 pub mod raw;
 pub mod server;
 pub mod sockets;
+pub mod test_run;
 pub mod topology;
 pub mod wait;
 

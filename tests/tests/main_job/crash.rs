@@ -6,7 +6,7 @@
 //! these. Whatever the moment, the next daemon has one revision in force,
 //! whole, down to the kernel's slots, and says what became of the other.
 //!
-//! `CRASH_EVERY=1` kills at every single pass of every script.
+//! `BALANCER_TEST_EVERY_CRASH=1` kills at every single pass of every script.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -285,7 +285,7 @@ fn chosen(script: Script, moments: &[String]) -> Vec<String> {
         *pass += 1;
         numbered.push((moment, *pass));
     }
-    if std::env::var_os("CRASH_EVERY").is_none() {
+    if std::env::var_os("BALANCER_TEST_EVERY_CRASH").is_none() {
         let mut seen = BTreeSet::new();
         match script {
             Script::Staged => numbered.retain(|(moment, pass)| {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -13,7 +14,7 @@ use balancer_user::api::client::Client;
 use balancer_user::api::progress::Progress;
 use balancer_user::api::types::{
     ApplyRequest, BackendStatus, Change, ChangeRequest, Changed, ExplainRequest, Explanation,
-    History, Status, StoredRevision, Verification,
+    History, PlanRequest, Planned, RollbackRequest, Status, StoredRevision, Verification,
 };
 use tokio::runtime::Runtime;
 
@@ -214,8 +215,13 @@ pub(crate) struct Api {
 
 impl Api {
     pub(crate) fn new(balancer: &Balancer<'_>) -> Result<Self> {
+        Self::at(balancer.socket())
+    }
+
+    /// For a thread of its own.
+    pub(crate) fn at(socket: PathBuf) -> Result<Self> {
         Ok(Self {
-            client: Client::new(balancer.socket()),
+            client: Client::new(socket),
             runtime: tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?,
@@ -236,6 +242,16 @@ impl Api {
             dry_run: false,
         };
         Ok(self.runtime.block_on(self.client.change(&request))?)
+    }
+
+    pub(crate) fn plan(&self, request: &PlanRequest) -> Result<Planned> {
+        Ok(self.runtime.block_on(self.client.plan(request))?)
+    }
+
+    pub(crate) fn roll_back(&self, request: &RollbackRequest) -> Result<Progress> {
+        let mut deaf = |_: &Progress| {};
+        let rolling = self.client.rollback(request, &mut deaf);
+        Ok(self.runtime.block_on(rolling)?)
     }
 
     /// Brings a file into force; `tell` hears of each step.

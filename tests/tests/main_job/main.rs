@@ -23,6 +23,7 @@ mod ping;
 mod plan;
 mod programs;
 mod programs_swapped;
+mod random_changes;
 mod refusals;
 mod reload;
 mod restart;

@@ -269,6 +269,9 @@ pub struct Health {
     pub rise: u32,
     /// Bad probes in a row that make a backend down.
     pub fall: u32,
+    /// Paths whose answers are compared with the siblings' while a change
+    /// gives a backend traffic; only read with HTTP and TCP.
+    pub compare: Vec<String>,
 }
 
 /// What a probe does.

@@ -251,6 +251,9 @@ impl Text {
         self.optional("port", health.port, plain);
         if let Some(http) = http {
             self.http(http);
+            if self.with_defaults || health.compare != defaults::compare() {
+                self.key("compare", strings(&health.compare));
+            }
         }
         if let (Some(tls), Some(http)) = (tls, http) {
             self.tls(tls, http.identity.as_ref());

@@ -55,6 +55,7 @@ jitter = 0.2
 timeout = "250ms"
 rise = 3
 fall = 4
+compare = ["/", "/cart?full=1"]
 
 [[service.backend]]
 name = "web-1"

@@ -105,6 +105,7 @@ mod tests {
                 timeout: PATIENT,
                 rise,
                 fall: 3,
+                compare: Vec::new(),
             },
             initial: State::Unproven,
         }

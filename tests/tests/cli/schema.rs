@@ -64,6 +64,7 @@ jitter = 0.2
 timeout = "250ms"
 rise = 3
 fall = 4
+compare = ["/", "/cart"]
 [[service.backend]]
 name = "web-1"
 address = "10.0.0.11"
@@ -180,6 +181,7 @@ fn slips_that_check_finds_in_single_values_are_invalid() {
         ("allow = [\"single-backend\"", "allow = [\"single-backnd\""),
         ("\"10.0.0.0/24\", ", "\"10.0.0.0\", "),
         ("expect_status = [200, 204]", "expect_status = [200, 99]"),
+        ("compare = [\"/\", \"/cart\"]", "compare = \"/\""),
         ("{ header = {", "{ body = \"web\", header = {"),
         ("mac = \"02:00:00:00:00:01\"", "mac = \"02-00-00-00-00-01\""),
         ("server_id = \"0a1b\"", "server_id = \"0a1\""),

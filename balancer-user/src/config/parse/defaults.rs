@@ -51,6 +51,11 @@ pub const RISE: u32 = 2;
 /// A probe's `fall`.
 pub const FALL: u32 = 3;
 
+/// A probe's `compare`.
+pub fn compare() -> Vec<String> {
+    vec!["/".to_owned()]
+}
+
 /// `[apply]`.
 pub fn apply() -> Apply {
     Apply {

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::super::model::{Health, HttpProbe, Identity, Ports, ProbeKind, TlsProbe};
+use super::super::model::{Health, HttpProbe, Identity, Ports, ProbeKind, Protocol, TlsProbe};
 use super::super::spans::TableSpans;
 use super::defaults;
 use super::fields::{Fields, Path, Step};
 use super::ports::port;
 use super::service::names_no_port;
-use super::values::{choice, dns_name, duration, integer, list, path, share, text_where};
+use super::values::{choice, dns_name, duration, integer, list, list_of, path, share, text_where};
 
 const KEYS: &[&str] = &[
     "kind",
@@ -26,12 +26,15 @@ const KEYS: &[&str] = &[
     "timeout",
     "rise",
     "fall",
+    "compare",
 ];
 
 const HOUR: Duration = Duration::from_secs(3600);
 const MAX_STATUSES: usize = 64;
 const MAX_REQUEST_TEXT: usize = 1024;
 const MAX_BODY_TEXT: usize = 4096;
+/// Each is asked in turn: with more of them every one is looked at less often.
+const MAX_COMPARED: usize = 4;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
@@ -51,7 +54,7 @@ const LATER_KINDS: &[&str] = &["grpc", "udp", "dns", "command"];
 
 pub(super) fn health(
     service: &mut Fields<'_, '_>,
-    service_ports: Option<&Ports>,
+    head: Option<(&Ports, Protocol)>,
     spans: &mut TableSpans,
 ) -> Option<Health> {
     let value = service.value("health")?;
@@ -68,7 +71,7 @@ pub(super) fn health(
     let mut fields = Fields::new(table, value.span(), place, KEYS, sink);
     let kind = fields.required("kind", "kind = \"https\"", choice(KINDS, LATER_KINDS));
     let port = fields.optional("port", port);
-    if !fields.has("port") && names_no_port(service_ports) {
+    if !fields.has("port") && names_no_port(head.map(|(ports, _)| ports)) {
         let help = "the service has every port, so add the one to probe: `port = 443`";
         fields.missing("port", help);
     }
@@ -82,6 +85,7 @@ pub(super) fn health(
     let timeout = fields.optional("timeout", duration(times));
     let rise = fields.optional("rise", integer(1..=100));
     let fall = fields.optional("fall", integer(1..=100));
+    let compare = compare(&mut fields, kind, head.map(|(_, protocol)| protocol));
     *spans = fields.into_spans();
     Some(Health {
         kind: match kind? {
@@ -95,15 +99,44 @@ pub(super) fn health(
         timeout: timeout.unwrap_or(defaults::TIMEOUT),
         rise: rise.unwrap_or(defaults::RISE),
         fall: fall.unwrap_or(defaults::FALL),
+        compare,
     })
 }
 
+/// The paths whose answers are compared; only what is reached over TCP and
+/// probed by HTTP can be asked for them.
+fn compare(
+    fields: &mut Fields<'_, '_>,
+    kind: Option<Kind>,
+    protocol: Option<Protocol>,
+) -> Vec<String> {
+    let read = list_of(0..=MAX_COMPARED, |field, value| {
+        text_where(MAX_REQUEST_TEXT, PATH_RULE, is_path)(field, value).map(str::to_owned)
+    });
+    let compare = fields.optional("compare", read);
+    let is_none = compare.as_ref().is_none_or(Vec::is_empty);
+    if protocol == Some(Protocol::Udp) && kind != Some(Kind::Tcp) && !is_none {
+        let why = "does nothing with protocol udp, whose backends are asked nothing over TCP";
+        fields.refuse("compare", why, "remove it");
+    }
+    compare.unwrap_or_else(defaults::compare)
+}
+
+/// What [`is_path`] takes, for messages.
+const PATH_RULE: &str = "a path that begins with `/`, without spaces";
+
+fn is_visible(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+fn is_path(text: &str) -> bool {
+    text.starts_with('/') && is_visible(text)
+}
+
 fn http(fields: &mut Fields<'_, '_>) -> HttpProbe {
-    let visible = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
-    let is_path = |text: &str| text.starts_with('/') && visible(text);
-    let path_rule = "a path that begins with `/`, without spaces";
-    let path = fields.optional("path", text_where(MAX_REQUEST_TEXT, path_rule, is_path));
-    let host = fields.optional("host", text_where(255, "a host, without spaces", visible));
+    let path = fields.optional("path", text_where(MAX_REQUEST_TEXT, PATH_RULE, is_path));
+    let host_rule = "a host, without spaces";
+    let host = fields.optional("host", text_where(255, host_rule, is_visible));
     let statuses = list(MAX_STATUSES, |field, value| {
         integer(100_u16..=599)(field, value)
     });
@@ -132,7 +165,7 @@ fn tls(fields: &mut Fields<'_, '_>, identity: Option<&Identity>) -> TlsProbe {
 /// Reports the keys that the kind does not read.
 fn refuse_unfitting(fields: &mut Fields<'_, '_>, kind: Option<Kind>, identity: Option<&Identity>) {
     let (http_keys, tls_keys) = (
-        ["path", "host", "expect_status", "identity"],
+        ["path", "host", "expect_status", "identity", "compare"],
         ["server_name", "ca_file"],
     );
     if kind == Some(Kind::Tcp) {

@@ -90,8 +90,8 @@ pub(super) fn service<'t>(
     let mut fields = Fields::new(table, header, place, SERVICE_KEYS, sink);
     let head = head(&mut fields);
     let (allow, allow_reason) = allow(&mut fields);
-    let ports = head.as_ref().map(|head| &head.ports);
-    let health = health::health(&mut fields, ports, &mut spans.health);
+    let known = head.as_ref().map(|head| (&head.ports, head.protocol));
+    let health = health::health(&mut fields, known, &mut spans.health);
     let backends = backends(&mut fields, &mut spans.backends);
     let service = head.map(|head| Service {
         allow,

@@ -347,6 +347,10 @@ fn faults_of_a_probe_are_found_at_their_place() {
         ("\"250ms\"", "§\"0s\"", "bad-value", "\"1ms\""),
         ("rise = 3", "rise = §0", "bad-value", "rise = 100"),
         ("fall = 4", "fall = §101", "bad-value", "fall = 2"),
+        ("[\"/\", \"/cart?full=1\"]", "§\"/\"", "wrong-type", "[]"),
+        ("[\"/\", \"/cart?full=1\"]", "[§\"cart\"]", "bad-value", "[\"/cart\"]"),
+        ("[\"/\", \"/cart?full=1\"]", "§[\"/1\", \"/2\", \"/3\", \"/4\", \"/5\"]", "bad-value",
+            "[\"/1\", \"/2\", \"/3\", \"/4\"]"),
     ]);
 }
 
@@ -358,6 +362,7 @@ fn a_key_that_does_not_fit_the_kind_is_found() {
         "host = \"h\"",
         "expect_status = [200]",
         "identity = { body = \"x\" }",
+        "compare = [\"/\"]",
         "server_name = \"a.b\"",
         "ca_file = \"/ca\"",
     ] {
@@ -367,8 +372,10 @@ fn a_key_that_does_not_fit_the_kind_is_found() {
             "error",
         );
     }
+    // It stands in a UDP service.
     let http = "kind = \"http\"\nexpect_status = [200]";
     for key in [
+        "compare = [\"/\"]",
         "server_name = \"a.b\"",
         "ca_file = \"/ca\"",
         "identity = { certificate = \"a.b\" }",
@@ -482,6 +489,7 @@ fn the_design_sample_parses_with_its_defaults() {
     assert_eq!(http.identity, Some(Identity::Certificate(name.clone())));
     // The name to ask for is the one the certificate must carry.
     assert_eq!(tls.server_name, Some(name));
+    assert_eq!(health.compare, ["/"]);
 }
 
 #[test]

@@ -213,16 +213,25 @@ pub(super) fn choice<'t, T: Copy>(
 /// A list of 1 to `max` entries; all faults in it are reported.
 pub(super) fn list<'t, T>(
     max: usize,
+    entry: impl FnMut(&mut Field<'_>, &'t Value<'t>) -> Option<T>,
+) -> impl FnOnce(&mut Field<'_>, &'t Value<'t>) -> Option<Vec<T>> {
+    list_of(1..=max, entry)
+}
+
+/// A list of so many entries; all faults in it are reported.
+pub(super) fn list_of<'t, T>(
+    len: RangeInclusive<usize>,
     mut entry: impl FnMut(&mut Field<'_>, &'t Value<'t>) -> Option<T>,
 ) -> impl FnOnce(&mut Field<'_>, &'t Value<'t>) -> Option<Vec<T>> {
     move |field, value| {
-        field.takes(|| json!({ "type": "array", "minItems": 1, "maxItems": max }));
+        let (min, max) = (*len.start(), *len.end());
+        field.takes(|| json!({ "type": "array", "minItems": min, "maxItems": max }));
         let DeValue::Array(array) = value.get_ref() else {
             let help = format!("write a list: `{} = […]`", field.key);
             field.wrong_type(value, "an array", help);
             return None;
         };
-        if array.is_empty() {
+        if array.len() < min {
             field.bad(
                 value,
                 "is an empty list",

@@ -170,9 +170,15 @@ fn health() -> impl Strategy<Value = Health> {
         millis(1..=3_600_000),
         1_u32..=100,
         1_u32..=100,
+        vec("/[!-~]{0,20}", 0..=4),
     )
         .prop_map(
-            |(kind, port, interval, jitter, timeout, rise, fall)| Health {
+            |(kind, port, interval, jitter, timeout, rise, fall, compare)| Health {
+                // As the parser: nobody can be asked for it.
+                compare: match kind {
+                    ProbeKind::Tcp => super::defaults::compare(),
+                    _ => compare,
+                },
                 kind,
                 port: Some(port),
                 interval,
@@ -313,6 +319,14 @@ fn service() -> impl Strategy<Value = Service> {
                 backends,
             )| {
                 let (allow, allow_reason) = allow.unzip();
+                // Nobody is asked over TCP for a UDP service.
+                let health = health.map(|health: Health| match tcp {
+                    true => health,
+                    false => Health {
+                        compare: super::defaults::compare(),
+                        ..health
+                    },
+                });
                 Service {
                     name: String::new(),
                     address: if v4 {

@@ -98,6 +98,7 @@ fn health() -> Health {
         timeout: SECOND / 2,
         rise: 2,
         fall: 3,
+        compare: Vec::new(),
     }
 }
 

@@ -184,8 +184,13 @@ pub fn carry_drains(base: &Base, file: &mut Config) -> Vec<(String, String)> {
 /// The backends of `candidate` that have to be proven before they get
 /// traffic: what is known of the running ones is not known of them.
 pub fn to_prove(base: &Base, candidate: &Config) -> Vec<TargetSpec> {
-    let running = base.services();
-    candidate
+    to_prove_between(base.config.as_ref(), candidate)
+}
+
+/// The same between two configurations; the first may be none.
+pub fn to_prove_between(before: Option<&Config>, after: &Config) -> Vec<TargetSpec> {
+    let running = services_of(before);
+    after
         .services
         .iter()
         .filter_map(|service| {
@@ -265,11 +270,16 @@ fn running_services(base: &Base) -> impl Iterator<Item = &Service> {
     base.config.iter().flat_map(|config| &config.services)
 }
 
+fn services_of(config: Option<&Config>) -> HashMap<&str, &Service> {
+    let services = config.into_iter().flat_map(|config| &config.services);
+    services
+        .map(|service| (service.name.as_str(), service))
+        .collect()
+}
+
 impl Base {
     fn services(&self) -> HashMap<&str, &Service> {
-        running_services(self)
-            .map(|service| (service.name.as_str(), service))
-            .collect()
+        services_of(self.config.as_ref())
     }
 
     fn is_resized(&self, table_size: u32) -> bool {

@@ -182,6 +182,20 @@ pub struct Figures {
     pub handshake_micros: Option<u64>,
     /// Resets by clients, for each new flow.
     pub resets_a_flow: Option<f64>,
+    /// What it said to comparison requests; none if it was not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers: Option<Answers>,
+}
+
+/// What a backend said to comparison requests during a stage.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answers {
+    /// Requests.
+    pub asked: u64,
+    /// Of these, those with a status of 500 or more, or without an answer.
+    pub errors: u64,
+    /// Median time of the newest of the others.
+    pub median_micros: Option<u64>,
 }
 
 /// What became of a revision.

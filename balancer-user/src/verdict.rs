@@ -11,6 +11,9 @@ use statrs::distribution::{Binomial, ChiSquared, ContinuousCDF, DiscreteCDF};
 
 use crate::revision::Figures;
 
+pub mod answers;
+pub mod panel;
+
 /// Chance alone brings a finding about with no more than this probability.
 const SIGNIFICANCE: f64 = 1e-5;
 /// The same for shares, which are looked at for every backend each second.
@@ -108,6 +111,8 @@ pub struct Subject {
     pub share_before: f64,
     /// See [`Subject::share_before`].
     pub share_after: f64,
+    /// Whether its name meant another server before the change.
+    pub is_other: bool,
     /// Why its probes say that it is down, if they said otherwise when the
     /// change began.
     pub went_down: Option<String>,
@@ -120,7 +125,7 @@ pub struct Subject {
 impl Subject {
     /// Whether the change gives it traffic.
     fn gains(&self) -> bool {
-        self.share_after > self.share_before
+        self.share_after > self.share_before || (self.is_other && self.share_after > 0.0)
     }
 }
 
@@ -203,6 +208,7 @@ pub fn figures(patient: &Patient) -> Vec<Figures> {
             handshakes_bad: share(stage.bad_handshakes(), known),
             handshake_micros: stage.quantile(0.5).map(|bucket| 1 << bucket),
             resets_a_flow: share(stage.resets, stage.flows),
+            answers: None,
         }
     };
     patient.backends.iter().map(figures).collect()

@@ -56,6 +56,11 @@ pub enum Progress {
         /// Until the present wait is over.
         remaining_millis: u64,
     },
+    /// Something remarkable that is no harm.
+    Note {
+        /// One sentence.
+        text: String,
+    },
     /// A stage was held without harm.
     Good {
         /// Percent of the slots that move which have moved.

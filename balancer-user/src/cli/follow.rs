@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{Exit, output, shares, units};
 use crate::api::progress::Progress;
-use crate::revision::{Figures, Outcome, Revision};
+use crate::revision::{Answers, Figures, Outcome, Revision};
 
 /// Most backends that the live line names.
 const MAX_NAMED: usize = 4;
@@ -103,6 +103,7 @@ impl Follow {
                 "stage {stage} of {of}: {percent} % of the slots that move have moved, watched for {}\n",
                 duration(*hold_millis)
             )),
+            Progress::Note { text } => Some(format!("note: {text}\n")),
             Progress::Good { percent } => Some(format!("{percent} %: no harm seen\n")),
             Progress::Confirm { within_millis } => Some(format!(
                 "all has moved; undone in {} unless `balancer confirm` is typed\n",
@@ -153,7 +154,11 @@ fn duration(millis: u64) -> String {
 /// The figures of this second in one line: those who are off the most first.
 fn live(figures: &[Figures], remaining_millis: u64) -> String {
     let mut figures: Vec<&Figures> = figures.iter().collect();
-    let off = |it: &Figures| (it.share_seen.unwrap_or_default() - it.share_expected).abs();
+    let off = |it: &Figures| {
+        let answers = it.answers.unwrap_or_default();
+        let errors = answers.errors as f64 / answers.asked.max(1) as f64;
+        (it.share_seen.unwrap_or_default() - it.share_expected).abs() + errors
+    };
     figures.sort_by(|a, b| off(b).total_cmp(&off(a)));
     let named: Vec<String> = figures
         .iter()
@@ -171,10 +176,18 @@ fn figure(figures: &Figures) -> String {
     let bad = figures
         .handshakes_bad
         .map(|bad| format!(", {} bad", units::percent(bad)));
+    let answers = figures.answers.map(|answers| {
+        let time = answers
+            .median_micros
+            .map_or_else(String::new, |micros| format!(" in {}", units::took(micros)));
+        let Answers { asked, errors, .. } = answers;
+        format!(", {asked} answers{time}, {errors} errors")
+    });
     format!(
-        "{}: {seen} of new flows (slots {}){}",
+        "{}: {seen} of new flows (slots {}){}{}",
         figures.backend,
         units::percent(figures.share_expected),
-        bad.unwrap_or_default()
+        bad.unwrap_or_default(),
+        answers.unwrap_or_default()
     )
 }

@@ -10,7 +10,7 @@ use super::{Exit, block_on, change, output, units};
 use crate::api::client::Client;
 use crate::api::types::History;
 use crate::revision::diff as meaning;
-use crate::revision::{Figures, Outcome, Revision, UnixSeconds};
+use crate::revision::{Answers, Figures, Outcome, Revision, UnixSeconds};
 
 /// List the revisions: every configuration that was to come into force
 ///
@@ -185,11 +185,19 @@ fn figures(figures: &[Figures]) -> String {
             Column::Number("seen"),
             Column::Number("bad handshakes"),
             Column::Number("time"),
+            Column::Number("answers"),
+            Column::Number("errors"),
+            Column::Number("in"),
         ],
         false,
     );
     let percent = |share: Option<f64>| share.map_or_else(|| "-".to_owned(), units::percent);
+    let time = |micros: Option<u64>| micros.map_or_else(|| "-".to_owned(), units::took);
     for it in figures {
+        let said = |count: fn(Answers) -> u64| {
+            let answers = it.answers.map(|answers| count(answers).to_string());
+            answers.unwrap_or_else(|| "-".to_owned())
+        };
         table.row([
             it.service.clone(),
             it.backend.clone(),
@@ -197,8 +205,10 @@ fn figures(figures: &[Figures]) -> String {
             it.flows.to_string(),
             percent(it.share_seen),
             percent(it.handshakes_bad),
-            it.handshake_micros
-                .map_or_else(|| "-".to_owned(), units::took),
+            time(it.handshake_micros),
+            said(|answers| answers.asked),
+            said(|answers| answers.errors),
+            time(it.answers.and_then(|answers| answers.median_micros)),
         ]);
     }
     table.render("          ")

@@ -19,7 +19,7 @@ use super::host::Looks;
 use super::lookup::Lookup;
 use super::peers::Group;
 use super::preparing::Done;
-use super::protocol::UnderWay;
+use super::protocol::{Known, UnderWay};
 use super::rates::Rates;
 use super::resume::Seats;
 use super::revisions::Revisions;
@@ -323,8 +323,9 @@ impl Controller {
     ///
     /// A server that was up under another probe is until the new one says
     /// otherwise: it has its flows, and a change of a path is no reason to cut
-    /// them.
-    pub(super) fn retarget(&mut self, before: &Config) {
+    /// them. Of a server that a name did not mean before it is `known` what was
+    /// proven.
+    pub(super) fn retarget(&mut self, before: &Config, known: &Known) {
         let mut specs = TargetSpec::from_services(&self.config.services);
         for spec in &mut specs {
             let service = before.service(&spec.id.service);
@@ -333,6 +334,8 @@ impl Controller {
                 && backend.address == spec.address.ip()
             {
                 spec.initial = probed(service, backend, &self.world);
+            } else if let Some(state) = known.get(&(spec.id.clone(), spec.address)) {
+                spec.initial = *state;
             }
         }
         for error in self.scheduler.set_targets(specs) {

@@ -17,7 +17,7 @@ use crate::config::diagnostic::Report;
 use crate::config::model::{Config, Seed};
 use crate::desired::{Builder, World};
 use crate::health;
-use crate::plan::{Plan, needs_restart};
+use crate::plan::{Plan, Proofs, needs_restart};
 use crate::probe::scheduler::TargetSpec;
 use crate::rehearsal::{Candidate, NamedState, Names, Rehearsal, rehearse};
 use crate::revision::{Author, Cause, Origin};
@@ -61,6 +61,15 @@ pub(super) enum Done {
         /// How it went.
         outcome: Result<Rehearsal, Problem>,
     },
+    /// Servers were proven, or not, that the scheduler does not know.
+    Proven {
+        /// The change's revision.
+        revision: u64,
+        /// How it went.
+        proofs: Proofs,
+    },
+    /// Enough answers were heard to compare them before the first stage.
+    Compared,
 }
 
 /// Nothing is against it.
@@ -131,6 +140,8 @@ impl Controller {
     pub(super) async fn on_done(&mut self, done: Done) {
         match done {
             Done::Prepared(prepared) => self.on_prepared(*prepared).await,
+            Done::Proven { revision, proofs } => self.on_proven(revision, proofs).await,
+            Done::Compared => self.go_on_if_proven().await,
             Done::Rehearsed { revision, outcome } => match outcome {
                 Ok(rehearsal) => {
                     let summary = rehearsal.summary();

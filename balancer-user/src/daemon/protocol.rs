@@ -13,6 +13,7 @@
 //! revision, which its successor never takes for the one in force.
 
 mod ending;
+mod judging;
 mod proving;
 mod under_way;
 
@@ -21,6 +22,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+pub(super) use proving::Known;
+use proving::Proving;
 use under_way::Step;
 pub(super) use under_way::UnderWay;
 
@@ -37,7 +40,6 @@ use crate::config::render;
 use crate::desired::Staging;
 use crate::moment::{self, Moment};
 use crate::revision::{Allowed, Author, Cause, Origin, Outcome, Revision, Stage, VERSION, digest};
-use crate::verdict;
 
 /// Events that a slow client may be behind.
 const MAX_BEHIND: usize = 256;
@@ -122,7 +124,8 @@ impl Controller {
         change.begin_stage(100);
         let (number, cause) = (change.revision.number, change.revision.summary.clone());
         self.number = Some(number);
-        self.take_config(change.staging.after().clone()).await;
+        self.take_config(change.staging.after().clone(), &change.known)
+            .await;
         self.under_way = Some(change);
         if let Err(error) = self.reconcile(&cause, began) {
             self.undo(&format!("the kernel refused it: {error}")).await;
@@ -130,7 +133,10 @@ impl Controller {
             return Err(Problem::new("not applied", 500, detail));
         }
         match scene {
-            Some(scene) => self.rehearse_beside(number, self.config.clone(), scene),
+            Some(scene) => {
+                self.rehearse_beside(number, self.config.clone(), scene);
+                self.begin_comparing(false);
+            }
             None => self.under_way = None,
         }
         Ok(number)
@@ -169,13 +175,16 @@ impl Controller {
             summary = %change.revision.summary,
             "change begins"
         );
-        self.take_config(change.staging.config().clone()).await;
+        self.take_config(change.staging.config().clone(), &change.known)
+            .await;
         self.under_way = Some(change);
         if let Err(error) = self.reconcile("new backends get seats", now) {
             self.undo(&format!("the kernel refused it: {error}")).await;
             return Ok(receiver);
         }
         moment::passed(Moment::Proving);
+        self.begin_proving();
+        self.begin_comparing(true);
         self.tell_who_is_missing();
         self.go_on_if_proven().await;
         Ok(receiver)
@@ -217,6 +226,8 @@ impl Controller {
         let before = self.config.clone();
         Ok(UnderWay {
             watched: self.watch(&before, &proposal.config),
+            proving: Proving::default(),
+            known: Known::new(),
             staging: Staging::new(before, proposal.config, 0),
             origin_before: std::mem::replace(&mut self.origin, proposal.origin),
             number_before: self.number,
@@ -230,11 +241,11 @@ impl Controller {
     }
 
     /// Makes a configuration the one that is probed, reached and built.
-    async fn take_config(&mut self, config: Config) {
+    async fn take_config(&mut self, config: Config, known: &Known) {
         let old = std::mem::replace(&mut self.config, config);
         if !same_backends(&old, &self.config) {
             self.look_up_new().await;
-            self.retarget(&old);
+            self.retarget(&old, known);
         }
     }
 
@@ -246,7 +257,12 @@ impl Controller {
         };
         match change.step {
             Step::Proving { .. } => {
-                let why = format!("not proven in time: {}", self.unproven().join("; "));
+                let missing = self.not_proven();
+                if missing.is_empty() {
+                    // Slow siblings answered too rarely to compare with.
+                    return self.next_stage().await;
+                }
+                let why = format!("not proven in time: {}", missing.join("; "));
                 self.undo(&why).await;
             }
             Step::Holding { .. } => {
@@ -271,36 +287,6 @@ impl Controller {
 
     fn confirm_limit(&self) -> Option<Duration> {
         self.under_way.as_ref()?.pace.confirm_within
-    }
-
-    /// Looks, once a second, whether the change does harm.
-    pub(super) async fn look_at_change(&mut self) {
-        let Some(change) = &self.under_way else {
-            return;
-        };
-        if !matches!(change.step, Step::Proving { .. }) {
-            self.does_no_harm().await;
-        }
-    }
-
-    /// Whether no harm is seen; where some is, the change is undone.
-    async fn does_no_harm(&mut self) -> bool {
-        let Some(mut change) = self.under_way.take() else {
-            return false;
-        };
-        self.count_watched(&mut change.watched);
-        let harms: Vec<verdict::Harm> = change.watched.harms();
-        change.tell(Progress::Figures {
-            figures: change.watched.figures(),
-            remaining_millis: millis(change.until().saturating_duration_since(Instant::now())),
-        });
-        self.under_way = Some(change);
-        if harms.is_empty() {
-            return true;
-        }
-        let why: Vec<String> = harms.iter().map(ToString::to_string).collect();
-        self.undo(&why.join("; ")).await;
-        false
     }
 
     /// Begins the next stage; after the last one it is for a person to say,
@@ -328,7 +314,8 @@ impl Controller {
                 hold_millis: millis(hold),
             });
             let cause = format!("revision {}: {percent} % moved", change.revision.number);
-            self.take_config(change.staging.config().clone()).await;
+            self.take_config(change.staging.config().clone(), &change.known)
+                .await;
             self.under_way = Some(change);
             if let Err(error) = self.reconcile(&cause, Instant::now()) {
                 self.undo(&format!("the kernel refused it: {error}")).await;
@@ -340,15 +327,6 @@ impl Controller {
                 return;
             }
             self.note_stage(true);
-        }
-    }
-
-    /// From here on figures are of the present stage.
-    fn begin_counting(&mut self) {
-        if let Some(mut change) = self.under_way.take() {
-            self.count_watched(&mut change.watched);
-            change.watched.begin_stage();
-            self.under_way = Some(change);
         }
     }
 

@@ -1,12 +1,14 @@
 //! What is counted of the services that a change touches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::controller::Controller;
 use crate::config::model::{Affinity, Config, Protocol, Service};
 use crate::desired::{BackendState, backend_state};
+use crate::probe::compare::Comparing;
 use crate::probe::scheduler::TargetId;
 use crate::revision::Figures;
+use crate::verdict::answers;
 use crate::verdict::{self, Counted, Harm, Patient, Subject};
 
 /// Backends that a stage's figures name; a revision stays a file that people
@@ -22,12 +24,19 @@ pub(super) struct Watched {
     now: BTreeMap<TargetId, Counted>,
     /// Backends that were up when the change began, or have been since.
     were_up: Vec<TargetId>,
+    /// What backends answer; none where nobody is asked.
+    comparing: Option<Comparing>,
+    /// What was told of it.
+    noted: BTreeSet<String>,
 }
 
 impl Watched {
     /// From here on figures are of a new stage.
     pub(super) fn begin_stage(&mut self) {
         self.stage_began = self.now.clone();
+        if let Some(comparing) = &self.comparing {
+            comparing.begin_stage();
+        }
         for patient in &mut self.patients {
             for subject in &mut patient.backends {
                 subject.stage = Counted::default();
@@ -37,7 +46,42 @@ impl Watched {
 
     /// The harm that is seen.
     pub(super) fn harms(&self) -> Vec<Harm> {
-        self.patients.iter().flat_map(verdict::judge).collect()
+        let counted = self.patients.iter().flat_map(verdict::judge);
+        counted.chain(self.comparison_harms()).collect()
+    }
+
+    /// From here on answers are compared.
+    pub(super) fn compare(&mut self, comparing: Comparing) {
+        self.comparing = Some(comparing);
+    }
+
+    /// Whether enough answers were heard to begin; they need not be good.
+    pub(super) fn is_compared(&self) -> bool {
+        self.comparing.as_ref().is_none_or(Comparing::is_proven)
+    }
+
+    /// The harm that answers show.
+    pub(super) fn comparison_harms(&self) -> Vec<Harm> {
+        let comparing = self.comparing.as_ref();
+        comparing.map_or_else(Vec::new, |it| it.heard(|heard| answers::judge(heard)))
+    }
+
+    /// Whether they show none.
+    pub(super) fn compares_well(&self) -> bool {
+        self.comparison_harms().is_empty()
+    }
+
+    /// Whether that was not told yet.
+    pub(super) fn is_news(&mut self, text: String) -> bool {
+        self.noted.insert(text)
+    }
+
+    /// What answers show that is no harm, each once.
+    pub(super) fn new_notes(&mut self) -> Vec<String> {
+        let comparing = self.comparing.as_ref();
+        let mut notes = comparing.map_or_else(Vec::new, |it| it.heard(|it| answers::notes(it)));
+        notes.retain(|note| self.noted.insert(note.clone()));
+        notes
     }
 
     /// What is written down of the stage: of [`MAX_FIGURES`] backends at most,
@@ -52,7 +96,26 @@ impl Watched {
         // Stable: what changes alike stays in the file's order.
         figures.sort_by(|(one, _), (other, _)| other.total_cmp(one));
         figures.truncate(MAX_FIGURES);
-        figures.into_iter().map(|(_, figures)| figures).collect()
+        let mut figures: Vec<Figures> = figures.into_iter().map(|(_, it)| it).collect();
+        if let Some(comparing) = &self.comparing {
+            comparing.heard(|heard| {
+                for it in &mut figures {
+                    let comparison = heard.iter().find(|one| one.service == it.service);
+                    it.answers = comparison.and_then(|one| one.answers(&it.backend));
+                }
+            });
+        }
+        figures
+    }
+
+    /// Forgets the answers of a backend that is not up.
+    fn forget_answers(&self, id: &TargetId) {
+        if let Some(comparing) = &self.comparing {
+            comparing.heard(|heard| {
+                let of_service = heard.iter_mut().filter(|it| it.service == id.service);
+                of_service.for_each(|it| it.forget(&id.backend));
+            });
+        }
     }
 }
 
@@ -74,7 +137,8 @@ impl Controller {
         for patient in &mut watched.patients {
             for subject in &mut patient.backends {
                 let id = target(&patient.service, &subject.name);
-                subject.before = watched.now.get(&id).copied().unwrap_or_default();
+                let counted = watched.now.get(&id).filter(|_| !subject.is_other);
+                subject.before = counted.copied().unwrap_or_default();
             }
         }
         watched.begin_stage();
@@ -96,8 +160,16 @@ impl Controller {
         };
         let (old, new) = (shares(before), shares(after));
         let names: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+        let address = |config: &Config, name: &str| {
+            Some(config.service(&service.name)?.backend(name)?.address)
+        };
+        let is_other = |name: &str| {
+            let was = address(before, name);
+            was.is_some() && was != address(after, name)
+        };
         let backends = names.into_iter().map(|name| Subject {
             name: name.clone(),
+            is_other: is_other(name),
             share_before: old.get(name).copied().unwrap_or_default(),
             share_after: new.get(name).copied().unwrap_or_default(),
             ..Subject::default()
@@ -119,6 +191,8 @@ impl Controller {
                 indexes.push((id, seat.counter, seat.slot_count));
             }
         }
+        // Where a name means another server, the one that has slots counts.
+        indexes.sort_by_key(|(_, _, slot_count)| *slot_count);
         let members: Vec<u32> = indexes.iter().map(|(_, index, _)| *index).collect();
         let counters = match self.dataplane.counters(&members) {
             Ok(counters) => counters,
@@ -139,6 +213,7 @@ impl Controller {
             slots.insert(id.clone(), slot_count);
             watched.now.insert(id, counted);
         }
+        let mut not_up = Vec::new();
         for patient in &mut watched.patients {
             let size = self.builder.slot_count(&patient.service).max(1);
             let service = self.config.service(&patient.service);
@@ -152,6 +227,9 @@ impl Controller {
                 let backend = service.and_then(|it| Some((it, it.backend(&subject.name)?)));
                 let state = backend.map(|(service, it)| backend_state(service, it, &self.world));
                 let was_up = watched.were_up.contains(&id);
+                if state.is_some_and(|state| state != BackendState::Up) {
+                    not_up.push(id.clone());
+                }
                 match state {
                     Some(BackendState::Up) if !was_up => watched.were_up.push(id),
                     Some(BackendState::Down) if was_up => {
@@ -162,13 +240,14 @@ impl Controller {
                 }
             }
         }
+        for id in not_up {
+            watched.forget_answers(&id);
+        }
     }
 
     /// Why the last probe of a backend was bad.
     pub(super) fn last_failure(&self, service: &str, backend: &str) -> String {
-        let states = self.scheduler.states().all();
-        let id = target(service, backend);
-        let found = states.into_iter().find(|it| it.id == id);
+        let found = self.scheduler.states().one(&target(service, backend));
         let failure = found.and_then(|it| Some(it.monitor.last_failure()?.1.to_string()));
         failure.unwrap_or_else(|| "no probe has passed yet".to_owned())
     }

@@ -3,8 +3,9 @@
 //!
 //! The connection is driven inside the probe's own future, beside the
 //! request, so no task outlives the probe. The body is read only where the
-//! identity is looked for in it, and 64 KiB at most. The end is a reset, also
-//! where a server is still sending: the probe has seen what it came for.
+//! identity is looked for in it, or the whole answer is waited for, and 64 KiB
+//! at most. The end is a reset, also where a server is still sending: the
+//! probe has seen what it came for.
 
 use std::error::Error as _;
 use std::future::Future;
@@ -14,8 +15,10 @@ use std::pin::pin;
 
 use futures_util::future::{Either, select};
 use http_body_util::{BodyExt, Empty};
-use hyper::body::{Body, Bytes};
+use hyper::body::{Body, Bytes, Incoming};
+use hyper::client::conn::http1::{Connection, SendRequest};
 use hyper::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use hyper::http::response::Parts;
 use hyper::{Request, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -92,18 +95,9 @@ impl Client {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
-            .max_buf_size(HEADER_LIMIT)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| http_failure(&error, Phase::Answer, deadline))?;
-        let request = self.request(address)?;
+        let (mut sender, connection) = open(stream, deadline).await?;
         let answer = async {
-            let response = deadline
-                .within(Phase::Answer, sender.send_request(request))
-                .await?
-                .map_err(|error| http_failure(&error, Phase::Answer, deadline))?;
-            let (head, body) = response.into_parts();
+            let (head, body) = self.send(&mut sender, address, deadline).await?;
             self.judge_status(head.status.as_u16())?;
             match &self.proof {
                 None => Ok(()),
@@ -112,6 +106,40 @@ impl Client {
             }
         };
         drive(connection, answer, deadline).await
+    }
+
+    /// Sends the request over a connection, waits for the whole answer and
+    /// gives its status, whatever that is.
+    pub(super) async fn ask<S>(
+        &self,
+        stream: S,
+        address: SocketAddr,
+        deadline: &Deadline,
+    ) -> Result<u16, Failure>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (mut sender, connection) = open(stream, deadline).await?;
+        let answer = async {
+            let (head, body) = self.send(&mut sender, address, deadline).await?;
+            read_body(body, deadline).await?;
+            Ok(head.status.as_u16())
+        };
+        drive(connection, answer, deadline).await
+    }
+
+    async fn send(
+        &self,
+        sender: &mut SendRequest<Empty<Bytes>>,
+        address: SocketAddr,
+        deadline: &Deadline,
+    ) -> Result<(Parts, Incoming), Failure> {
+        let request = self.request(address)?;
+        let response = deadline
+            .within(Phase::Answer, sender.send_request(request))
+            .await?
+            .map_err(|error| http_failure(&error, Phase::Answer, deadline))?;
+        Ok(response.into_parts())
     }
 
     fn request(&self, address: SocketAddr) -> Result<Request<Empty<Bytes>>, Failure> {
@@ -152,6 +180,26 @@ impl Client {
     }
 }
 
+async fn open<S>(
+    stream: S,
+    deadline: &Deadline,
+) -> Result<
+    (
+        SendRequest<Empty<Bytes>>,
+        Connection<TokioIo<S>, Empty<Bytes>>,
+    ),
+    Failure,
+>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    hyper::client::conn::http1::Builder::new()
+        .max_buf_size(HEADER_LIMIT)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| http_failure(&error, Phase::Answer, deadline))
+}
+
 /// The `Host` field for an address: RFC 9110, 7.2 leaves out a default port
 /// and puts an IPv6 address in brackets.
 fn host_of(address: SocketAddr, default_port: u16) -> String {
@@ -163,11 +211,11 @@ fn host_of(address: SocketAddr, default_port: u16) -> String {
 }
 
 /// Runs the connection until the answer has been judged.
-async fn drive(
+async fn drive<T>(
     connection: impl Future<Output = hyper::Result<()>>,
-    answer: impl Future<Output = Result<(), Failure>>,
+    answer: impl Future<Output = Result<T, Failure>>,
     deadline: &Deadline,
-) -> Result<(), Failure> {
+) -> Result<T, Failure> {
     match select(pin!(answer), pin!(connection)).await {
         Either::Left((judged, _)) => judged,
         // A connection that ended may have left a whole answer behind. If it
@@ -224,6 +272,23 @@ where
             });
         }
     }
+}
+
+/// Waits for the end of a body, or for as much of it as is read.
+async fn read_body<B>(body: B, deadline: &Deadline) -> Result<(), Failure>
+where
+    B: Body<Data = Bytes, Error = hyper::Error>,
+{
+    let mut body = pin!(body);
+    let mut len = 0;
+    while let Some(frame) = deadline.within(Phase::Body, body.frame()).await? {
+        let frame = frame.map_err(|error| http_failure(&error, Phase::Body, deadline))?;
+        len += frame.data_ref().map_or(0, Bytes::len);
+        if len >= BODY_LIMIT {
+            break;
+        }
+    }
+    Ok(())
 }
 
 fn describe(read: &[u8], ended: bool) -> String {

@@ -11,6 +11,7 @@
 //! reset when it is done with, so that probes leave no TIME_WAIT behind (a
 //! thousand backends a second would use up the local ports in a minute).
 
+pub mod compare;
 mod http;
 pub mod prove;
 pub mod scheduler;

@@ -55,7 +55,8 @@ impl Controller {
             return;
         };
         self.number = Some(change.revision.number);
-        self.take_config(change.staging.after().clone()).await;
+        self.take_config(change.staging.after().clone(), &change.known)
+            .await;
         let cause = format!("revision {} is committed", change.revision.number);
         // The state of the last stage, but for who has gone: it was accepted.
         let _ = self.reconcile(&cause, Instant::now());
@@ -106,7 +107,8 @@ impl Controller {
         self.origin = change.origin_before.clone();
         self.number = change.number_before;
         self.warnings = change.warnings_before.clone();
-        self.take_config(change.staging.before().clone()).await;
+        self.take_config(change.staging.before().clone(), &change.known)
+            .await;
         let cause = format!("revision {number} is undone");
         if let Err(error) = self.reconcile(&cause, Instant::now()) {
             tracing::error!(%error, "the tables of before are not in force again");

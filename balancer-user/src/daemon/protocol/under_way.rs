@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 
-use super::{Origin, Pace, Progress, Revision, Stage, Staging, Watched, unix_now};
+use super::{Known, Origin, Pace, Progress, Proving, Revision, Stage, Staging, Watched, unix_now};
 
 /// A change under way.
 pub(in crate::daemon) struct UnderWay {
@@ -18,6 +18,8 @@ pub(in crate::daemon) struct UnderWay {
     pub(super) pace: Pace,
     pub(super) step: Step,
     pub(super) watched: Watched,
+    pub(super) proving: Proving,
+    pub(super) known: Known,
     pub(super) listener: Option<mpsc::Sender<Progress>>,
     pub(super) began: Instant,
 }

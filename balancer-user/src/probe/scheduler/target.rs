@@ -41,27 +41,30 @@ impl TargetSpec {
     /// probe has none; nor has one without any port to probe, which the check
     /// refuses.
     pub fn from_services(services: &[model::Service]) -> Vec<Self> {
-        let mut targets = Vec::new();
-        for service in services {
-            let Some(health) = &service.health else {
-                continue;
-            };
-            targets.extend(service.backends.iter().filter_map(|backend| {
-                // A translating mode dials the backend's own port.
-                let port = health.port.or(backend.port);
-                let port = port.or_else(|| service.ports.first())?;
-                Some(Self {
-                    id: TargetId {
-                        service: service.name.clone(),
-                        backend: backend.name.clone(),
-                    },
-                    address: SocketAddr::new(backend.address, port),
-                    health: health.clone(),
-                    initial: State::Unproven,
-                })
-            }));
-        }
-        targets
+        let backends = services.iter().flat_map(|service| {
+            let backends = service.backends.iter();
+            backends.map(move |backend| (service, backend))
+        });
+        backends
+            .filter_map(|(service, backend)| Self::of(service, backend))
+            .collect()
+    }
+
+    /// The target of one backend, unproven.
+    pub fn of(service: &model::Service, backend: &model::Backend) -> Option<Self> {
+        let health = service.health.as_ref()?;
+        // A translating mode dials the backend's own port.
+        let port = health.port.or(backend.port);
+        let port = port.or_else(|| service.ports.first())?;
+        Some(Self {
+            id: TargetId {
+                service: service.name.clone(),
+                backend: backend.name.clone(),
+            },
+            address: SocketAddr::new(backend.address, port),
+            health: health.clone(),
+            initial: State::Unproven,
+        })
     }
 
     /// Whether what is known of one target holds for the other.

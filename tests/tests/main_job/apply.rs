@@ -22,7 +22,7 @@ const HOLD: &str = "6s";
 const UNDONE_WITHIN: Duration = Duration::from_secs(15);
 
 /// The services of a file, brought into force with these options.
-fn apply(balancer: &Balancer<'_>, services: &str, options: &[&str]) -> Result<Output> {
+pub(crate) fn apply(balancer: &Balancer<'_>, services: &str, options: &[&str]) -> Result<Output> {
     balancer.write_services(&["eth0"], services)?;
     let file = balancer.config();
     let file = file.to_str().context("a path that is no text")?;
@@ -35,7 +35,7 @@ pub(crate) fn history(balancer: &Balancer<'_>) -> Result<History> {
     )?)
 }
 
-fn last(balancer: &Balancer<'_>) -> Result<Revision> {
+pub(crate) fn last(balancer: &Balancer<'_>) -> Result<Revision> {
     let revision = history(balancer)?.revisions.pop();
     revision.context("there is no revision")
 }
@@ -128,7 +128,7 @@ fn add_last(lab: &Lab, spoil: impl FnOnce(&Node) -> Result<()>) -> Result<(Strin
 }
 
 /// A load with some room between its requests.
-fn paced(lab: &Lab, service: &Service) -> Result<RunningLoad> {
+pub(crate) fn paced(lab: &Lab, service: &Service) -> Result<RunningLoad> {
     let mut load = load_of(lab, service.dial());
     load.concurrency = 16;
     load.timeout = Duration::from_secs(2);

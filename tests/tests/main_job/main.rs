@@ -6,6 +6,7 @@
 //! the machine's CPUs, so they run one at a time: `--test-threads=1`. Figures
 //! that were measured are printed, and shown with `--nocapture`.
 
+mod answers;
 mod apply;
 mod atomic;
 mod commands;

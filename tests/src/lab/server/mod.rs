@@ -5,6 +5,7 @@
 //! process, and ends with the value that stands for it.
 
 mod dnsmasq;
+mod faulty;
 mod iperf3;
 mod nginx;
 mod ngtcp2;
@@ -19,6 +20,7 @@ use anyhow::Result;
 use nix::sys::signal::Signal;
 
 pub use dnsmasq::{Dnsmasq, DnsmasqConfig};
+pub use faulty::{Fault, FaultyNginx};
 pub use iperf3::Iperf3Server;
 pub use nginx::{Access, Nginx, NginxConfig, download_pattern};
 pub use ngtcp2::Ngtcp2Server;

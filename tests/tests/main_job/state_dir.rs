@@ -99,11 +99,11 @@ fn full_disk_stops_changes_at_any_point_and_nothing_else() -> Result<()> {
     let _servers = web_servers(&lab)?;
     let service = Service::web_l2(&lab);
     let mut balancer = balancer(&lab, &service.toml())?;
-    let file = balancer.config();
     balancer.succeed(&["backend", "weight", "web", "backend0", "110"])?;
     balancer.succeed(&["backend", "weight", "web", "backend0", "100"])?;
     let load = load(&lab, service.dial())?;
     let disk = on_small_disk(&mut balancer)?;
+    let own = fs::read_to_string(balancer.config())?;
     write_weight(&balancer, &service, 150)?;
 
     // At the start of a change.
@@ -116,6 +116,11 @@ fn full_disk_stops_changes_at_any_point_and_nothing_else() -> Result<()> {
     ];
     all_refused(&balancer, &parts)?;
     disk.make_room()?;
+    // The daemon's own file is as it was: a start would take a new one for
+    // a change.
+    let file = balancer.config().with_file_name("next.toml");
+    fs::rename(balancer.config(), &file)?;
+    fs::write(balancer.config(), own)?;
 
     // In a stage: it cannot be said to be good, so it is undone.
     let options = ["--hold", "2s", "--stages", "50,100"];

@@ -145,6 +145,11 @@ impl Builder {
         }
     }
 
+    /// The number of a service.
+    pub fn service_id(&self, name: &str) -> Option<ServiceId> {
+        Some(self.services.get(name)?.id)
+    }
+
     /// Name of the service with this number.
     pub fn service_name(&self, id: ServiceId) -> Option<&str> {
         self.services

@@ -19,6 +19,7 @@ use super::host::Looks;
 use super::lookup::Lookup;
 use super::peers::Group;
 use super::preparing::Done;
+use super::pressure::Pressure;
 use super::protocol::{Known, UnderWay};
 use super::rates::Rates;
 use super::resume::Seats;
@@ -83,6 +84,7 @@ pub(super) struct Controller {
     pub(super) looks: Looks,
     pub(super) verifier: Verifier,
     pub(super) group: Group,
+    pub(super) pressure: Pressure,
 }
 
 /// The last change of the kernel's tables.
@@ -230,6 +232,7 @@ impl Controller {
         }
         self.save_unsaved();
         self.tell_peers();
+        self.count_records();
         self.look_at_change().await;
     }
 

@@ -18,6 +18,7 @@ mod peers;
 mod pins;
 mod planning;
 mod preparing;
+mod pressure;
 mod protocol;
 mod rates;
 mod report;
@@ -259,6 +260,7 @@ async fn begin(
         last_reload: None,
         looks: host::Looks::default(),
         verifier: Default::default(),
+        pressure: Default::default(),
     };
     say_attached(&begun.attached);
     controller.looks.begin(&controller.config);

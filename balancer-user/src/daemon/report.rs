@@ -46,6 +46,7 @@ impl Controller {
         problems.extend(self.verifier.problems(now));
         problems.extend(self.storage_problem());
         problems.extend(self.group.problems());
+        problems.extend(self.pressure.problems());
         if let Some(apply) = self.last_apply.as_ref().filter(|apply| !apply.succeeded) {
             problems.push(format!("the last change was not applied: {}", apply.cause));
         }

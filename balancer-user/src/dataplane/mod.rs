@@ -21,6 +21,7 @@ pub mod aya;
 pub mod bench;
 pub mod blocks;
 pub mod capacity;
+pub mod census;
 mod counts;
 pub mod decap;
 mod embedded;

@@ -131,6 +131,13 @@ impl Blueprint {
         Ok(keys)
     }
 
+    /// One of the tables, by its name in the object.
+    pub(super) fn open(&self, name: &str) -> Result<MapData, Error> {
+        let pin = self.set.pin(name);
+        MapData::from_pin(&pin)
+            .map_err(|error| Error::kernel(format!("opening {}", pin.display()), error))
+    }
+
     /// Loads a copy. It takes the time that the kernel takes to verify the program.
     ///
     /// # Errors

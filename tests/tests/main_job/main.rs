@@ -22,6 +22,7 @@ mod network;
 mod outages;
 mod ping;
 mod plan;
+mod pressure;
 mod programs;
 mod programs_swapped;
 mod random_changes;

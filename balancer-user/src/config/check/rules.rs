@@ -276,7 +276,7 @@ rules! {
 
     MAP_CAPACITY "map-capacity" Error Live true
     "a kernel map is nearly full"
-    "Above 90 % is an error; only the daemon can see it. A flow table below the declared peak of new flows times `flow_idle_timeout`, over all services with `affinity = \"flow\"`, is a warning that every check gives."
+    "Above 90 % of the flow table or of the table of translations in use is an error; the daemon counts all the time and says so in its log and in `balancer status`. A flow table below the declared peak of new flows times `flow_idle_timeout`, over all services with `affinity = \"flow\"`, is a warning that every check gives."
 
     KERNEL_DRIFT "kernel-drift" Error Live true
     "the kernel's maps are not what the running revision says"

@@ -1,0 +1,199 @@
+//! How many records of the tables that the program itself fills are in use.
+//!
+//! Read a part at a time by `BPF_MAP_LOOKUP_BATCH`, so that a table of
+//! millions costs a little every second and nobody waits for it. A count is of
+//! one whole round: records that come or go meanwhile may be in it or not.
+
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+
+use aya::maps::MapData;
+use balancer_common::layout::{FlowKey, FlowRecord, NatKey, NatRecord};
+use bytemuck::AnyBitPattern;
+
+use super::Error;
+use super::shadow::Blueprint;
+
+/// `BPF_MAP_LOOKUP_BATCH` of `enum bpf_cmd`.
+const LOOKUP_BATCH: libc::c_long = 24;
+/// Entries that are asked for at once; no bucket of a hash has more.
+const CHUNK: usize = 4096;
+/// Looks in which a round over the largest table is done.
+const LOOKS_A_ROUND: usize = 30;
+/// Entries of a look at least.
+const LEAST_A_LOOK: usize = 16_384;
+
+/// The `batch` part of `union bpf_attr` (linux/bpf.h).
+#[repr(C)]
+#[derive(Default)]
+struct BatchAttributes {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
+/// How full a table is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Occupancy {
+    /// Records in use.
+    pub used: u64,
+    /// Records that it has room for.
+    pub capacity: u32,
+}
+
+impl Occupancy {
+    /// From 0 to 1.
+    pub fn share(&self) -> f64 {
+        self.used as f64 / f64::from(self.capacity.max(1))
+    }
+}
+
+/// Walks over one hash, again and again.
+struct Walk<K, V> {
+    map: MapData,
+    capacity: u32,
+    /// Where to go on, in the kernel's words.
+    cursor: Option<u32>,
+    used: u64,
+    last: Option<Occupancy>,
+    keys: Vec<K>,
+    values: Vec<V>,
+}
+
+impl<K: AnyBitPattern, V: AnyBitPattern> Walk<K, V> {
+    fn open(blueprint: &Blueprint, name: &str) -> Result<Self, Error> {
+        let map = blueprint.open(name)?;
+        let info = super::maps::info(name, &map)?;
+        Ok(Self {
+            capacity: info.max_entries(),
+            map,
+            cursor: None,
+            used: 0,
+            last: None,
+            keys: vec![K::zeroed(); CHUNK],
+            values: vec![V::zeroed(); CHUNK],
+        })
+    }
+
+    /// Goes on for a look's worth of entries.
+    fn look(&mut self, mut is_used: impl FnMut(&K, &V) -> bool) -> Result<(), Error> {
+        let wanted = LEAST_A_LOOK.max(self.capacity as usize / LOOKS_A_ROUND);
+        let mut seen = 0;
+        while seen < wanted {
+            let (count, is_over) = self.batch()?;
+            let records = self.keys[..count].iter().zip(&self.values[..count]);
+            self.used += records.filter(|(key, value)| is_used(key, value)).count() as u64;
+            seen += count;
+            if is_over {
+                self.last = Some(Occupancy {
+                    used: self.used,
+                    capacity: self.capacity,
+                });
+                (self.cursor, self.used) = (None, 0);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The next entries, and whether they are the last ones.
+    fn batch(&mut self) -> Result<(usize, bool), Error> {
+        let from = self.cursor.unwrap_or_default();
+        let mut next = 0_u32;
+        let attributes = BatchAttributes {
+            in_batch: self.cursor.map_or(0, |_| &raw const from as u64),
+            out_batch: &raw mut next as u64,
+            keys: self.keys.as_mut_ptr() as u64,
+            values: self.values.as_mut_ptr() as u64,
+            count: CHUNK as u32,
+            map_fd: self.map.fd().as_fd().as_raw_fd() as u32,
+            ..BatchAttributes::default()
+        };
+        let (failed, count) = lookup_batch(attributes);
+        self.cursor = Some(next);
+        match failed {
+            None => Ok((count, false)),
+            Some(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok((count, true)),
+            Some(error) => Err(Error::kernel("counting records", error)),
+        }
+    }
+}
+
+/// What the kernel said, and how many entries it gave.
+fn lookup_batch(mut attributes: BatchAttributes) -> (Option<io::Error>, usize) {
+    let len = size_of::<BatchAttributes>();
+    // SAFETY: the attributes are those of the command, zero behind them is
+    // implied by their length; its pointers are to a word each and to room for
+    // `count` keys and values of the map's sizes, alive and not otherwise used
+    // until the call is over; every pattern of bits is a key and a value.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            LOOKUP_BATCH,
+            std::ptr::from_mut(&mut attributes),
+            len,
+        )
+    };
+    let failed = (result != 0).then(io::Error::last_os_error);
+    (failed, attributes.count as usize)
+}
+
+/// Counts over the flow table and the table of translations.
+pub struct Census {
+    blueprint: Blueprint,
+    flows: Walk<FlowKey, FlowRecord>,
+    translations: Walk<NatKey, NatRecord>,
+}
+
+impl Census {
+    /// Of these tables.
+    ///
+    /// # Errors
+    /// They have gone.
+    pub fn open(blueprint: &Blueprint) -> Result<Self, Error> {
+        Ok(Self {
+            blueprint: blueprint.clone(),
+            flows: Walk::open(blueprint, "FLOWS")?,
+            translations: Walk::open(blueprint, "NAT")?,
+        })
+    }
+
+    /// Whether it is of these tables.
+    pub fn is_of(&self, blueprint: &Blueprint) -> bool {
+        self.blueprint.is_of_same_tables(blueprint)
+    }
+
+    /// Goes on a little, with what tells records in use.
+    ///
+    /// # Errors
+    /// A system call fails.
+    pub fn look(
+        &mut self,
+        is_flow: impl FnMut(&FlowKey, &FlowRecord) -> bool,
+        is_translation: impl FnMut(&NatKey, &NatRecord) -> bool,
+    ) -> Result<(), Error> {
+        self.flows.look(is_flow)?;
+        self.translations.look(is_translation)
+    }
+
+    /// The flow table at the end of the last round.
+    pub fn flows(&self) -> Option<Occupancy> {
+        self.flows.last
+    }
+
+    /// The table of translations, likewise.
+    pub fn translations(&self) -> Option<Occupancy> {
+        self.translations.last
+    }
+}
+
+impl std::fmt::Debug for Census {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Census").field(&self.blueprint).finish()
+    }
+}

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
-use book::{Book, Drain, Owner};
+use book::{Book, Drain, Owner, Templates};
 pub use seating::Seating;
 pub use staging::Staging;
 pub use world::{BackendState, World, backend_state, eligible, fails_open, keeps_flows, probed};
@@ -24,6 +24,7 @@ pub use world::{BackendState, World, backend_state, eligible, fails_open, keeps_
 use crate::config::model::{Config, Protocol, Seed, Service};
 use crate::dataplane::{ServiceId, ServiceKey, ServiceState, Settings, State, Table};
 use crate::maglev;
+use crate::parallel;
 use crate::seed;
 
 /// Who sits where: what a reader of counters and traces needs.
@@ -46,6 +47,9 @@ pub struct Builder {
     last_service: ServiceId,
     free_counters: BTreeSet<u32>,
     next_counter: u32,
+    /// Tables of another builder, which need not be built once more.
+    templates: Templates,
+    tables_built: usize,
 }
 
 /// A state, and what changed in who counts where.
@@ -86,6 +90,7 @@ impl Builder {
         let mut fresh_counters = Vec::new();
         let mut services = BTreeMap::new();
         let is_hidden = |name: &str| staging.is_some_and(|staging| staging.hides(name));
+        let mut books = Vec::new();
         for service in config.services.iter().filter(|it| !is_hidden(&it.name)) {
             let mut book = self.take_book(&service.name);
             if book.is_another(service, config.node.table_size) {
@@ -94,12 +99,22 @@ impl Builder {
             }
             self.seat(&mut book, service, &mut fresh_counters);
             book.follow_drains(service, now);
+            books.push((service, book));
+        }
+        let templates = &self.templates;
+        let built = parallel::map(books.iter_mut().collect(), |(service, book)| {
             let blend = staging.and_then(|staging| staging.blend(&service.name));
-            book.rebuild(service, blend, config.node.table_size, world, now);
+            let template = templates.get(&service.name);
+            let size = config.node.table_size;
+            let built = book.rebuild(service, blend, template, (size, world, now));
             let members = book.members(config, service, world);
             let plain = ServiceState::new(keys(service), members, book.table.clone());
             let indexes = book.indexes();
             let state = options::with_options(service, plain, |name| indexes.get(name).copied());
+            (built, state)
+        });
+        for ((service, book), (built, state)) in books.into_iter().zip(built) {
+            self.tables_built += built;
             services.insert(book.id, state);
             self.services.insert(service.name.clone(), book);
         }
@@ -116,6 +131,23 @@ impl Builder {
             },
             fresh_counters,
         }
+    }
+
+    /// A builder that has seen nothing, and takes a table that this one has
+    /// built from the same names, weights, indexes and size, and not from
+    /// anything before it, for the one that it would build.
+    pub fn beside(&self) -> Self {
+        let templates = self.services.iter();
+        let template = |(name, book): (&String, &Book)| Some((name.clone(), book.template()?));
+        Self {
+            templates: templates.filter_map(template).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// How many tables were built so far: what a change costs goes by that.
+    pub fn tables_built(&self) -> usize {
+        self.tables_built
     }
 
     /// When something is over next: a drain, or a wait for silence.
@@ -206,11 +238,18 @@ impl Builder {
         counters
     }
 
+    /// All counter indexes are below.
+    pub fn counter_count(&self) -> u32 {
+        self.next_counter
+    }
+
     fn drop_services(&mut self, config: &Config) {
+        let services = config.services.iter();
+        let wanted: BTreeSet<&str> = services.map(|service| service.name.as_str()).collect();
         let gone: Vec<String> = self
             .services
             .keys()
-            .filter(|name| config.service(name).is_none())
+            .filter(|name| !wanted.contains(name.as_str()))
             .cloned()
             .collect();
         for name in gone {
@@ -233,6 +272,9 @@ impl Builder {
     /// belongs to a name at an address: another server gets another
     /// incarnation, so that no flow record leads to it by mistake.
     fn seat(&mut self, book: &mut Book, service: &Service, fresh: &mut Vec<u32>) {
+        if book.is_seated(service) {
+            return;
+        }
         let wanted: BTreeMap<&str, IpAddr> = service
             .backends
             .iter()

@@ -192,7 +192,7 @@ impl<K: Known> Explainer<'_, K> {
             .find_map(|(_, outcome, _)| outcome.slot.zip(outcome.hash));
         let (at, hash) = told?;
         let state = self.state(id)?;
-        let slot = *state.table.slots()?.get(at as usize)?;
+        let slot = state.table.slot(at)?;
         let explained = ExplainedSlot {
             slot: at,
             slot_count: state.table.slot_count(),

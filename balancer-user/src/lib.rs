@@ -15,6 +15,7 @@ pub mod maglev;
 pub mod member;
 pub mod moment;
 pub mod netlink;
+mod parallel;
 pub mod plan;
 pub mod probe;
 pub mod rehearsal;

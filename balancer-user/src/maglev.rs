@@ -25,9 +25,6 @@ pub struct Entry<'a> {
     pub weight: u16,
 }
 
-/// Marks a slot nobody has claimed yet.
-const FREE: u16 = u16::MAX;
-
 struct Permutation {
     next: u32,
     skip: u32,
@@ -54,7 +51,7 @@ pub fn build(entries: &[Entry<'_>], size: u32) -> Vec<u16> {
     // The file's order must not matter: all balancers of a group agree.
     turns.sort_by_key(|turn| (turn.next, turn.skip, turn.weight));
     set_quotas(&mut turns, size);
-    let mut slots = vec![FREE; size as usize];
+    let mut slots = Slots::new(size);
     let mut free = size;
     while free > 0 {
         for turn in &mut turns {
@@ -65,12 +62,12 @@ pub fn build(entries: &[Entry<'_>], size: u32) -> Vec<u16> {
             turn.credit -= heaviest;
             if turn.quota > 0 {
                 turn.quota -= 1;
-                claim(turn, &mut slots, size);
+                slots.claim(turn);
                 free -= 1;
             }
         }
     }
-    slots
+    slots.owners
 }
 
 fn permutation(entry: &Entry<'_>, size: u32) -> Permutation {
@@ -106,18 +103,38 @@ fn set_quotas(turns: &mut [Permutation], size: u32) {
     }
 }
 
-/// Claims the next free slot of the permutation. There is one: the caller
-/// counts them.
-fn claim(turn: &mut Permutation, slots: &mut [u16], size: u32) {
-    loop {
-        let slot = turn.next;
-        turn.next += turn.skip;
-        if turn.next >= size {
-            turn.next -= size;
+/// The slots, and which have been claimed: of ten that are looked at nine
+/// have, and a bit for each fits into the nearest cache.
+struct Slots {
+    owners: Vec<u16>,
+    claimed: Vec<u64>,
+}
+
+impl Slots {
+    fn new(size: u32) -> Self {
+        Self {
+            owners: vec![0; size as usize],
+            claimed: vec![0; size.div_ceil(u64::BITS) as usize],
         }
-        if slots[slot as usize] == FREE {
-            slots[slot as usize] = turn.index;
-            return;
+    }
+
+    /// Claims the next free slot of the permutation. There is one: the caller
+    /// counts them.
+    fn claim(&mut self, turn: &mut Permutation) {
+        let size = self.owners.len() as u32;
+        loop {
+            let slot = turn.next;
+            turn.next += turn.skip;
+            if turn.next >= size {
+                turn.next -= size;
+            }
+            let word = &mut self.claimed[(slot / u64::BITS) as usize];
+            let bit = 1 << (slot % u64::BITS);
+            if *word & bit == 0 {
+                *word |= bit;
+                self.owners[slot as usize] = turn.index;
+                return;
+            }
         }
     }
 }

@@ -32,6 +32,7 @@ use crate::config::render::settings;
 use crate::dataplane::Table;
 use crate::desired::{Builder, World};
 use crate::health;
+use crate::parallel;
 pub use crate::probe::prove::Proofs;
 use crate::probe::scheduler::{TargetId, TargetSpec};
 
@@ -101,9 +102,6 @@ pub struct OperatorDrain {
     pub age: Option<Duration>,
 }
 
-/// Fewer services are not worth a thread.
-const LEAST_PART: usize = 16;
-
 /// What `candidate` would do. A backend that was not probed is taken to
 /// prove itself, one that failed is not.
 pub fn make(base: &Base, candidate: &Config, proofs: &Proofs, tables: &TableMemo) -> Plan {
@@ -126,7 +124,11 @@ pub fn make(base: &Base, candidate: &Config, proofs: &Proofs, tables: &TableMemo
     let going = running_services(base).filter(|service| !wanted.contains(service.name.as_str()));
     let gone = going.map(|service| step(base, Some(service), None, table_size));
     steps.extend(gone);
-    let services = on_all_cpus(&steps, |step| step.plan(base, proofs, tables));
+    let steps = steps.iter().collect();
+    let services = parallel::map(steps, |step: &service::Step<'_>| {
+        step.plan(base, proofs, tables)
+    });
+    let services: Vec<ServicePlan> = services.into_iter().flatten().collect();
     let changed = services
         .iter()
         .filter(|it| it.fate != Fate::Removed)
@@ -242,28 +244,6 @@ fn step<'a>(
         table_size,
         resized: base.is_resized(table_size),
     }
-}
-
-/// Works through services, of which each has a table to be built.
-fn on_all_cpus<T: Sync, P: Send>(items: &[T], work: impl Fn(&T) -> Option<P> + Sync) -> Vec<P> {
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let part = items.len().div_ceil(cpus).max(LEAST_PART);
-    if items.len() <= part {
-        return items.iter().filter_map(work).collect();
-    }
-    let work = &work;
-    std::thread::scope(|scope| {
-        let parts: Vec<_> = items
-            .chunks(part)
-            .map(|part| scope.spawn(move || part.iter().filter_map(work).collect::<Vec<P>>()))
-            .collect();
-        // In the order of the items.
-        let done = parts.into_iter().map(|part| match part.join() {
-            Ok(done) => done,
-            Err(panic) => std::panic::resume_unwind(panic),
-        });
-        done.flatten().collect()
-    })
 }
 
 fn running_services(base: &Base) -> impl Iterator<Item = &Service> {

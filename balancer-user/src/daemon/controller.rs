@@ -18,6 +18,7 @@ use super::hops::{self, Found, Solicit};
 use super::host::Looks;
 use super::lookup::Lookup;
 use super::peers::Group;
+use super::planning;
 use super::preparing::Done;
 use super::pressure::Pressure;
 use super::protocol::{Known, UnderWay};
@@ -32,7 +33,7 @@ use crate::api::types::Said;
 use crate::change::TableMemo;
 use crate::config::model::{Config, Seed};
 use crate::config::render;
-use crate::dataplane::{Dataplane, Error, Plan, State, plan};
+use crate::dataplane::{Dataplane, Error, Plan, plan};
 use crate::desired::{Builder, Built, World, probed};
 use crate::health::Failure;
 use crate::moment::{self, Moment};
@@ -69,8 +70,6 @@ pub(super) struct Controller {
     pub(super) seats: Seats,
     pub(super) world: World,
     pub(super) dataplane: Box<dyn Dataplane>,
-    /// What the kernel was last told or last said.
-    pub(super) actual: State,
     pub(super) scheduler: Scheduler,
     pub(super) netlink: Netlink,
     pub(super) found: Found,
@@ -223,8 +222,8 @@ impl Controller {
     }
 
     async fn on_tick(&mut self) {
-        match self.dataplane.counters(&self.builder.counters()) {
-            Ok(counters) => self.rates.sample(Instant::now(), counters.members),
+        match self.dataplane.loads(self.builder.counter_count()) {
+            Ok(counters) => self.rates.sample(Instant::now(), counters),
             Err(error) => tracing::warn!(%error, "counters cannot be read"),
         }
         if hops::is_missing(&self.config, &self.found) {
@@ -234,6 +233,9 @@ impl Controller {
         self.tell_peers();
         self.count_records();
         self.look_at_change().await;
+        if self.preparing.is_none() {
+            planning::tidy_up();
+        }
     }
 
     /// Compares all with the kernel at once, and tries again what failed.
@@ -252,10 +254,11 @@ impl Controller {
         for index in &built.fresh_counters {
             self.rates.forget(*index);
         }
-        let plan = plan(&built.state, &self.actual);
+        let plan = plan(&built.state, self.dataplane.written());
         if plan.is_empty() {
             return Ok(());
         }
+        let begin_anew = self.with_other_tables(&plan);
         let result = tokio::task::block_in_place(|| {
             self.seats.prepare(&self.store, &self.builder);
             moment::passed(Moment::SeatsStored);
@@ -275,9 +278,8 @@ impl Controller {
         match &result {
             Ok(()) => {
                 tracing::info!(%cause, micros = duration.as_micros() as u64, "applied");
-                self.seats.commit(&self.builder);
-                self.rebase(&plan);
-                self.actual = built.state;
+                self.seats.commit();
+                self.rebase(&begin_anew);
             }
             Err(error) => tracing::error!(%cause, %error, "not applied; the old tables stay"),
         }
@@ -303,21 +305,25 @@ impl Controller {
         built
     }
 
-    /// Shares seen are counted from a table's last change on.
-    fn rebase(&mut self, plan: &Plan) {
-        let changed: Vec<u32> = plan
-            .upsert
+    /// Counters of the members of services that get another table.
+    fn with_other_tables(&self, plan: &Plan) -> Vec<u32> {
+        let written = &self.dataplane.written().services;
+        plan.upsert
             .iter()
             .filter(|(id, service)| {
-                let before = self.actual.services.get(id);
+                let before = written.get(id);
                 before.map(|before| &before.table) != Some(&service.table)
             })
             .flat_map(|(_, service)| &service.members)
             // An empty seat has no counter of its own.
             .filter(|member| member.kind != Member::NONE)
             .map(|member| member.counter)
-            .collect();
-        if let Ok(counters) = self.dataplane.counters(&changed) {
+            .collect()
+    }
+
+    /// Shares seen are counted from a table's last change on.
+    fn rebase(&mut self, changed: &[u32]) {
+        if let Ok(counters) = self.dataplane.counters(changed) {
             self.rates.set_baseline(counters.members);
         }
     }

@@ -15,9 +15,17 @@ const ETHERNET_MTU: u32 = 1500;
 /// What the kernel said of each backend's address.
 pub type Found = BTreeMap<IpAddr, Result<NextHop, Unresolved>>;
 
+/// Addresses of backends, and whether the Ethernet address of the neighbour
+/// that leads there is needed: where the file names it, nobody is asked.
+pub type Addresses = BTreeMap<IpAddr, bool>;
+
 /// Addresses of all backends.
-pub fn addresses(config: &Config) -> BTreeSet<IpAddr> {
-    backends(config).map(|backend| backend.address).collect()
+pub fn addresses(config: &Config) -> Addresses {
+    let mut addresses = Addresses::new();
+    for backend in backends(config) {
+        *addresses.entry(backend.address).or_default() |= backend.mac.is_none();
+    }
+    addresses
 }
 
 /// Which neighbours are asked for their Ethernet address.
@@ -31,11 +39,12 @@ pub enum Solicit {
 }
 
 /// Asks the kernel for the way to these addresses.
-pub async fn ask(netlink: &Netlink, addresses: BTreeSet<IpAddr>, solicit: Solicit) -> Found {
-    let addresses: Vec<IpAddr> = addresses.into_iter().collect();
+pub async fn ask(netlink: &Netlink, addresses: Addresses, solicit: Solicit) -> Found {
+    let (addresses, needed): (Vec<IpAddr>, Vec<bool>) = addresses.into_iter().unzip();
     let hops = netlink.next_hops(&addresses).await;
     let mut asked = BTreeSet::new();
-    for hop in hops.iter().flatten() {
+    let hops_needed = hops.iter().zip(needed).filter(|(_, needed)| *needed);
+    for hop in hops_needed.filter_map(|(hop, _)| hop.as_ref().ok()) {
         let wanted = solicit == Solicit::All || hop.mac.is_none();
         if !wanted || !asked.insert((hop.egress, hop.neighbour)) {
             continue;
@@ -60,10 +69,10 @@ pub fn doubt(netlink: &Netlink, hop: &NextHop) {
 
 /// Whether a neighbour's Ethernet address is needed and not known.
 pub fn is_missing(config: &Config, found: &Found) -> bool {
-    backends(config).any(|backend| {
+    let mut asked = backends(config).filter(|backend| backend.mac.is_none());
+    asked.any(|backend| {
         let hop = found.get(&backend.address);
-        backend.mac.is_none()
-            && hop.is_some_and(|hop| hop.as_ref().is_ok_and(|hop| hop.mac.is_none()))
+        hop.is_some_and(|hop| hop.as_ref().is_ok_and(|hop| hop.mac.is_none()))
     })
 }
 

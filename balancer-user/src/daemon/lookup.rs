@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use super::controller::Controller;
 use super::hops::{self, Found, Solicit};
+use super::planning;
 use crate::config::model::Config;
 
 /// Whether a look-up of next hops is under way, and another one wanted.
@@ -50,9 +51,10 @@ impl Controller {
         // Addresses that came while the look-up went on were asked for apart.
         self.found.extend(found);
         let wanted = hops::addresses(&self.config);
-        self.found.retain(|address, _| wanted.contains(address));
+        self.found.retain(|address, _| wanted.contains_key(address));
         self.world.hops = hops::for_members(&self.config, &self.found);
         let _ = self.reconcile("routes or neighbours changed", began);
+        planning::note_waste();
         self.go_on_if_proven().await;
         if self.lookup.finish() {
             self.start_lookup(Solicit::Missing);
@@ -78,7 +80,7 @@ impl Controller {
     /// Looks up the next hops of addresses that are new.
     pub(super) async fn look_up_new(&mut self) {
         let mut new = hops::addresses(&self.config);
-        new.retain(|address| !self.found.contains_key(address));
+        new.retain(|address, _| !self.found.contains_key(address));
         if !new.is_empty() {
             self.found
                 .extend(hops::ask(&self.netlink, new, Solicit::Missing).await);

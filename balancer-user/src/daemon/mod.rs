@@ -86,6 +86,8 @@ pub async fn run(config_path: &Path) -> anyhow::Result<()> {
     let revisions = Revisions::open(&file.node.state_dir, unix_now())?;
     let is_forwarding = !attach::pinned(&file.node.pin_dir)?.is_empty();
     let resumed = store::resume(&file, &file_digest, revisions.in_force(), is_forwarding);
+    // It has been read; what runs is another copy.
+    drop(file);
     let node = &resumed.config.node;
     let _pins = lock_pins(node)?;
     let seed = match node.seed {
@@ -248,7 +250,6 @@ async fn begin(
         seats: begun.seats,
         world,
         dataplane: Box::new(begun.dataplane),
-        actual: built.state,
         scheduler,
         netlink,
         found,

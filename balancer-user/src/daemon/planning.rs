@@ -5,6 +5,7 @@
 //! beside it, as it takes seconds where a file is large or a server is slow.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, oneshot};
@@ -19,6 +20,7 @@ use crate::config::diagnostic::Report;
 use crate::config::model::{Config, Service};
 use crate::config::parse;
 use crate::config::spans::Spans;
+use crate::dataplane::heap;
 use crate::plan::{self, Base, Held, OperatorDrain, Plan, Proofs};
 use crate::probe::prove::prove;
 use crate::probe::scheduler::TargetId;
@@ -33,6 +35,27 @@ pub(super) struct Terms {
     pub(super) allow: Vec<String>,
     /// Why.
     pub(super) reason: Option<String>,
+}
+
+/// Calls of [`tidy_up`] after which memory that was in use for a while is
+/// returned; 0 where none was.
+static WASTE: AtomicU8 = AtomicU8::new(TICKS_TO_WAIT);
+/// What is done once is often done again at once.
+const TICKS_TO_WAIT: u8 = 4;
+
+/// Notes that much memory was in use.
+pub(super) fn note_waste() {
+    WASTE.store(TICKS_TO_WAIT, Ordering::Relaxed);
+}
+
+/// Returns memory that was used by a plan, a rehearsal or the start. To be
+/// called once a second.
+pub(super) fn tidy_up() {
+    let waste = WASTE.load(Ordering::Relaxed);
+    WASTE.store(waste.saturating_sub(1), Ordering::Relaxed);
+    if waste == 1 {
+        tokio::task::block_in_place(heap::trim);
+    }
 }
 
 /// Each holds a copy of what runs and of the file: the next one waits.
@@ -206,15 +229,13 @@ impl Read {
 pub(super) async fn beside<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Problem> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| Problem {
-            title: "not planned".to_owned(),
-            status: 500,
-            detail: format!(
-                "the plan could not be made, which is a fault of the balancer: {error}"
-            ),
-        })
+    let done = tokio::task::spawn_blocking(work).await;
+    note_waste();
+    done.map_err(|error| Problem {
+        title: "not planned".to_owned(),
+        status: 500,
+        detail: format!("the plan could not be made, which is a fault of the balancer: {error}"),
+    })
 }
 
 fn check_allowable(allow: &[String]) -> Result<(), Problem> {

@@ -3,13 +3,14 @@
 //! packets, probes and other questions go on meanwhile.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::oneshot;
 
 use super::controller::Controller;
-use super::hops;
+use super::hops::{self, Found, Solicit};
 use super::planning::{Judged, Terms, beside, judge};
 use crate::api::server::Begun;
 use crate::api::types::{How, Problem};
@@ -17,6 +18,8 @@ use crate::config::diagnostic::Report;
 use crate::config::model::{Config, Seed};
 use crate::desired::{Builder, World};
 use crate::health;
+use crate::member::Hop;
+use crate::netlink::Netlink;
 use crate::plan::{Plan, Proofs, needs_restart};
 use crate::probe::scheduler::TargetSpec;
 use crate::rehearsal::{Candidate, NamedState, Names, Rehearsal, rehearse};
@@ -85,6 +88,24 @@ pub(super) struct Scene {
     pub(super) running: Config,
     seed: Seed,
     pub(super) in_force: NamedState,
+    /// Has the tables of the services that do not change.
+    builder: Builder,
+    netlink: Netlink,
+    found: Found,
+}
+
+impl Scene {
+    /// The ways to the backends of a configuration: those that are known, and
+    /// what the kernel says of the others.
+    async fn hops(&mut self, config: &Config) -> BTreeMap<IpAddr, Hop> {
+        let mut new = hops::addresses(config);
+        new.retain(|address, _| !self.found.contains_key(address));
+        if !new.is_empty() {
+            self.found
+                .extend(hops::ask(&self.netlink, new, Solicit::Missing).await);
+        }
+        hops::for_members(config, &self.found)
+    }
 }
 
 impl Controller {
@@ -162,6 +183,9 @@ impl Controller {
         Scene {
             running: self.config.clone(),
             seed: self.seed,
+            netlink: self.netlink.clone(),
+            found: self.found.clone(),
+            builder: self.builder.beside(),
             in_force: NamedState {
                 names: Names::of(&self.builder, &state),
                 state,
@@ -217,17 +241,17 @@ pub(super) async fn rehearsed(config: Config, scene: Scene) -> Result<Rehearsal,
 /// does something with them where nobody waits for the thread.
 pub(super) async fn on_stage<T: Send + 'static>(
     config: Config,
-    scene: Scene,
+    mut scene: Scene,
     play: impl FnOnce(&Scene, &Candidate) -> T + Send + 'static,
 ) -> Result<T, Problem> {
     let specs = TargetSpec::from_services(&config.services);
     let up = specs.into_iter().map(|spec| (spec.id, health::State::Up));
     let world = World {
         health: up.collect::<BTreeMap<_, _>>(),
-        hops: hops::resolve(&config).await,
+        hops: scene.hops(&config).await,
     };
     beside(move || {
-        let mut builder = Builder::default();
+        let mut builder = std::mem::take(&mut scene.builder);
         let state = builder
             .build(&config, &scene.seed, &world, Instant::now())
             .state;

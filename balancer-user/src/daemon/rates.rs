@@ -2,7 +2,7 @@
 //! a service's table last changed. Pure.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use balancer_common::layout::MemberCounters;
 
@@ -20,31 +20,30 @@ pub(super) struct Rate {
 /// The last samples.
 #[derive(Debug, Default)]
 pub(super) struct Rates {
-    sampled: Option<(Instant, BTreeMap<u32, MemberCounters>)>,
-    rates: BTreeMap<u32, Rate>,
+    /// By index, and when that was.
+    last: Option<(Instant, Vec<MemberCounters>)>,
+    /// The sample before it, and how long before.
+    earlier: Option<(Duration, Vec<MemberCounters>)>,
     baseline: BTreeMap<u32, MemberCounters>,
 }
 
 impl Rates {
-    /// Takes a sample, about once a second.
-    pub(super) fn sample(&mut self, now: Instant, counters: BTreeMap<u32, MemberCounters>) {
-        if let Some((then, before)) = &self.sampled {
-            let seconds = now.duration_since(*then).as_secs_f64();
-            if seconds > 0.0 {
-                self.rates = counters
-                    .iter()
-                    .filter_map(|(index, now)| {
-                        Some((*index, rate(before.get(index)?, now, seconds)))
-                    })
-                    .collect();
-            }
-        }
-        self.sampled = Some((now, counters));
+    /// Takes a sample of all counters, about once a second.
+    pub(super) fn sample(&mut self, now: Instant, counters: Vec<MemberCounters>) {
+        let before = self.last.replace((now, counters));
+        self.earlier = before.map(|(then, counters)| (now.duration_since(then), counters));
     }
 
     /// The rate of a counter.
     pub(super) fn of(&self, index: u32) -> Rate {
-        self.rates.get(&index).copied().unwrap_or_default()
+        let at = index as usize;
+        let rate = || {
+            let (took, earlier) = self.earlier.as_ref()?;
+            let (_, last) = self.last.as_ref()?;
+            let seconds = took.as_secs_f64();
+            (seconds > 0.0).then_some(rate(earlier.get(at)?, last.get(at)?, seconds))
+        };
+        rate().unwrap_or_default()
     }
 
     /// Counts from here on: the service of these counters has a new table.
@@ -55,9 +54,13 @@ impl Rates {
     /// Forgets a counter that was given to somebody else.
     pub(super) fn forget(&mut self, index: u32) {
         self.baseline.remove(&index);
-        self.rates.remove(&index);
-        if let Some((_, counters)) = &mut self.sampled {
-            counters.remove(&index);
+        // It begins at zero.
+        let last = self.last.as_mut().map(|(_, counters)| counters);
+        let earlier = self.earlier.as_mut().map(|(_, counters)| counters);
+        for counters in last.into_iter().chain(earlier) {
+            if let Some(counter) = counters.get_mut(index as usize) {
+                *counter = MemberCounters::default();
+            }
         }
     }
 
@@ -88,16 +91,14 @@ fn rate(before: &MemberCounters, now: &MemberCounters, seconds: f64) -> Rate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
-    fn counters(packets: u64) -> BTreeMap<u32, MemberCounters> {
-        let counters = MemberCounters {
+    fn counters(packets: u64) -> Vec<MemberCounters> {
+        vec![MemberCounters {
             packets,
             bytes: packets * 100,
             flows: packets / 10,
             ..MemberCounters::default()
-        };
-        BTreeMap::from([(0, counters)])
+        }]
     }
 
     #[test]
@@ -112,10 +113,24 @@ mod tests {
     }
 
     #[test]
+    fn counter_of_somebody_else_begins_anew() {
+        let start = Instant::now();
+        let mut rates = Rates::default();
+        rates.sample(start, counters(100));
+        rates.sample(start + Duration::from_secs(1), counters(300));
+        rates.forget(0);
+        assert_eq!(rates.of(0), Rate::default());
+        rates.sample(start + Duration::from_secs(2), counters(50));
+        assert_eq!(rates.of(0).packets, 50.0);
+        // One that was not there before has no rate yet.
+        assert_eq!(rates.of(1), Rate::default());
+    }
+
+    #[test]
     fn baseline_is_taken_off() {
         let mut rates = Rates::default();
-        rates.set_baseline(counters(100));
-        let now = counters(150)[&0];
+        rates.set_baseline(BTreeMap::from([(0, counters(100)[0])]));
+        let now = counters(150)[0];
         assert_eq!(rates.since_baseline(0, &now).packets, 50);
         rates.forget(0);
         assert_eq!(rates.since_baseline(0, &now).packets, 150);

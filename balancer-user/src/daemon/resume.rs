@@ -17,6 +17,8 @@ use crate::desired::{Builder, Built, Seating};
 pub(super) struct Seats {
     instance: u64,
     in_force: Seating,
+    /// What comes into force with the change that was prepared last.
+    next: Option<Seating>,
     is_stored: bool,
     /// Why the last try to store it failed.
     failure: Option<String>,
@@ -50,6 +52,7 @@ pub(super) fn look(store: &Store, pin_dir: &Path) -> (Builder, Left) {
     let seats = Seats {
         instance: 0,
         in_force: Seating::default(),
+        next: None,
         is_stored: false,
         failure: None,
     };
@@ -73,6 +76,7 @@ fn adopt(store: &Store, pin_dir: &Path) -> anyhow::Result<Option<(Builder, Left)
     let seats = Seats {
         instance: tables.instance(),
         in_force: stored,
+        next: None,
         is_stored: true,
         failure: None,
     };
@@ -103,7 +107,7 @@ impl Left {
             }
             None => KernelDataplane::start(placement, seats.instance, &built.state),
         }?;
-        seats.commit(builder);
+        seats.commit();
         Ok(Begun {
             dataplane,
             attached,
@@ -118,20 +122,20 @@ impl Seats {
     /// daemon will begin anew.
     pub(super) fn prepare(&mut self, store: &Store, builder: &Builder) {
         let next = builder.seating();
-        if self.is_stored && next == self.in_force {
-            return;
-        }
-        match self.store(store, &next) {
-            Ok(()) => self.failure = None,
-            Err(error) => {
-                let failure = Some(error.to_string());
-                // It is tried again each second.
-                if self.failure != failure {
-                    tracing::error!(%error, "not stored who sits where; a restart would begin anew");
+        if !self.is_stored || next != self.in_force {
+            match self.store(store, &next) {
+                Ok(()) => self.failure = None,
+                Err(error) => {
+                    let failure = Some(error.to_string());
+                    // It is tried again each second.
+                    if self.failure != failure {
+                        tracing::error!(%error, "not stored who sits where; a restart would begin anew");
+                    }
+                    self.failure = failure;
                 }
-                self.failure = failure;
             }
         }
+        self.next = Some(next);
     }
 
     /// Whether a restart would find who sits where.
@@ -151,8 +155,10 @@ impl Seats {
         Ok(())
     }
 
-    /// Notes that the state of the builder is in force.
-    pub(super) fn commit(&mut self, builder: &Builder) {
-        self.in_force = builder.seating();
+    /// Notes that what was prepared last is in force.
+    pub(super) fn commit(&mut self) {
+        if let Some(next) = self.next.take() {
+            self.in_force = next;
+        }
     }
 }

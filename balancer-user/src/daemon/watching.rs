@@ -23,7 +23,7 @@ pub(super) struct Watched {
     stage_began: BTreeMap<TargetId, Counted>,
     now: BTreeMap<TargetId, Counted>,
     /// Backends that were up when the change began, or have been since.
-    were_up: Vec<TargetId>,
+    were_up: BTreeSet<TargetId>,
     /// What backends answer; none where nobody is asked.
     comparing: Option<Comparing>,
     /// What was told of it.
@@ -231,7 +231,9 @@ impl Controller {
                     not_up.push(id.clone());
                 }
                 match state {
-                    Some(BackendState::Up) if !was_up => watched.were_up.push(id),
+                    Some(BackendState::Up) if !was_up => {
+                        watched.were_up.insert(id);
+                    }
                     Some(BackendState::Down) if was_up => {
                         let why = self.last_failure(&patient.service, &subject.name);
                         subject.went_down = Some(why);

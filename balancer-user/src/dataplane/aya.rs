@@ -288,6 +288,10 @@ impl Dataplane for KernelDataplane {
         self.loaded.object.counters(members)
     }
 
+    fn loads(&mut self, count: u32) -> Result<Vec<balancer_common::layout::MemberCounters>, Error> {
+        self.loaded.object.loads(count)
+    }
+
     fn reset_counters(&mut self, members: &[u32]) -> Result<(), Error> {
         for index in members {
             self.loaded.object.clear_counters(*index)?;

@@ -8,9 +8,10 @@ mod hot_loop;
 mod sink;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use aya::maps::MapInfo;
+use aya::maps::{MapData, MapInfo};
 use aya::programs::{ProgramFd, Xdp};
 use balancer_common::features::Features;
 
@@ -22,6 +23,7 @@ use super::decap::{Counts, DecapTrial, Unwrapping};
 use super::maps;
 use super::memory::KernelMemory;
 use super::object::{Object, Purpose};
+use super::set;
 use super::tables::Tables;
 use super::{Counters, Error, State, features, plan};
 
@@ -159,6 +161,22 @@ impl Subject {
 pub fn time_programs() -> Result<OwnedFd, Error> {
     aya::sys::enable_stats(aya::sys::Stats::RunTime)
         .map_err(|error| Error::kernel("having BPF programs timed", error))
+}
+
+/// Bytes of the maps of the balancer whose pins are in this directory, by
+/// name and the kernel's own account.
+pub fn pinned_maps(pin_dir: &Path) -> Result<Vec<(String, u64)>, Error> {
+    let Some(set) = set::newest(pin_dir)? else {
+        return Err(Error::Foreign(format!("no maps in {}", pin_dir.display())));
+    };
+    let pins = set.pins().filter_map(|pin| MapData::from_pin(pin).ok());
+    pins.map(|map| {
+        let info = map
+            .info()
+            .map_err(|error| Error::kernel("asking the kernel about a map", error))?;
+        map_memory(info.id())
+    })
+    .collect()
 }
 
 /// Name and memory of a map by its number.

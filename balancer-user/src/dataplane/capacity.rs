@@ -46,13 +46,21 @@ const LIMITS: u32 = 1 << 16;
 const LEAST_SOURCES: u32 = 1024;
 const LEAST_SERVICES: u32 = 64;
 const LEAST_MEMBERS: u32 = 1024;
-/// Tables that one change can replace before a larger copy is needed.
-const SPARE_TABLES: u32 = 4;
+/// Tables that one change can replace before a larger copy is needed: so many
+/// at least, and at most.
+const SPARE_TABLES: (u32, u32) = (4, 32);
+/// From so many members on there is room for a quarter more, and not for as
+/// many again: each takes some hundred bytes, and its counters as many a CPU.
+const MANY_MEMBERS: u32 = 1 << 14;
+/// From so many blocks on, 64 MB, a change of most tables gets maps of its
+/// own each time, rather than maps twice as large for good.
+const MANY_BLOCKS: u32 = 1 << 20;
 
 impl Capacity {
     /// Room for the state and for everyday changes to it: the buckets are
     /// filled to a quarter at most, so that a seed that fits is found at
-    /// once, and a quarter of the tables can be replaced in one change.
+    /// once, and a quarter of the tables, 32 at most, can be replaced in one
+    /// change.
     pub fn for_state(state: &State) -> Self {
         let keys = |v4: bool| {
             state
@@ -84,22 +92,34 @@ impl Capacity {
         let mut members = 0;
         let mut blocks = 0;
         let mut largest = 1;
+        let mut last_counter = 0;
         for service in state.services.values() {
             members += service.members.len() as u32;
             let table = service.table.slot_count().div_ceil(SLOTS_PER_BLOCK);
             blocks += table;
             largest = largest.max(table);
+            let counters = service.members.iter().map(|member| member.counter);
+            last_counter = last_counter.max(counters.max().unwrap_or_default());
         }
-        let members = (members * 2).max(LEAST_MEMBERS);
+        let room = if members <= MANY_MEMBERS {
+            members
+        } else {
+            MANY_MEMBERS.max(members / 4)
+        };
+        let members = (members + room).max(LEAST_MEMBERS);
+        // Who goes gives its index back, so no more are in use than members.
+        let counters = members.max(last_counter + 1);
+        let (least, most) = SPARE_TABLES;
+        let spare = (blocks / 4).clamp(largest * least, largest * most);
         Self {
             buckets_v4: buckets(keys(true)),
             buckets_v6: buckets(keys(false) + server_ids as u32),
             services: (state.services.len() as u32 * 2).max(LEAST_SERVICES),
-            blocks: blocks + (blocks / 4).max(largest * SPARE_TABLES),
+            blocks: blocks + spare,
             members,
-            counters: members * 2,
+            counters,
             handshakes: if_used(Features::HANDSHAKES, HANDSHAKE_SLOTS),
-            handshake_counters: if_used(Features::HANDSHAKES, members * 2),
+            handshake_counters: if_used(Features::HANDSHAKES, counters),
             sources: (prefixes as u32 * 2).max(LEAST_SOURCES),
             limits: if_used(Features::LIMIT, LIMITS),
             flows: state.settings.flow_records,
@@ -108,11 +128,13 @@ impl Capacity {
         }
     }
 
-    /// Room for a change that did not fit: everything may change at once.
+    /// Room for a change that did not fit: everything may change at once,
+    /// unless that takes too much memory.
     pub fn grown_for(state: &State) -> Self {
         let fitted = Self::for_state(state);
+        let is_large = fitted.blocks >= MANY_BLOCKS;
         Self {
-            blocks: fitted.blocks * 2,
+            blocks: fitted.blocks * if is_large { 1 } else { 2 },
             ..fitted
         }
     }
@@ -139,7 +161,39 @@ fn buckets(keys: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use balancer_common::layout::{Member, Slot};
+    use bytemuck::Zeroable;
+
+    use super::super::{ServiceKey, ServiceState, Table, maps};
     use super::*;
+
+    /// Whatever the machine: counters are for each of two CPUs.
+    #[test]
+    fn maps_of_a_thousand_services_of_a_hundred_backends_take_under_400_megabytes() {
+        let table = Table::of(&vec![Slot::settled(1); 65_537]);
+        let mut state = State::empty();
+        state.settings.handshake_sample = u32::MAX;
+        for id in 1..=1000 {
+            let key = ServiceKey {
+                address: [198, 18, (id / 250) as u8, (id % 250) as u8].into(),
+                port: 80,
+                protocol: 6,
+            };
+            let members = (0..100).map(|at| Member {
+                counter: (id - 1) * 100 + at,
+                kind: Member::L2,
+                ..Member::zeroed()
+            });
+            let service = ServiceState::new(vec![key], members.collect(), table.clone());
+            state.services.insert(id, service);
+        }
+        for capacity in [Capacity::for_state(&state), Capacity::grown_for(&state)] {
+            assert!(capacity.members >= 100_000 && capacity.counters >= 100_000);
+            assert!(capacity.blocks > 1000 * 4097);
+            let bytes = maps::bytes(&capacity, 2);
+            assert!(bytes < 400_000_000, "{bytes}");
+        }
+    }
 
     #[test]
     fn empty_state_still_has_room_for_a_first_service() {

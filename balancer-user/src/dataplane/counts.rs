@@ -6,17 +6,26 @@
 //! with what it had when the last program left it: a count is the sum of
 //! both. The next larger one begins with what was retired.
 
-use aya::Pod;
-use aya::maps::{MapData, PerCpuArray};
+use std::os::fd::{AsFd, OwnedFd};
 
-use super::Error;
-use super::maps::{self, Source};
+use aya::Pod;
+use aya::maps::{Map, MapData, PerCpuArray};
+
+use super::maps::Source;
 use super::set::MapSet;
+use super::{Error, batch};
+
+/// From so many on, entries are read together.
+const MANY: usize = 64;
+/// Entries that are read with one system call.
+const AT_ONCE: u32 = 4096;
 
 /// The counts of one map, an entry an index and CPU.
 pub(super) struct Counts<V: Pod> {
     name: &'static str,
     current: PerCpuArray<MapData, V>,
+    /// The same, for reading much of it at once.
+    handle: OwnedFd,
     retired: Option<PerCpuArray<MapData, V>>,
 }
 
@@ -35,9 +44,16 @@ impl<V: Pod + Default + PartialEq> Counts<V> {
             .map(PerCpuArray::try_from)
             .transpose()
             .map_err(|error| Error::kernel(format!("retired map {name}"), error))?;
+        let failed = |error: &dyn std::fmt::Display| Error::kernel(format!("map {name}"), error);
+        let map = source.map(name)?;
+        let Map::PerCpuArray(data) = &map else {
+            return Err(Error::Foreign(format!("map {name} is no per-CPU array")));
+        };
+        let handle = data.fd().as_fd().try_clone_to_owned();
         Ok(Self {
             name,
-            current: maps::typed(source, name)?,
+            handle: handle.map_err(|error| failed(&error))?,
+            current: map.try_into().map_err(|error| failed(&error))?,
             retired,
         })
     }
@@ -60,6 +76,56 @@ impl<V: Pod + Default + PartialEq> Counts<V> {
         Ok(())
     }
 
+    /// Hands over what each CPU counted at each of these indexes, which
+    /// ascend; nothing for those beyond the end.
+    pub(super) fn for_each(
+        &self,
+        indexes: &[u32],
+        mut take: impl FnMut(u32, &V),
+    ) -> Result<(), Error> {
+        let is_many = indexes.len() >= MANY && self.retired.is_none();
+        if is_many && self.for_each_at_once(indexes, &mut take)? {
+            return Ok(());
+        }
+        for index in indexes {
+            for value in self.values(*index)? {
+                take(*index, &value);
+            }
+        }
+        Ok(())
+    }
+
+    /// `false`, and nothing was handed over, where the kernel cannot.
+    fn for_each_at_once(
+        &self,
+        indexes: &[u32],
+        take: &mut impl FnMut(u32, &V),
+    ) -> Result<bool, Error> {
+        let cpus = cpus()?;
+        let mut keys = vec![0; AT_ONCE as usize];
+        let mut values = vec![V::default(); AT_ONCE as usize * cpus];
+        let mut rest = indexes;
+        while let Some(first) = rest.first().copied().filter(|it| *it < self.current.len()) {
+            let count = match batch::lookup(&self.handle, first, &mut keys, &mut values, cpus) {
+                Ok(count) if count > 0 => count,
+                Err(error) if rest.len() < indexes.len() => {
+                    return Err(Error::kernel(format!("reading {}", self.name), error));
+                }
+                _ => return Ok(false),
+            };
+            let end = first.saturating_add(count as u32);
+            let (here, beyond) = rest.split_at(rest.partition_point(|it| *it < end));
+            for index in here {
+                let at = (index - first) as usize * cpus;
+                for value in &values[at..at + cpus] {
+                    take(*index, value);
+                }
+            }
+            rest = beyond;
+        }
+        Ok(true)
+    }
+
     /// What each CPU counted at an index, in no order; nothing beyond the end.
     pub(super) fn values(&self, index: u32) -> Result<Vec<V>, Error> {
         let mut values = Vec::new();
@@ -75,8 +141,7 @@ impl<V: Pod + Default + PartialEq> Counts<V> {
 
     /// Sets an index, which nobody counts at, to zero.
     pub(super) fn clear(&mut self, index: u32) -> Result<(), Error> {
-        let cpus =
-            aya::util::nr_cpus().map_err(|(_, error)| Error::kernel("counting CPUs", error))?;
+        let cpus = cpus()?;
         for map in [Some(&mut self.current), self.retired.as_mut()] {
             if let Some(map) = map
                 && index < map.len()
@@ -94,6 +159,10 @@ impl<V: Pod + Default + PartialEq> Counts<V> {
     fn writing(&self, index: u32, error: aya::maps::MapError) -> Error {
         Error::kernel(format!("writing {}[{index}]", self.name), error)
     }
+}
+
+fn cpus() -> Result<usize, Error> {
+    aya::util::nr_cpus().map_err(|(_, error)| Error::kernel("counting CPUs", error))
 }
 
 fn read<V: Pod>(

@@ -59,15 +59,21 @@ pub(super) fn counters(
     members: &[u32],
 ) -> Result<BTreeMap<u32, HandshakeCounters>, Error> {
     let overdue = places.overdue(now()?);
-    let mut sums = BTreeMap::new();
-    for index in members {
-        let mut sum = HandshakeCounters::default();
-        for words in counted.values(*index)? {
-            sum += bytemuck::cast_ref(&words);
+    let mut known = members.to_vec();
+    known.sort_unstable();
+    let abandoned = |index: &u32| HandshakeCounters {
+        abandoned: overdue.get(index).copied().unwrap_or(0),
+        ..HandshakeCounters::default()
+    };
+    let mut sums: BTreeMap<u32, HandshakeCounters> = known
+        .iter()
+        .map(|index| (*index, abandoned(index)))
+        .collect();
+    counted.for_each(&known, |index, words| {
+        if let Some(sum) = sums.get_mut(&index) {
+            *sum += bytemuck::cast_ref(words);
         }
-        sum.abandoned += overdue.get(index).copied().unwrap_or(0);
-        sums.insert(*index, sum);
-    }
+    })?;
     Ok(sums)
 }
 

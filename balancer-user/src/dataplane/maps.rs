@@ -152,6 +152,23 @@ pub(super) fn sizes(wanted: &Capacity) -> Sizes {
     MAPS.iter().map(size).collect()
 }
 
+/// Bytes of the entries of all maps, with so many CPUs.
+#[cfg(test)]
+pub(super) fn bytes(wanted: &Capacity, cpus: usize) -> usize {
+    let bytes = |row: &Row| {
+        let copies = match row.kind {
+            MapType::PerCpuArray => cpus,
+            _ => 1,
+        };
+        let key = match row.life {
+            Life::Records | Life::Occasional => row.key,
+            Life::Table | Life::Counts => 0,
+        };
+        (key + row.value * copies) * (row.entries)(wanted) as usize
+    };
+    MAPS.iter().map(bytes).sum()
+}
+
 /// The tables that a program reads and never writes.
 pub(super) fn shared_tables() -> impl Iterator<Item = &'static str> {
     let tables = MAPS.iter().filter(|row| row.life == Life::Table);

@@ -11,13 +11,14 @@ use std::sync::Arc;
 
 use balancer_common::features::Features;
 use balancer_common::layout::{
-    FLOW_KEYS, HandshakeCounters, Member, MemberCounters, NatSettings, ServiceOptions, Slot,
+    FLOW_KEYS, HandshakeCounters, Member, MemberCounters, NatSettings, ServiceOptions,
 };
 use balancer_common::verdict::Reason;
 use ipnet::IpNet;
 
 pub mod attach;
 pub mod aya;
+mod batch;
 pub mod bench;
 pub mod blocks;
 pub mod capacity;
@@ -28,20 +29,24 @@ mod embedded;
 pub mod fake;
 pub mod features;
 mod handshakes;
+pub mod heap;
 pub mod lookup;
 mod mapping;
 mod maps;
 mod memory;
 pub mod object;
+mod packed;
 pub mod runner;
 mod set;
 pub mod shadow;
+mod table;
 pub mod tables;
 pub mod trial;
 mod unlink;
 
 use capacity::Capacity;
 use shadow::Blueprint;
+pub use table::Table;
 use tables::{Audit, Drift};
 
 /// Number of a service: stable while the controller lives, never 0.
@@ -145,57 +150,6 @@ pub struct ServiceKey {
     pub port: u16,
     /// IP protocol number.
     pub protocol: u8,
-}
-
-/// A service's table, compared by its digest. One that was read back from
-/// the kernel has no slots, only their digest: tables are large.
-#[derive(Debug, Clone)]
-pub struct Table {
-    len: u32,
-    digest: u64,
-    slots: Option<Arc<[Slot]>>,
-}
-
-impl Table {
-    /// A table of these slots; none means that no backend gets traffic.
-    pub fn new(slots: Arc<[Slot]>) -> Self {
-        Self {
-            len: slots.len() as u32,
-            digest: digest(&slots),
-            slots: Some(slots),
-        }
-    }
-
-    /// A table that is known by its digest only.
-    pub fn read_back(slots: &[Slot]) -> Self {
-        Self {
-            len: slots.len() as u32,
-            digest: digest(slots),
-            slots: None,
-        }
-    }
-
-    /// How many slots it has.
-    pub fn slot_count(&self) -> u32 {
-        self.len
-    }
-
-    /// The slots, unless the table was read back.
-    pub fn slots(&self) -> Option<&[Slot]> {
-        self.slots.as_deref()
-    }
-}
-
-impl PartialEq for Table {
-    fn eq(&self, other: &Self) -> bool {
-        (self.len, self.digest) == (other.len, other.digest)
-    }
-}
-
-impl Eq for Table {}
-
-fn digest(slots: &[Slot]) -> u64 {
-    twox_hash::XxHash3_64::oneshot(bytemuck::cast_slice(slots))
 }
 
 /// What takes one state to another.
@@ -378,6 +332,15 @@ pub trait Dataplane: Send {
             return self.replace(Capacity::grown_for(state), state);
         }
         result
+    }
+
+    /// Reads what members have counted, at every index below `count`: for
+    /// who asks every second, and has no use for the rest.
+    fn loads(&mut self, count: u32) -> Result<Vec<MemberCounters>, Error> {
+        let all: Vec<u32> = (0..count).collect();
+        let counters = self.counters(&all)?.members;
+        let of = |index| counters.get(index).copied().unwrap_or_default();
+        Ok(all.iter().map(of).collect())
     }
 
     /// Reads the counters with these indexes and all reasons.

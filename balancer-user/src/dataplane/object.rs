@@ -128,16 +128,15 @@ impl Object {
     /// Sums over all CPUs of these members' counters and all reasons.
     pub fn counters(&mut self, members: &[u32]) -> Result<Counters, Error> {
         let mut counters = Counters::default();
-        for index in members {
-            let mut sum = MemberCounters::default();
-            for [packets, bytes, flows, resets] in self.counts.members.values(*index)? {
-                sum.packets += packets;
-                sum.bytes += bytes;
-                sum.flows += flows;
-                sum.resets += resets;
+        let mut known: Vec<u32> = members.to_vec();
+        known.sort_unstable();
+        let zero = |index: &u32| (*index, MemberCounters::default());
+        counters.members = known.iter().map(zero).collect();
+        self.counts.members.for_each(&known, |index, counted| {
+            if let Some(sum) = counters.members.get_mut(&index) {
+                add(sum, counted);
             }
-            counters.members.insert(*index, sum);
-        }
+        })?;
         if let Some(places) = &mut self.places {
             let counted = &self.counts.handshakes;
             counters.handshakes = handshakes::counters(places, counted, members)?;
@@ -147,6 +146,18 @@ impl Object {
             counters.reasons.push((*reason, values.iter().sum()));
         }
         Ok(counters)
+    }
+
+    /// Sums of what members counted, at every index below `count`.
+    pub(super) fn loads(&mut self, count: u32) -> Result<Vec<MemberCounters>, Error> {
+        let mut sums = vec![MemberCounters::default(); count as usize];
+        let all: Vec<u32> = (0..count).collect();
+        self.counts.members.for_each(&all, |index, counted| {
+            if let Some(sum) = sums.get_mut(index as usize) {
+                add(sum, counted);
+            }
+        })?;
+        Ok(sums)
     }
 
     /// Sets a member's counters to zero.
@@ -238,4 +249,11 @@ pub(super) fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, Err
         .ok_or_else(|| Error::Foreign(format!("the kernel object has no program {name}")))?
         .try_into()
         .map_err(|error| Error::kernel(format!("program {name}"), error))
+}
+
+fn add(sum: &mut MemberCounters, [packets, bytes, flows, resets]: &[u64; 4]) {
+    sum.packets += packets;
+    sum.bytes += bytes;
+    sum.flows += flows;
+    sum.resets += resets;
 }

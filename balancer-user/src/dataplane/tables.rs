@@ -198,7 +198,7 @@ impl<M: Memory> Tables<M> {
             next.services.remove(id);
         }
         for (id, service) in &plan.upsert {
-            if service.table.slots().is_none() {
+            if !service.table.has_slots() {
                 return Err(Error::NoSlots(*id));
             }
             next.services.insert(*id, service.clone());
@@ -273,11 +273,12 @@ impl<M: Memory> Tables<M> {
         self.write_members(next, layout, generation)?;
         self.write_options(next, sets, generation);
         for (id, service) in &plan.upsert {
-            let slots = service.table.slots().ok_or(Error::NoSlots(*id))?;
             let region = regions.get(id).ok_or(Error::NoSlots(*id))?;
             let blocks = &mut self.memory.slots()[region.first as usize..][..region.count as usize];
-            bytemuck::cast_slice_mut::<SlotBlock, Slot>(blocks)[..slots.len()]
-                .copy_from_slice(slots);
+            let slots = bytemuck::cast_slice_mut::<SlotBlock, Slot>(blocks);
+            if !service.table.write_to(slots) {
+                return Err(Error::NoSlots(*id));
+            }
         }
         moment::passed(Moment::HalfWritten);
         let first_options = self.first_options(generation);

@@ -9,16 +9,20 @@
 
 mod basis;
 mod identity;
+mod rounds;
+mod template;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use balancer_common::layout::{MAX_MEMBERS, Member, SLOTS_PER_BLOCK, Slot};
+use balancer_common::layout::{MAX_MEMBERS, Member, Slot};
 
 use basis::{Basis, Entries};
 pub(super) use identity::Identity;
+use rounds::Round;
+pub(super) use template::{Template, Templates};
 
 use super::staging::Blend;
 use super::{World, eligible, fails_open, probed};
@@ -43,18 +47,13 @@ pub(super) struct Book {
     /// still name them.
     pub(super) vacated: BTreeSet<u16>,
     /// What the table was built from.
-    built_from: Basis,
+    built_from: Arc<Basis>,
     pub(super) table: Table,
+    /// The last table that was not one of the middle of a change.
+    whole: Option<Template>,
+    /// In the middle of a change: the one that it leads to.
+    coming: Option<Template>,
     round: Option<Round>,
-}
-
-/// A wait for silence.
-#[derive(Debug)]
-struct Round {
-    ends: Instant,
-    length: Duration,
-    /// Blocks of which a slot came into change after the round began.
-    fresh: Vec<bool>,
 }
 
 #[derive(Debug)]
@@ -86,8 +85,10 @@ impl Book {
             seats: Vec::new(),
             incarnations: Vec::new(),
             vacated: BTreeSet::new(),
-            built_from: Basis::default(),
+            built_from: Arc::default(),
             table: Table::new(Arc::from(Vec::new())),
+            whole: None,
+            coming: None,
             round: None,
         }
     }
@@ -105,9 +106,22 @@ impl Book {
     pub(super) fn begin_anew(&mut self, id: ServiceId) {
         self.id = id;
         self.vacated.clear();
-        self.built_from = Basis::default();
+        self.built_from = Arc::default();
+        self.whole = None;
+        self.coming = None;
         self.table = Table::new(Arc::from(Vec::new()));
         self.round = None;
+    }
+
+    /// Whether the seats are those of the service's backends, in their order:
+    /// nearly always they are.
+    pub(super) fn is_seated(&self, service: &Service) -> bool {
+        let is_his = |(seat, backend): (&Option<Owner>, &Backend)| {
+            let is_same = |it: &Owner| it.name == backend.name && it.address == backend.address;
+            seat.as_ref().is_some_and(is_same)
+        };
+        self.seats.len() == service.backends.len()
+            && self.seats.iter().zip(&service.backends).all(is_his)
     }
 
     /// Takes an owner's seat; gives back its counter.
@@ -156,10 +170,14 @@ impl Book {
 
     /// Notes who is being drained, and since when.
     pub(super) fn follow_drains(&mut self, service: &Service, now: Instant) {
+        let drained: Vec<&str> = service
+            .backends
+            .iter()
+            .filter(|backend| backend.drain)
+            .map(|backend| backend.name.as_str())
+            .collect();
         for owner in self.seats.iter_mut().flatten() {
-            let is_wanted = service
-                .backend(&owner.name)
-                .is_some_and(|backend| backend.drain);
+            let is_wanted = drained.contains(&owner.name.as_str());
             owner.drain = match owner.drain {
                 _ if !is_wanted => Drain::No,
                 Drain::No if service.drain_timeout.is_zero() => Drain::Over,
@@ -170,14 +188,14 @@ impl Book {
         }
     }
 
+    /// Makes the table that is wanted now; gives how many had to be built.
     pub(super) fn rebuild(
         &mut self,
         service: &Service,
         blend: Option<Blend<'_>>,
-        size: u32,
-        world: &World,
-        now: Instant,
-    ) {
+        template: Option<&Template>,
+        (size, world, now): (u32, &World, Instant),
+    ) -> usize {
         let basis = Basis {
             entries: self.entries(blend.map_or(service, |blend| blend.after), world),
             earlier: blend
@@ -185,24 +203,58 @@ impl Book {
                 .map(|blend| (self.entries(blend.before, world), blend.percent)),
             size,
         };
-        let is_same = self.built_from == basis;
+        let is_same = *self.built_from == basis;
         if is_same && self.vacated.is_empty() {
-            return;
+            return 0;
         }
-        let owners = if is_same && !basis.entries.is_empty() {
-            let slots = self.table.slots().unwrap_or_default();
-            slots.iter().map(|slot| slot.current()).collect()
-        } else {
-            basis.owners(blend)
+        let mut built = 0;
+        let after = self.owners(&basis.entries, size, template, &mut built);
+        let owners = match (&basis.earlier, blend) {
+            (Some((earlier, _)), Some(blend)) => {
+                if built > 0 {
+                    // Each stage asks for it.
+                    self.coming = Some(Template::of(&basis.entries, size, &after));
+                }
+                let before = self.owners(earlier, size, template, &mut built);
+                basis::blended(before, after, blend)
+            }
+            _ => {
+                self.coming = None;
+                after
+            }
         };
         self.count_slots(&owners);
-        self.built_from = basis;
+        self.built_from = Arc::new(basis);
+        self.change(service, &owners, template, now);
+        if let Some(whole) = self.template() {
+            self.whole = Some(whole);
+        }
+        built
+    }
+
+    /// Brings the owners of the slots into the table.
+    fn change(
+        &mut self,
+        service: &Service,
+        owners: &[u16],
+        template: Option<&Template>,
+        now: Instant,
+    ) {
+        // A table that begins is a copy of one from the same basis.
+        if let Some(template) = template
+            && self.table.slot_count() == 0
+            && template.built_from == self.built_from
+            && template.table.is_pristine()
+        {
+            self.table = template.table.clone();
+            return;
+        }
         // While nobody is wanted the slots stay as they are: flows of those
         // who still live go on, and what has a dead owner is dropped.
         if owners.is_empty() {
             return;
         }
-        let slots = self.change_slots(&owners);
+        let slots = self.change_slots(owners);
         self.vacated.clear();
         while self.seats.last().is_some_and(Option::is_none) {
             self.seats.pop();
@@ -211,15 +263,21 @@ impl Book {
         // drain nobody waits for any.
         if service.protocol == Protocol::Udp || service.drain_timeout.is_zero() {
             self.round = None;
-            self.table = Table::new(slots.iter().map(|slot| slot.settle()).collect());
+            let settled: Vec<Slot> = slots.iter().map(|slot| slot.settle()).collect();
+            self.table = Table::of(&settled);
             return;
         }
         self.note_round(&slots, service.drain_timeout.max(LEAST_ROUND), now);
-        self.table = Table::new(slots.into());
+        self.table = Table::of(&slots);
     }
 
     /// Who gets new flows: name, index and weight.
     fn entries(&self, service: &Service, world: &World) -> Entries {
+        if self.is_seated(service) {
+            return eligible(service, world)
+                .map(|(at, backend)| (backend.name.clone(), at as u16, backend.weight))
+                .collect();
+        }
         let indexes = self.indexes();
         eligible(service, world)
             .filter_map(|(_, backend)| {
@@ -256,76 +314,6 @@ impl Book {
         }
     }
 
-    /// Begins a round where slots came into change, or notes that they did
-    /// in the middle of one.
-    fn note_round(&mut self, slots: &[Slot], length: Duration, now: Instant) {
-        if !slots.iter().any(|slot| slot.is_unsettled()) {
-            self.round = None;
-            return;
-        }
-        let before = self.table.slots().unwrap_or_default();
-        let Some(round) = &mut self.round else {
-            self.round = Some(Round::begin(slots.len(), length, now));
-            return;
-        };
-        round.length = length;
-        for (at, (slot, before)) in slots.iter().zip(before).enumerate() {
-            if slot != before && slot.is_unsettled() {
-                round.fresh[at / SLOTS_PER_BLOCK as usize] = true;
-            }
-        }
-    }
-
-    /// When the present round is over, or the first drain.
-    pub(super) fn next_end(&self) -> Option<Instant> {
-        self.drain_ends().chain(self.round_ends()).min()
-    }
-
-    /// When the present round is over and all drains.
-    pub(super) fn last_end(&self) -> Option<Instant> {
-        self.drain_ends().chain(self.round_ends()).max()
-    }
-
-    fn drain_ends(&self) -> impl Iterator<Item = Instant> {
-        self.seats
-            .iter()
-            .flatten()
-            .filter_map(|owner| match owner.drain {
-                Drain::Until(end) => Some(end),
-                Drain::No | Drain::Over => None,
-            })
-    }
-
-    /// When the present round is over.
-    pub(super) fn round_ends(&self) -> Option<Instant> {
-        self.round.as_ref().map(|round| round.ends)
-    }
-
-    /// Ends the round: `touched` are the blocks of which a slot in change
-    /// sent something to an earlier owner since the round before; one that is
-    /// not in it counts as touched.
-    pub(super) fn end_round(&mut self, touched: &[bool], now: Instant) {
-        let Some(round) = self.round.take() else {
-            return;
-        };
-        let is_quiet = |at: usize| {
-            let block = at / SLOTS_PER_BLOCK as usize;
-            touched.get(block) == Some(&false) && round.fresh.get(block) == Some(&false)
-        };
-        let before = self.table.slots().unwrap_or_default();
-        let slots: Vec<Slot> = before
-            .iter()
-            .enumerate()
-            .map(|(at, slot)| if is_quiet(at) { slot.settle() } else { *slot })
-            .collect();
-        if slots.iter().any(|slot| slot.is_unsettled()) {
-            self.round = Some(Round::begin(slots.len(), round.length, now));
-        }
-        if slots != before {
-            self.table = Table::new(slots.into());
-        }
-    }
-
     fn count_slots(&mut self, owners: &[u16]) {
         let mut counts = vec![0; self.seats.len()];
         for owner in owners {
@@ -340,18 +328,24 @@ impl Book {
 
     pub(super) fn members(&self, config: &Config, service: &Service, world: &World) -> Vec<Member> {
         let open = fails_open(service, world);
-        let backends: HashMap<&str, &Backend> = service
-            .backends
-            .iter()
-            .map(|backend| (backend.name.as_str(), backend))
-            .collect();
+        let mut backends: HashMap<&str, &Backend> = HashMap::new();
+        if !self.is_seated(service) {
+            let named = service.backends.iter();
+            backends.extend(named.map(|backend| (backend.name.as_str(), backend)));
+        }
+        // Without names in it, each has the seat of its place in the file.
+        let backend_of = |at: usize, owner: &Owner| match backends.is_empty() {
+            true => service.backends.get(at),
+            false => backends.get(owner.name.as_str()).copied(),
+        };
         self.seats
             .iter()
             .zip(&self.incarnations)
-            .map(|(seat, incarnation)| {
+            .enumerate()
+            .map(|(at, (seat, incarnation))| {
                 let found = seat
                     .as_ref()
-                    .and_then(|owner| Some((owner, *backends.get(owner.name.as_str())?)));
+                    .and_then(|owner| Some((owner, backend_of(at, owner)?)));
                 let Some((owner, backend)) = found else {
                     return member::nobody(*incarnation);
                 };
@@ -369,15 +363,5 @@ impl Book {
                 )
             })
             .collect()
-    }
-}
-
-impl Round {
-    fn begin(slot_count: usize, length: Duration, now: Instant) -> Self {
-        Self {
-            ends: now + length,
-            length,
-            fresh: vec![false; slot_count.div_ceil(SLOTS_PER_BLOCK as usize)],
-        }
     }
 }

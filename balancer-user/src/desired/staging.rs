@@ -6,7 +6,7 @@
 //! had in parts and comes with the first stage. Backends that go keep their
 //! seats until the change is over, so that undoing it finds their flows. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::book::Identity;
 use crate::config::model::{Config, Service};
@@ -20,6 +20,8 @@ pub struct Staging {
     merged: Config,
     /// Services that are new and not to be seen yet.
     hidden: BTreeSet<String>,
+    /// Places before and after of services that are in both and differ.
+    differing: BTreeMap<String, (usize, usize)>,
 }
 
 /// How a service's slots are shared out between two configurations of it.
@@ -41,7 +43,16 @@ impl Staging {
             after,
             percent,
             hidden: BTreeSet::new(),
+            differing: BTreeMap::new(),
         };
+        let known = by_name(&staging.before);
+        let after = staging.after.services.iter().enumerate();
+        let differing = after.filter_map(|(at, service)| {
+            let was = *known.get(service.name.as_str())?;
+            let differs = staging.before.services[was] != *service;
+            differs.then(|| (service.name.clone(), (was, at)))
+        });
+        staging.differing = differing.collect();
         staging.merge();
         staging
     }
@@ -78,9 +89,11 @@ impl Staging {
         self.hidden.contains(service)
     }
 
-    /// How a service's slots are shared out; none where they are not.
+    /// How a service's slots are shared out; none where they are not, and
+    /// where the change leaves the service as it is.
     pub(super) fn blend(&self, service: &str) -> Option<Blend<'_>> {
-        let (before, after) = (self.before.service(service)?, self.after.service(service)?);
+        let (was, is) = *self.differing.get(service)?;
+        let (before, after) = (&self.before.services[was], &self.after.services[is]);
         self.moves_in_parts(before, after).then_some(Blend {
             before,
             after,
@@ -104,21 +117,20 @@ impl Staging {
     fn merge(&mut self) {
         let begun = self.percent > 0;
         let (from, to) = (&self.before, &self.after);
-        let services = to
-            .services
-            .iter()
-            .map(|after| match from.service(&after.name) {
-                Some(before) if self.moves_in_parts(before, after) => {
-                    merge_service(before, after, self.percent)
-                }
-                Some(before) if !begun => before.clone(),
-                _ => after.clone(),
-            });
+        let (known, wanted) = (by_name(from), by_name(to));
+        let was = |name: &str| known.get(name).map(|at| &from.services[*at]);
+        let services = to.services.iter().map(|after| match was(&after.name) {
+            Some(before) if self.moves_in_parts(before, after) => {
+                merge_service(before, after, self.percent)
+            }
+            Some(before) if !begun => before.clone(),
+            _ => after.clone(),
+        });
         // A service that goes stays until the last stage.
         let going = from
             .services
             .iter()
-            .filter(|service| to.service(&service.name).is_none() && self.percent < 100);
+            .filter(|service| !wanted.contains_key(service.name.as_str()) && self.percent < 100);
         let merged = Config {
             based_on: to.based_on,
             node: if begun {
@@ -129,7 +141,7 @@ impl Staging {
             apply: to.apply.clone(),
             services: services.chain(going.cloned()).collect(),
         };
-        let is_new = |service: &&Service| from.service(&service.name).is_none();
+        let is_new = |service: &&Service| was(&service.name).is_none();
         self.hidden = to
             .services
             .iter()
@@ -138,6 +150,14 @@ impl Staging {
             .collect();
         self.merged = merged;
     }
+}
+
+/// Places of services.
+fn by_name(config: &Config) -> HashMap<&str, usize> {
+    let services = config.services.iter().zip(0..);
+    services
+        .map(|(service, at)| (service.name.as_str(), at))
+        .collect()
 }
 
 /// A service with the backends of both configurations.

@@ -99,7 +99,7 @@ impl Bench {
     }
 }
 
-fn slots(service: &ServiceState) -> &[Slot] {
+fn slots(service: &ServiceState) -> Vec<Slot> {
     service.table.slots().unwrap()
 }
 
@@ -152,7 +152,8 @@ fn slots_settle_when_their_old_flows_are_silent_and_no_sooner() {
     bench.backend("a").weight = 0;
     let during = bench.build();
     let in_block = |service: &ServiceState, block: usize| {
-        let slots = slots(service).chunks(16).nth(block).unwrap().iter();
+        let slots = slots(service);
+        let slots = slots.chunks(16).nth(block).unwrap().iter();
         slots.filter(|slot| slot.is_unsettled()).count()
     };
     assert!(in_block(&during, 3) > 0 && in_block(&during, 4) > 0);

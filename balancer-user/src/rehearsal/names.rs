@@ -80,7 +80,7 @@ impl Names {
 }
 
 impl NamedState {
-    pub(super) fn slots(&self, id: ServiceId) -> &[Slot] {
+    pub(super) fn slots(&self, id: ServiceId) -> Vec<Slot> {
         let service = self.state.services.get(&id);
         service.and_then(|it| it.table.slots()).unwrap_or_default()
     }
@@ -122,6 +122,7 @@ pub(super) fn differ(one: &Side<'_>, other: &Side<'_>) -> bool {
     if (&a.keys, a.flags, a.options, &a.sources) != (&b.keys, b.flags, b.options, &b.sources) {
         return true;
     }
+    let same_indexes = names_a == names_b;
     let places = |server: &Option<(String, IpAddr)>| {
         let server = server.as_ref()?;
         let at = names_b.iter().position(|it| it.as_ref() == Some(server))?;
@@ -134,10 +135,13 @@ pub(super) fn differ(one: &Side<'_>, other: &Side<'_>) -> bool {
     }
     let in_b = |index: u16| to_b.get(usize::from(index)).copied().flatten();
     members_differ(a, b, &in_b) || ids_differ(a, b, &in_b) || {
+        if same_indexes && a.table == b.table {
+            return false;
+        }
         let (slots_a, slots_b) = (a.table.slots(), b.table.slots());
         slots_differ(
-            slots_a.unwrap_or_default(),
-            slots_b.unwrap_or_default(),
+            &slots_a.unwrap_or_default(),
+            &slots_b.unwrap_or_default(),
             &in_b,
         )
     }

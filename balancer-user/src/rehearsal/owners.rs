@@ -42,8 +42,9 @@ impl Owners {
         let new = if is_built && !entries.is_empty() {
             maglev::build(&entries, candidate.config.node.table_size)
         } else {
-            let slots = candidate.tables.slots(id).iter();
+            let slots = candidate.tables.slots(id);
             let place = Places::of(service, &side);
+            let slots = slots.iter();
             slots.map(|slot| place.of_member(slot.current())).collect()
         };
         let old = keepers(candidate, in_force, service, &side, &new);
@@ -57,7 +58,7 @@ impl Owners {
         let owners = slots.iter().map(|slot| places.of_member(slot.current()));
         let new: Vec<u16> = owners.collect();
         let old = (0..)
-            .zip(slots)
+            .zip(&slots)
             .filter(|(_, slot)| slot.is_unsettled())
             .map(|(at, slot)| (at, places.of_member(slot.previous())));
         Self {
@@ -119,11 +120,12 @@ fn keepers(
     });
     // Without a state before there is only the candidate's own word.
     let before = before.filter(|before| before.of.slots(before.id).len() == new.len());
-    let (slots, places): (&[Slot], Places<'_>) = match &before {
+    let (slots, places): (Vec<Slot>, Places) = match &before {
         Some(before) => (before.of.slots(before.id), Places::of(service, before)),
         None => (candidate.tables.slots(side.id), Places::of(service, side)),
     };
-    let in_change = candidate.tables.slots(side.id).iter().zip(slots).zip(0..);
+    let after = candidate.tables.slots(side.id);
+    let in_change = after.iter().zip(&slots).zip(0..);
     in_change
         .filter(|((slot, _), _)| slot.is_unsettled())
         .map(|((_, before), at)| (at, places.of_member(before.previous())))
@@ -132,24 +134,31 @@ fn keepers(
 }
 
 /// Members of a state as places in the file.
-struct Places<'a> {
-    side: &'a Side<'a>,
-    places: HashMap<(&'a str, IpAddr), u16>,
+struct Places {
+    /// Of each member.
+    places: Vec<u16>,
 }
 
-impl<'a> Places<'a> {
-    fn of(service: &'a Service, side: &'a Side<'a>) -> Self {
+impl Places {
+    fn of(service: &Service, side: &Side<'_>) -> Self {
         let backends = service.backends.iter().zip(0..);
-        let places = backends.map(|(it, at)| ((it.name.as_str(), it.address), at));
+        let known: HashMap<(&str, IpAddr), u16> = backends
+            .map(|(it, at)| ((it.name.as_str(), it.address), at))
+            .collect();
+        let state = side.of.state.services.get(&side.id);
+        let members = state.map_or(0, |state| state.members.len());
+        let place = |member| {
+            let server = side.of.names.server(side.id, member);
+            let place = server.and_then(|server| known.get(&server));
+            place.copied().unwrap_or(NOBODY)
+        };
         Self {
-            places: places.collect(),
-            side,
+            places: (0..).take(members).map(place).collect(),
         }
     }
 
     fn of_member(&self, member: u16) -> u16 {
-        let server = self.side.of.names.server(self.side.id, member);
-        let place = server.and_then(|server| self.places.get(&server));
+        let place = self.places.get(usize::from(member));
         place.copied().unwrap_or(NOBODY)
     }
 }

@@ -3,8 +3,8 @@
 //! `packets` runs the kernel program in a hot loop, `footprint` looks at what
 //! it takes of the kernel, `forwarding` sends frames through it over real
 //! interfaces, `requests` is web traffic through it and what else a user would
-//! pick, `changes` is the way of a change from command to kernel. Figures are
-//! compared with each other and with those of the reference, never with a
+//! pick, `changes` is the way of a change from command to kernel, `scale` a
+//! configuration of a thousand services. Figures are compared with each other and with those of the reference, never with a
 //! fixed time: other machines are other times.
 
 mod changes;
@@ -15,6 +15,7 @@ pub mod packets;
 mod reference;
 mod report;
 pub mod requests;
+pub mod scale;
 mod spread;
 mod svg;
 
@@ -41,8 +42,8 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     /// Measure only cases whose name contains this, or only one part:
-    /// "packets" (all cases), "footprint", "forwarding", "requests" or
-    /// "changes".
+    /// "packets" (all cases), "footprint", "forwarding", "requests",
+    /// "changes" or "scale".
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
     /// Rounds; medians and deciles are over these.
@@ -75,6 +76,7 @@ struct Report {
     forwarding: Vec<forwarding::Figure>,
     requests: Option<requests::Requests>,
     changes: Vec<changes::Figure>,
+    scale: Vec<scale::Figure>,
 }
 
 /// Measures and prints.
@@ -93,6 +95,7 @@ pub fn run(options: &Options) -> Result<()> {
         forwarding: Vec::new(),
         requests: None,
         changes: Vec::new(),
+        scale: Vec::new(),
     };
     let show = !options.json;
     if show {
@@ -140,6 +143,12 @@ pub fn run(options: &Options) -> Result<()> {
         report.changes = changes::measure(rounds)?;
         if show {
             report::changes(&report.changes);
+        }
+    }
+    if is_wanted("scale") {
+        report.scale = scale::measure(rounds.min(MOST_LAB_ROUNDS))?;
+        if show {
+            report::scale(&report.scale);
         }
     }
     if let Some(file) = &options.svg {

@@ -5,7 +5,7 @@ use super::machine::Machine;
 use super::packets::{Figure, Floors};
 use super::requests::{Account, Requests};
 use super::spread::Spread;
-use super::{changes, forwarding};
+use super::{changes, forwarding, scale};
 
 pub(super) fn machine(machine: &Machine) {
     let clock = machine
@@ -171,6 +171,28 @@ pub(super) fn changes(figures: &[changes::Figure]) {
             millis.median,
             format!("{:.3} - {:.3}", millis.p10, millis.p90)
         );
+    }
+}
+
+pub(super) fn scale(figures: &[scale::Figure]) {
+    println!(
+        "\n{:<60} {:>10}  {:>15}  {:>9}",
+        "1,000 services of 100 backends", "median", "10 % - 90 %", "limit"
+    );
+    for figure in figures {
+        let number = |value: f64| format!("{value:.2} {}", figure.unit);
+        let spread = match figure.amount.rounds {
+            1 => String::new(),
+            _ => format!("{:.2} - {:.2}", figure.amount.p10, figure.amount.p90),
+        };
+        let line = format!(
+            "{:<60} {:>10}  {spread:>15}  {:>9}  {}",
+            figure.what,
+            number(figure.amount.median),
+            figure.limit.map(number).unwrap_or_default(),
+            mark(figure.is_met())
+        );
+        println!("{}", line.trim_end());
     }
 }
 

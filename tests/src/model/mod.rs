@@ -190,7 +190,7 @@ impl Model {
         };
         self.fragments.remember(&flow, origin);
         if !matches!(named, Named::Member(_)) {
-            let slot = service.table.slots().expect("as in `pick`")[at];
+            let slot = service.table.slot(at as u32).expect("as in `pick`");
             self.records
                 .keep(service, slot, &FlowName::of(id, &flow), owner);
         }

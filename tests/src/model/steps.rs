@@ -38,23 +38,24 @@ impl Model {
         (bound, named): (Option<u16>, Named),
     ) -> Result<(Owner, usize, u64), Reason> {
         let service = &self.state.services[&id];
-        let slots = service
-            .table
-            .slots()
-            .expect("a state of the model has slots");
+        let slot_count = service.table.slot_count() as usize;
         let hash = hash::flow(&self.state.flow_keys, flow);
-        if slots.is_empty() && !matches!(named, Named::Member(_)) {
+        if slot_count == 0 && !matches!(named, Named::Member(_)) {
             return Err(Reason::NoBackend);
         }
         let at = if service.flags & Target::AFFINITY_SOURCE == 0 {
-            hash::slot(hash, slots.len())
+            hash::slot(hash, slot_count)
         } else {
-            hash::slot(hash::of_source(&self.state.flow_keys, flow), slots.len())
+            hash::slot(hash::of_source(&self.state.flow_keys, flow), slot_count)
         };
         let name = FlowName::of(id, flow);
         let owner = match (bound, named) {
             (Some(member), _) | (None, Named::Member(member)) => Owner::of(member),
-            (None, _) => self.records.owner(service, slots[at], opening, &name),
+            (None, _) => {
+                let slot = service.table.slot(at as u32);
+                let slot = slot.expect("a state of the model has slots");
+                self.records.owner(service, slot, opening, &name)
+            }
         };
         member(service, owner.member).ok_or(Reason::BadTable)?;
         if alive(service, owner.member).is_none() {

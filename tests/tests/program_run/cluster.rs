@@ -143,7 +143,7 @@ impl Cluster {
         let tables = self.state.services.values().map(|service| &service.table);
         tables
             .flat_map(|table| table.slots().unwrap())
-            .any(|slot| slot.is_unsettled())
+            .any(balancer_common::layout::Slot::is_unsettled)
     }
 
     /// Lets time pass until all slots are settled.

@@ -279,7 +279,6 @@ impl Run {
 /// Whose the flow would be, were it new.
 fn current(state: &State, flow: &Flow) -> u8 {
     let service = &state.services[&1];
-    let slots = service.table.slots().unwrap();
     let ports = [flow.port, 80];
     let client = flow.client.to_be_bytes();
     let hash = hash::five_tuple(
@@ -289,7 +288,8 @@ fn current(state: &State, flow: &Flow) -> u8 {
         ports,
         6,
     );
-    let owner = slots[hash::slot(hash, slots.len())].current();
+    let at = hash::slot(hash, service.table.slot_count() as usize);
+    let owner = service.table.slot(at as u32).unwrap().current();
     service.members[usize::from(owner)].ethernet[5]
 }
 

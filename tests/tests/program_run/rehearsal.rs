@@ -434,8 +434,9 @@ fn flows_that_began_before_stay_where_they_were_or_it_is_found() {
     assert_as_planned(&rehearsed(Some(&in_force), &candidate));
     // Forgotten: flows of the drained backend would break.
     let service = only(&mut candidate);
-    let slots = service.table.slots().unwrap().iter();
+    let slots = service.table.slots().unwrap();
     let wrong: Vec<Slot> = slots
+        .iter()
         .map(|slot| Slot::unsettled(slot.current(), slot.current()))
         .collect();
     service.table = Table::new(wrong.into());

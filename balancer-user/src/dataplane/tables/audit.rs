@@ -253,21 +253,19 @@ impl<M: Memory> Tables<M> {
         if self.memory.options().get(target.options as usize) != Some(&written) {
             drifts.push(Drift::Options { service: id });
         }
-        let expected = service.table.slots().unwrap_or_default();
+        let slot_count = service.table.slot_count() as usize;
         let region = Region {
             first: target.table,
             count: target.table_len.div_ceil(SLOTS_PER_BLOCK),
         };
         let blocks = self.memory.slots().get(region.blocks());
         let seen: &[Slot] = bytemuck::cast_slice(blocks.unwrap_or_default());
-        let seen = seen.get(..expected.len()).unwrap_or_default();
-        // As bytes, which is one call that is made for that.
-        let (is, was): (&[u8], &[u8]) =
-            (bytemuck::cast_slice(seen), bytemuck::cast_slice(expected));
-        if is != was {
-            drifts.extend(runs(id, expected, seen));
+        let seen = seen.get(..slot_count).unwrap_or_default();
+        if !service.table.is(seen) {
+            let expected = service.table.slots().unwrap_or_default();
+            drifts.extend(runs(id, &expected, seen));
         }
-        size_of_val(expected) + size_of_val(service.members.as_slice())
+        slot_count * size_of::<Slot>() + size_of_val(service.members.as_slice())
     }
 
     fn audit_sources(&mut self, is_whole: bool, drifts: &mut Vec<Drift>) {

@@ -232,7 +232,7 @@ impl<M: Memory> Tables<M> {
         let slots: &[Slot] = bytemuck::cast_slice(blocks.unwrap_or_default());
         let slots = slots.get(..target.table_len as usize).unwrap_or_default();
         if with_slots {
-            Table::new(slots.into())
+            Table::of(slots)
         } else {
             Table::read_back(slots)
         }

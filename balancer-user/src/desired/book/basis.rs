@@ -18,23 +18,21 @@ pub(super) struct Basis {
     pub(super) size: u32,
 }
 
-impl Basis {
-    /// The owner of each slot; none if nobody is wanted.
-    pub(super) fn owners(&self, blend: Option<Blend<'_>>) -> Vec<u16> {
-        let after = maglev::build(&maglev_entries(&self.entries), self.size);
-        let (Some((earlier, _)), Some(blend)) = (&self.earlier, blend) else {
-            return after;
-        };
-        let before = maglev::build(&maglev_entries(earlier), self.size);
-        // Where one side has nobody to give a slot to, the other decides.
-        if before.is_empty() || after.is_empty() {
-            return if after.is_empty() { before } else { after };
-        }
-        let pairs = before.into_iter().zip(after).enumerate();
-        pairs
-            .map(|(slot, (before, after))| if blend.has_moved(slot) { after } else { before })
-            .collect()
+/// The owner of each slot; none if nobody is wanted.
+pub(super) fn owners(entries: &Entries, size: u32) -> Vec<u16> {
+    maglev::build(&maglev_entries(entries), size)
+}
+
+/// The owners in the middle of a change.
+pub(super) fn blended(before: Vec<u16>, after: Vec<u16>, blend: Blend<'_>) -> Vec<u16> {
+    // Where one side has nobody to give a slot to, the other decides.
+    if before.is_empty() || after.is_empty() {
+        return if after.is_empty() { before } else { after };
     }
+    let pairs = before.into_iter().zip(after).enumerate();
+    pairs
+        .map(|(slot, (before, after))| if blend.has_moved(slot) { after } else { before })
+        .collect()
 }
 
 fn maglev_entries(entries: &[(String, u16, u16)]) -> Vec<maglev::Entry<'_>> {

@@ -242,3 +242,61 @@ proptest! {
         prop_assert_eq!(bench.owners(&undone), owners);
     }
 }
+
+/// So many services of two backends each.
+fn services(count: u8) -> Config {
+    let mut config = config(&[("a", ""), ("b", "")]);
+    let web = config.services.remove(0);
+    config.services = (0..count)
+        .map(|at| Service {
+            name: format!("web-{at}"),
+            address: [192, 0, 2, at].into(),
+            ..web.clone()
+        })
+        .collect();
+    config
+}
+
+#[test]
+fn only_tables_of_what_differs_are_built_and_those_once() {
+    let (mut builder, now, world) = (Builder::default(), Instant::now(), World::default());
+    let before = services(50);
+    builder.build(&before, &SEED, &world, now);
+    assert_eq!(builder.tables_built(), 50);
+    builder.build(&before, &SEED, &world, now);
+    assert_eq!(builder.tables_built(), 50);
+
+    // As a rehearsal does it.
+    let mut after = before.clone();
+    after.services[17].backends[0].weight = 250;
+    let mut beside = builder.beside();
+    beside.build(&after, &SEED, &world, now);
+    assert_eq!(beside.tables_built(), 1);
+
+    // As the change does it: at first with the table that there is.
+    let mut staging = Staging::new(before.clone(), after.clone(), 0);
+    for percent in [0, 1, 10, 50, 100] {
+        staging.set_percent(percent);
+        builder.build_staged(&staging, &SEED, &world, now);
+        assert_eq!(builder.tables_built(), 51, "{percent} %");
+    }
+    let staged = builder.build(&after, &SEED, &world, now).state;
+    assert_eq!(builder.tables_built(), 51);
+    let fresh = Builder::default().build(&after, &SEED, &world, now).state;
+    let owners = |state: &crate::dataplane::State| -> Vec<Vec<u16>> {
+        let tables = state.services.values().map(|it| it.table.slots().unwrap());
+        tables
+            .map(|slots| slots.iter().map(|slot| slot.current()).collect())
+            .collect()
+    };
+    assert_eq!(owners(&staged), owners(&fresh));
+
+    // Back: the table before is no longer at hand, and built once more.
+    let mut staging = Staging::new(after, before.clone(), 0);
+    for percent in [0, 1, 10, 50, 100] {
+        staging.set_percent(percent);
+        builder.build_staged(&staging, &SEED, &world, now);
+    }
+    builder.build(&before, &SEED, &world, now);
+    assert_eq!(builder.tables_built(), 52);
+}

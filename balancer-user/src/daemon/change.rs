@@ -178,9 +178,12 @@ impl Controller {
     fn earlier(&self, number: Option<u64>) -> Result<Stored, String> {
         let number = match (number, self.number) {
             (Some(number), _) => number,
-            (None, Some(current)) => match self.revisions.last_good_before(current) {
-                Some(revision) => revision.number,
-                None => return Err(format!("there is no good revision before {current}")),
+            (None, Some(current)) => match self.revisions.undone_after(current) {
+                Some(undone) => return Err(self.gone_already(undone, current)),
+                None => match self.revisions.last_good_before(current) {
+                    Some(revision) => revision.number,
+                    None => return Err(format!("there is no good revision before {current}")),
+                },
             },
             (None, None) => return Err("no revision is in force".to_owned()),
         };
@@ -190,6 +193,17 @@ impl Controller {
         self.revisions
             .load(number)
             .map_err(|error| format!("{error:#}"))
+    }
+
+    /// Who asks to go back may not know yet that this has happened: nobody is
+    /// to end two revisions back by that.
+    fn gone_already(&self, undone: &Revision, current: u64) -> String {
+        let (number, outcome) = (undone.number, undone.outcome.name());
+        let further = match self.revisions.last_good_before(current) {
+            Some(before) => format!("; further back goes `balancer rollback {}`", before.number),
+            None => String::new(),
+        };
+        format!("revision {number} is {outcome} already, and {current} is in force{further}")
     }
 
     /// Begins to bring into force what was judged, rehearsed and found good.

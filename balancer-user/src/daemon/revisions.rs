@@ -137,6 +137,13 @@ impl Revisions {
         before.rev().find(|revision| revision.is_committed())
     }
 
+    /// The newest of all, where that one is not in force: its change was
+    /// undone, or a daemon ended in the middle of it.
+    pub(super) fn undone_after(&self, number: u64) -> Option<&Revision> {
+        let (newest, revision) = self.known.last_key_value()?;
+        (*newest > number && !revision.is_committed()).then_some(revision)
+    }
+
     /// A revision with its configuration.
     ///
     /// # Errors

@@ -162,6 +162,15 @@ fn rollback_undoes_the_change_under_way() -> Result<()> {
         known.in_force == Some(1) && known.change_under_way.is_none(),
         "{known:?}"
     );
+    // Who types it once more does not end two revisions back.
+    let again = balancer.command(&["rollback", "--yes"])?;
+    let said = String::from_utf8_lossy(&again.stderr);
+    ensure!(
+        again.status.code() == Some(1)
+            && said.contains("revision 2 is undone already, and 1 is in force"),
+        "{said}"
+    );
+    ensure!(history(&balancer)?.in_force == Some(1));
     Ok(())
 }
 

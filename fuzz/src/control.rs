@@ -180,6 +180,9 @@ impl Control {
             allowed: examined.report.allowed(),
             report: examined.report.to_json(),
             text: examined.report.render(request.color),
+            // There is no kernel to ask.
+            recorded: None,
+            captured: None,
         }
     }
 

@@ -22,3 +22,4 @@ pub mod rehearsal;
 pub mod revision;
 pub mod seed;
 pub mod verdict;
+pub mod watch;

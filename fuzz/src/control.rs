@@ -116,13 +116,14 @@ impl Control {
                 Command::Reload(_, reply) => drop(reply.send(Ok(self.reload()))),
                 Command::Config(reply) => drop(reply.send(render::render(&self.config))),
                 Command::Plan(request, reply) => drop(reply.send(Ok(self.plan(request)))),
-                // They want a kernel and a disk; the answer is that there is none.
+                // They want a kernel, a disk or a clock; the answer is that there is none.
                 Command::Apply(..)
                 | Command::Rollback(..)
                 | Command::Confirm(..)
                 | Command::History(..)
                 | Command::Revision(..)
                 | Command::Verify(..)
+                | Command::Events(..)
                 | Command::Blueprint(..)
                 | Command::Explain(..) => {}
             }

@@ -19,6 +19,7 @@ use super::types::{
     ApplyRequest, ChangeRequest, Changed, ExplainRequest, Explanation, History, PlanRequest,
     Planned, Problem, RollbackRequest, Said, Status, StoredRevision, Verification,
 };
+use crate::watch::incident::Event;
 
 /// A daemon that does not answer by then is taken for hung.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -161,6 +162,15 @@ impl Client {
         self.json(Method::GET, &path, None::<&()>).await
     }
 
+    /// What happened, and with `follow` what happens, until `each` wants no
+    /// more.
+    pub async fn events(&self, follow: bool, each: impl FnMut(Event) -> bool) -> Result<(), Error> {
+        let path = format!("/v1/events?follow={follow}");
+        let asked = self.ask(Method::GET, &path, None::<&()>);
+        let mut answer = self.within(TIMEOUT, asked).await?;
+        self.lines(&mut answer, each).await
+    }
+
     /// The running configuration as TOML text.
     pub async fn config(&self) -> Result<String, Error> {
         let bytes = self.send(Method::GET, "/v1/config", None::<&()>).await?;
@@ -229,23 +239,36 @@ impl Client {
             .within(TIMEOUT, self.ask(Method::POST, path, body))
             .await?;
         let mut last = None;
+        // Some wait for a person, and say nothing meanwhile.
+        let whole = self.lines(&mut answer, |event: Progress| {
+            tell(&event);
+            last = event.is_last().then_some(event);
+            true
+        });
+        whole.await?;
+        let lost = "it ended before the change was over; see `balancer history`";
+        last.ok_or_else(|| self.broken(lost))
+    }
+
+    /// Reads an answer of a JSON object a line, until its end or until `each`
+    /// wants no more.
+    async fn lines<T: DeserializeOwned>(
+        &self,
+        answer: &mut Answer,
+        mut each: impl FnMut(T) -> bool,
+    ) -> Result<(), Error> {
         let mut rest = Vec::new();
-        loop {
-            // Some wait for a person, and say nothing meanwhile.
-            let Some(frame) = answer.body.frame().await else {
-                let lost = "it ended before the change was over; see `balancer history`";
-                return last.ok_or_else(|| self.broken(lost));
-            };
+        while let Some(frame) = answer.body.frame().await {
             let frame = frame.map_err(|error| self.broken(error))?;
             rest.extend_from_slice(frame.data_ref().map_or(&[][..], |data| &data[..]));
             while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = rest.drain(..=end).collect();
-                let event: Progress =
-                    serde_json::from_slice(&line).map_err(|error| self.broken(error))?;
-                tell(&event);
-                last = event.is_last().then_some(event);
+                if !each(serde_json::from_slice(&line).map_err(|error| self.broken(error))?) {
+                    return Ok(());
+                }
             }
         }
+        Ok(())
     }
 
     /// Asks, and waits for the head of the answer; a refusal is an error.

@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod client;
+pub mod events;
 pub mod peer;
 pub mod progress;
 pub mod public;

@@ -18,6 +18,7 @@ use futures_util::stream;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 
+use super::events::{self, Heard};
 use super::peer::{Accept, Control, Peer};
 use super::progress::Progress;
 use super::types::{
@@ -67,6 +68,8 @@ pub enum Command {
     Config(oneshot::Sender<String>),
     /// Compare what the kernel holds with what was written there.
     Verify(oneshot::Sender<Verification>),
+    /// What happened, and what happens.
+    Events(oneshot::Sender<Heard>),
     /// What a private copy of the kernel program is loaded from.
     Blueprint(oneshot::Sender<Option<Blueprint>>),
     /// Which backend a flow gets; nothing if the copy is of tables that have
@@ -81,7 +84,7 @@ pub enum Command {
 /// A change that has begun, and what becomes of it.
 pub type Begun = Result<mpsc::Receiver<Progress>, Problem>;
 
-type Commands = mpsc::Sender<Command>;
+pub(super) type Commands = mpsc::Sender<Command>;
 
 /// Takes the socket; one that a dead daemon left is replaced, one that is
 /// answered is not.
@@ -131,6 +134,7 @@ pub async fn serve<A: Accept>(listener: A, commands: Commands) -> io::Result<()>
         .route("/v1/revisions/{number}", get(revision))
         .route("/v1/config", get(config))
         .merge(questions::routes())
+        .merge(events::routes())
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_LEN))
@@ -291,7 +295,7 @@ async fn wrong_method(method: Method) -> Response {
     }))
 }
 
-async fn ask<T>(
+pub(super) async fn ask<T>(
     commands: &Commands,
     command: impl FnOnce(oneshot::Sender<T>) -> Command,
 ) -> Result<T, Problem> {
@@ -308,7 +312,7 @@ async fn ask<T>(
     answer.await.map_err(|_| stopping())
 }
 
-fn answer<T: IntoResponse>(result: Result<T, Problem>) -> Response {
+pub(super) fn answer<T: IntoResponse>(result: Result<T, Problem>) -> Response {
     match result {
         Ok(body) => body.into_response(),
         Err(problem) => {

@@ -13,11 +13,13 @@
 //! | `GET /v1/revisions` | - | [`History`] |
 //! | `GET /v1/revisions/N` | - | [`StoredRevision`] |
 //! | `POST /v1/verify` | - | [`Verification`] |
+//! | `GET /v1/events` | - | [`Event`], one a line; with `?follow=true` without an end |
 //! | `GET /v1/config` | - | the running configuration as TOML text |
 //!
 //! A refusal is a [`Problem`] (RFC 9457) with status 4xx; nothing changed.
 //!
 //! [`Progress`]: super::progress::Progress
+//! [`Event`]: crate::watch::incident::Event
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -36,6 +38,7 @@ pub use verify::{DriftFinding, RepairedDrift, Verification};
 pub use super::apply::{ApplyRequest, History, How, RollbackRequest, Said, StoredRevision};
 use crate::plan::Plan;
 use crate::rehearsal::Moves;
+use crate::watch::incident::Incident;
 
 /// What is going on.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -72,6 +75,9 @@ pub struct Status {
     pub reasons: BTreeMap<String, u64>,
     /// What needs attention, a sentence each; empty when all is well.
     pub problems: Vec<String>,
+    /// The incidents that are open.
+    #[serde(default)]
+    pub incidents: Vec<Incident>,
 }
 
 /// How a re-reading of the file ended.

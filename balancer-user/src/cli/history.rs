@@ -74,7 +74,7 @@ fn render(history: &History, limit: usize) -> String {
 }
 
 /// UTC, as in `2026-05-17 08:30:00`.
-fn moment(at: UnixSeconds) -> String {
+pub(super) fn moment(at: UnixSeconds) -> String {
     let time = UNIX_EPOCH + Duration::from_secs(at);
     let text = humantime::format_rfc3339_seconds(time).to_string();
     text.replace('T', " ").trim_end_matches('Z').to_owned()

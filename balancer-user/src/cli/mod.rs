@@ -11,6 +11,7 @@ mod change;
 mod check;
 mod completions;
 mod decap;
+mod events;
 mod explain;
 mod file;
 mod follow;
@@ -89,6 +90,7 @@ enum Command {
     Show(history::ShowArgs),
     Diff(history::DiffArgs),
     Status(status::Args),
+    Events(events::Args),
     #[command(subcommand)]
     Service(service::Command),
     #[command(subcommand)]
@@ -163,6 +165,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
         Command::Show(args) => history::show(&args, &client),
         Command::Diff(args) => history::diff(&args, &client),
         Command::Status(args) => status::run(&args, &client),
+        Command::Events(args) => events::run(&args, &client),
         Command::Service(command) => service::run(&command, &client),
         Command::Backend(command) => backend::run(&command, &client),
         Command::Reload(args) => reload::run(&args, &client),

@@ -16,6 +16,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::hops::{self, Found, Solicit};
 use super::host::Looks;
+use super::incidents::Incidents;
 use super::lookup::Lookup;
 use super::peers::Group;
 use super::planning;
@@ -84,6 +85,7 @@ pub(super) struct Controller {
     pub(super) verifier: Verifier,
     pub(super) group: Group,
     pub(super) pressure: Pressure,
+    pub(super) incidents: Incidents,
 }
 
 /// The last change of the kernel's tables.
@@ -207,6 +209,7 @@ impl Controller {
                 drop(reply.send(render::render(&self.config)));
             }
             Command::Verify(reply) => drop(reply.send(self.verify().await)),
+            Command::Events(reply) => self.events(reply),
             Command::Blueprint(reply) => drop(reply.send(self.dataplane.blueprint())),
             Command::Explain(request, mut shadow, reply) => {
                 drop(reply.send(self.explain(&request, &mut shadow)));
@@ -229,6 +232,7 @@ impl Controller {
         if hops::is_missing(&self.config, &self.found) {
             self.start_lookup(Solicit::Missing);
         }
+        self.look_for_incidents();
         self.save_unsaved();
         self.tell_peers();
         self.count_records();

@@ -12,6 +12,7 @@ mod existing;
 mod explain;
 pub mod hops;
 mod host;
+mod incidents;
 mod lookup;
 mod origin;
 mod peers;
@@ -262,6 +263,7 @@ async fn begin(
         looks: host::Looks::default(),
         verifier: Default::default(),
         pressure: Default::default(),
+        incidents: Default::default(),
     };
     say_attached(&begun.attached);
     controller.looks.begin(&controller.config);

@@ -34,6 +34,15 @@ impl Rates {
         self.earlier = before.map(|(then, counters)| (now.duration_since(then), counters));
     }
 
+    /// What a counter stood at, at the last sample.
+    pub(super) fn counted(&self, index: u32) -> MemberCounters {
+        let last = self
+            .last
+            .as_ref()
+            .and_then(|(_, it)| it.get(index as usize));
+        last.copied().unwrap_or_default()
+    }
+
     /// The rate of a counter.
     pub(super) fn of(&self, index: u32) -> Rate {
         let at = index as usize;

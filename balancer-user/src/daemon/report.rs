@@ -47,6 +47,7 @@ impl Controller {
         problems.extend(self.storage_problem());
         problems.extend(self.group.problems());
         problems.extend(self.pressure.problems());
+        problems.extend(self.incidents.problems());
         if let Some(apply) = self.last_apply.as_ref().filter(|apply| !apply.succeeded) {
             problems.push(format!("the last change was not applied: {}", apply.cause));
         }
@@ -91,6 +92,7 @@ impl Controller {
                 .map(|(reason, count)| (reason.name().to_owned(), *count))
                 .collect(),
             problems,
+            incidents: self.incidents.open(),
         }
     }
 

@@ -137,6 +137,11 @@ impl Revisions {
         before.rev().find(|revision| revision.is_committed())
     }
 
+    /// The revision of that number.
+    pub(super) fn one(&self, number: u64) -> Option<&Revision> {
+        self.known.get(&number)
+    }
+
     /// The newest of all, where that one is not in force: its change was
     /// undone, or a daemon ended in the middle of it.
     pub(super) fn undone_after(&self, number: u64) -> Option<&Revision> {

@@ -18,6 +18,7 @@ mod failure;
 mod fixture;
 mod forwarding;
 mod generic;
+mod incidents;
 mod network;
 mod outages;
 mod ping;

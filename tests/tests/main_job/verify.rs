@@ -17,12 +17,12 @@ use crate::fixture::{Api, Service, balancer, burst, get_well, l2, web_servers};
 use crate::programs::attached_id;
 
 /// The maps of the running program.
-struct Kernel {
+pub(crate) struct Kernel {
     set: PathBuf,
 }
 
 impl Kernel {
-    fn of(balancer: &Balancer<'_>) -> Result<Self> {
+    pub(crate) fn of(balancer: &Balancer<'_>) -> Result<Self> {
         let entries = fs::read_dir(balancer.pin_dir())?;
         let mut sets = entries
             .flatten()
@@ -47,9 +47,18 @@ impl Kernel {
 
     /// All slots are the third member's.
     fn change_slots(&self) -> Result<()> {
+        self.change_slots_of(10)
+    }
+
+    /// Of ten slots so many are the third member's.
+    pub(crate) fn change_slots_of(&self, ten: usize) -> Result<()> {
         self.change("SLOTS", |block: &mut [u8; size_of::<SlotBlock>()]| {
             let slots: &mut [Slot] = bytemuck::cast_slice_mut(block);
-            slots.fill(Slot::settled(2));
+            for (at, slot) in slots.iter_mut().enumerate() {
+                if at % 10 < ten {
+                    *slot = Slot::settled(2);
+                }
+            }
         })
     }
 

@@ -73,6 +73,7 @@ fn status(services: Vec<ServiceStatus>) -> Status {
         services,
         reasons: BTreeMap::new(),
         problems: Vec::new(),
+        incidents: Vec::new(),
     }
 }
 

@@ -1,0 +1,65 @@
+//! Incidents over the control socket: what happened and, for who waits, what
+//! happens, an [`Event`] a line.
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use futures_util::stream::{self, StreamExt};
+use serde::Deserialize;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::server::{Command, Commands, answer, ask};
+use crate::watch::incident::Event;
+
+/// What is told to one who asks.
+#[derive(Debug)]
+pub struct Heard {
+    /// What happened, the oldest first.
+    pub past: Vec<Event>,
+    /// What happens from then on.
+    pub live: broadcast::Receiver<Event>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    /// Go on with what happens.
+    #[serde(default)]
+    follow: bool,
+}
+
+pub(super) fn routes() -> Router<Commands> {
+    Router::new().route("/v1/events", get(events))
+}
+
+async fn events(State(commands): State<Commands>, Query(wanted): Query<Wanted>) -> Response {
+    let heard = match ask(&commands, Command::Events).await {
+        Ok(heard) => heard,
+        Err(problem) => return answer::<()>(Err(problem)),
+    };
+    let past = stream::iter(heard.past);
+    let live = stream::unfold(heard.live, |mut live| async {
+        loop {
+            match live.recv().await {
+                Ok(event) => return Some((event, live)),
+                // A slow listener misses some, and hears the rest.
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    });
+    let live = wanted.follow.then_some(live);
+    let all = past.chain(stream::iter(live).flatten());
+    let lines = all.map(|event| {
+        serde_json::to_vec(&event).map(|mut line| {
+            line.push(b'\n');
+            line
+        })
+    });
+    let headers = [(header::CONTENT_TYPE, "application/x-ndjson")];
+    (headers, Body::from_stream(lines)).into_response()
+}

@@ -166,3 +166,90 @@ fn command(sign: &Sign, since: Option<&Since>) -> String {
         Kind::TrafficStopped | Kind::TrafficSurge => "balancer check --live FILE".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sign(kind: Kind, backend: Option<&str>, what: &str) -> Sign {
+        Sign {
+            kind,
+            service: "web".to_owned(),
+            backend: backend.map(str::to_owned),
+            what: what.to_owned(),
+            cause: "something".to_owned(),
+        }
+    }
+
+    fn since(revision: u64, seconds_before: u64) -> Since {
+        Since {
+            revision,
+            author: "root".to_owned(),
+            summary: "weights".to_owned(),
+            seconds_before,
+        }
+    }
+
+    #[test]
+    fn sign_that_lasts_is_one_incident_and_ends_when_it_has_been_gone_for_a_while() {
+        let mut book = Book::default();
+        let mut at = 0;
+        let mut look = |signs| {
+            at += 1;
+            book.take(Duration::from_secs(at), 1000 + at, signs, None)
+        };
+        let down = |why| vec![sign(Kind::BackendDown, Some("web-1"), why)];
+        let opened = look(down("refused"));
+        assert!(matches!(&opened[..], [Event::Opened { incident }] if incident.number == 1));
+        // It comes and goes, and its figures change.
+        for signs in [down("timeout"), vec![], vec![], down("reset"), vec![]] {
+            assert_eq!(look(signs), []);
+        }
+        for _ in 0..3 {
+            assert_eq!(look(vec![]), []);
+        }
+        let closed = look(vec![]);
+        let [Event::Closed { incident }] = &closed[..] else {
+            panic!("{closed:?}");
+        };
+        assert_eq!((incident.number, incident.what.as_str()), (1, "reset"));
+        assert_eq!(incident.seconds(), Some(9));
+        // The next one is another.
+        let again = look(down("refused"));
+        assert_eq!(again[0].incident().number, 2);
+        assert_eq!(book.open().count(), 1);
+    }
+
+    #[test]
+    fn other_kind_or_backend_is_an_incident_of_its_own() {
+        let mut book = Book::default();
+        let signs = vec![
+            sign(Kind::BackendDown, Some("web-1"), "is down"),
+            sign(Kind::BackendDown, Some("web-2"), "is down"),
+            sign(Kind::ServiceDown, None, "nobody is up"),
+        ];
+        let events = book.take(Duration::ZERO, 0, signs, None);
+        assert_eq!(events.len(), 3);
+        let texts: Vec<String> = book.open().map(ToString::to_string).collect();
+        assert_eq!(texts[0], "service web: backend web-1 is down; something");
+        assert_eq!(texts[2], "service web: nobody is up; something");
+    }
+
+    #[test]
+    fn change_of_the_last_minutes_is_the_first_suspect() {
+        let of = |kind, since: Option<Since>| {
+            let sign = sign(kind, Some("web-1"), "is down");
+            command(&sign, since.as_ref())
+        };
+        assert_eq!(
+            of(Kind::BackendDown, Some(since(41, 30))),
+            "balancer rollback"
+        );
+        let drain = "balancer backend drain web web-1";
+        assert_eq!(of(Kind::BackendDown, Some(since(41, 3600))), drain);
+        // There is nothing before the first.
+        assert_eq!(of(Kind::BackendDown, Some(since(1, 30))), drain);
+        assert_eq!(of(Kind::BackendDown, None), drain);
+        assert_eq!(of(Kind::Skew, Some(since(41, 30))), "balancer verify");
+    }
+}

@@ -22,6 +22,8 @@ fn commands_say_that_no_balancer_answers() {
         &["backend", "weight", "web", "web-1", "1"],
         &["plan", &fragment],
         &["reload"],
+        &["events"],
+        &["events", "--follow"],
     ] {
         let gist = format!("no balancer answers at {socket}");
         run(balancer(&[&["--socket", socket], args].concat())).assert_failed(&gist);

@@ -1,13 +1,16 @@
-//! `test`: every test there is, in four parts, and what came of them.
+//! `test`: every test there is, in five parts, and what came of them.
 //!
 //! First the unit and property tests of the default members, which need
 //! nothing, and the seeds of the fuzz targets, each once; then the suites of
 //! the `tests` crate, which make namespaces and load programs and therefore
-//! run one at a time; then a moment of fuzzing. The first three use the
-//! release profile, so that each crate is compiled once for binary and tests.
+//! run one at a time, but for those that only wait; then a moment of fuzzing.
+//! All but that use the release profile, so that each crate is compiled once
+//! for binary and tests.
 
+use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::ops::AddAssign;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -50,7 +53,14 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
             unit_tests(workspace, args.filter.as_deref()),
         ),
         ("fuzz seeds", seed_tests(workspace, args.filter.as_deref())),
-        ("lab, as root", lab_tests(workspace, args.filter.as_deref())),
+        (
+            "lab, as root",
+            lab_tests(workspace, false, args.filter.as_deref())?,
+        ),
+        (
+            "lab, several at once",
+            lab_tests(workspace, true, args.filter.as_deref())?,
+        ),
     ] {
         println!("\n== {name}: `{}`", process::spell(&command));
         parts.push(run_part(name, &mut command, &mut io::stdout().lock())?);
@@ -93,14 +103,45 @@ fn unit_tests(workspace: &Workspace, filter: Option<&str>) -> Command {
     cargo
 }
 
-fn lab_tests(workspace: &Workspace, filter: Option<&str>) -> Command {
+/// Suites that mostly wait for neighbours that do not answer, and measure
+/// nothing: several of their tests run at a time.
+const WAITING: [&str; 1] = ["live"];
+/// How many of these.
+const WAITING_AT_A_TIME: &str = "--test-threads=4";
+
+/// The tests that need root; `waiting` picks [`WAITING`] or the others.
+fn lab_tests(workspace: &Workspace, waiting: bool, filter: Option<&str>) -> Result<Command> {
     let mut cargo = workspace.cargo_in_target("test");
-    cargo
-        .args(["--release", "--no-fail-fast", "--package", "balancer-tests"])
-        .args(filter);
-    cargo.args(["--", "--test-threads=1"]);
+    cargo.args(["--release", "--no-fail-fast", "--package", "balancer-tests"]);
+    if !waiting {
+        cargo.args(["--lib", "--bins"]);
+    }
+    let suites = suites(&workspace.root().join("tests/tests"))?;
+    for suite in suites {
+        if WAITING.contains(&suite.as_str()) == waiting {
+            cargo.args(["--test", &suite]);
+        }
+    }
+    let threads = match waiting {
+        true => WAITING_AT_A_TIME,
+        false => "--test-threads=1",
+    };
+    cargo.args(filter).args(["--", threads]);
     cargo.env("BALANCER_BIN", workspace.balancer("release"));
-    cargo
+    Ok(cargo)
+}
+
+/// Names of the suites: each file and each directory is one.
+fn suites(directory: &Path) -> Result<Vec<String>> {
+    let cannot = || format!("{} cannot be read", directory.display());
+    let mut suites = Vec::new();
+    for entry in fs::read_dir(directory).with_context(cannot)? {
+        let path = entry.with_context(cannot)?.path();
+        let name = path.file_stem().and_then(|name| name.to_str());
+        suites.extend(name.map(str::to_owned));
+    }
+    suites.sort();
+    Ok(suites)
 }
 
 struct Timed {
@@ -232,6 +273,17 @@ mod tests {
         );
         assert_eq!(parse_result("test a::b ... ok"), None);
         assert_eq!(parse_result("running 3 tests"), None);
+    }
+
+    #[test]
+    fn suites_are_all_there_is_and_those_that_wait_are_among_them() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/tests");
+        let found = suites(&directory).unwrap();
+        assert!(found.contains(&"main_job".to_owned()), "{found:?}");
+        assert!(found.contains(&"netlink".to_owned()), "{found:?}");
+        for suite in WAITING {
+            assert!(found.contains(&suite.to_owned()), "{suite}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! right once, with the exact place of its finding.
 //!
 //! Needs root; `BALANCER_BIN` names another binary than that of `cargo xtask
-//! build`. One test at a time: `--test-threads=1`. What no veth can have, LRO,
+//! build`. Its tests mostly wait, so several run at a time. What no veth can have, LRO,
 //! and VLAN interfaces, which not every kernel has, are shown by unit tests over
 //! a snapshot.
 

@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use crate::api::types::{Change, ShareChange};
 use crate::config::check::check_config;
 use crate::config::diagnostic::Report;
-use crate::config::model::{Backend, Config, Service};
+use crate::config::model::{Backend, Backends, Config, Service};
 use crate::config::spans::Spans;
 use crate::config::{self, render};
 use crate::desired;
@@ -37,7 +37,8 @@ pub struct TableMemo {
 /// The counts of a service, and what they came from.
 #[derive(Debug)]
 struct Known {
-    weights: Vec<(String, u16)>,
+    /// Shared with the configurations that have them.
+    backends: Backends,
     table_size: u32,
     counts: Vec<u32>,
 }
@@ -61,19 +62,13 @@ impl TableMemo {
         table_size: u32,
         count: impl FnOnce() -> Vec<u32>,
     ) -> Vec<u32> {
-        let weights: Vec<(String, u16)> = service
-            .backends
-            .iter()
-            .map(|backend| {
-                let weight = if backend.drain { 0 } else { backend.weight };
-                (backend.name.clone(), weight)
-            })
-            .collect();
         let lock = || {
             let known = self.known.lock();
             known.unwrap_or_else(std::sync::PoisonError::into_inner)
         };
-        let is_it = |known: &&Known| known.weights == weights && known.table_size == table_size;
+        let is_it = |known: &&Known| {
+            known.table_size == table_size && has_same_weights(&known.backends, &service.backends)
+        };
         if let Some(known) = lock().get(&service.name)
             && let Some(found) = known.iter().flatten().find(is_it)
         {
@@ -85,12 +80,20 @@ impl TableMemo {
         let known = known.entry(service.name.clone()).or_default();
         known.swap(0, 1);
         known[0] = Some(Known {
-            weights,
+            backends: service.backends.clone(),
             table_size,
             counts: counts.clone(),
         });
         counts
     }
+}
+
+/// Whether tables of these are the same.
+fn has_same_weights(one: &Backends, other: &Backends) -> bool {
+    let weight = |backend: &Backend| if backend.drain { 0 } else { backend.weight };
+    let is_same =
+        |(one, other): (&Backend, &Backend)| one.name == other.name && weight(one) == weight(other);
+    one.is_shared_with(other) || one.len() == other.len() && one.iter().zip(other).all(is_same)
 }
 
 /// Makes the change; the error says why it cannot be made.
@@ -235,14 +238,15 @@ fn parse_backend(running: &Config, service: &Service, toml: &str) -> Result<Back
     }
     let mut base = running.clone();
     base.services = vec![Service {
-        backends: Vec::new(),
+        backends: Backends::default(),
         ..service.clone()
     }];
     let parsed = parse(&base, &format!("[[service.backend]]\n{toml}\n"))?;
     let mut backends = parsed
         .services
-        .into_iter()
-        .flat_map(|service| service.backends);
+        .iter()
+        .flat_map(|service| &service.backends)
+        .cloned();
     match (backends.next(), backends.next()) {
         (Some(backend), None) if service.backend(&backend.name).is_some() => Err(format!(
             "service {}: backend {} exists already",

@@ -182,6 +182,12 @@ impl Builder {
         Some(self.services.get(name)?.id)
     }
 
+    /// Numbers and names of all services.
+    pub fn service_names(&self) -> impl Iterator<Item = (ServiceId, &str)> {
+        let services = self.services.iter();
+        services.map(|(name, book)| (book.id, name.as_str()))
+    }
+
     /// Name of the service with this number.
     pub fn service_name(&self, id: ServiceId) -> Option<&str> {
         self.services

@@ -7,6 +7,15 @@ const LEAST: usize = 16;
 pub(crate) fn map<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let part = items.len().div_ceil(cpus).max(LEAST);
+    map_parts(items, part, work)
+}
+
+/// As [`map`], of items that are worth a thread each.
+pub(crate) fn map_each<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    map_parts(items, 1, work)
+}
+
+fn map_parts<T: Send, R: Send>(items: Vec<T>, part: usize, work: impl Fn(T) -> R + Sync) -> Vec<R> {
     if items.len() <= part {
         return items.into_iter().map(work).collect();
     }
@@ -39,6 +48,8 @@ mod tests {
             let squares = map((0..count).collect(), |item| item * item);
             let expected: Vec<usize> = (0..count).map(|item| item * item).collect();
             assert_eq!(squares, expected);
+            let squares = map_each((0..count.min(9)).collect(), |item| item * item);
+            assert_eq!(squares, expected[..count.min(9)]);
         }
     }
 }

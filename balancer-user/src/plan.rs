@@ -158,7 +158,26 @@ pub fn make(base: &Base, candidate: &Config, proofs: &Proofs, tables: &TableMemo
     plan
 }
 
+/// Backends that a revision's plan names; all revisions are in memory.
+const MAX_RECORDED: usize = 10_000;
+
 impl Plan {
+    /// What a revision keeps of it: of more than 10,000 backends the services
+    /// that are beyond are told without theirs.
+    pub fn for_record(mut self) -> Self {
+        let mut left = MAX_RECORDED;
+        for service in &mut self.services {
+            match left.checked_sub(service.backends.len()) {
+                Some(less) => left = less,
+                None => {
+                    left = 0;
+                    service.backends = Vec::new();
+                }
+            }
+        }
+        self
+    }
+
     /// The same of a file to which [`carry_drains`] added these.
     pub fn with_drains_on(mut self, drains: Vec<(String, String)>) -> Self {
         self.drains_on = drains;

@@ -38,7 +38,8 @@ pub struct Revision {
     pub reason: Option<String>,
     /// Findings that were allowed, by the file or for this change.
     pub allowed: Vec<Allowed>,
-    /// The plan, as it was made before anything happened.
+    /// The plan, as it was made before anything happened: see
+    /// [`Plan::for_record`](crate::plan::Plan::for_record).
     pub plan: Option<serde_json::Value>,
     /// What it is made of beside the configuration.
     pub origin: Origin,

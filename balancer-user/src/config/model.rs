@@ -5,6 +5,7 @@
 //! `std::time::Duration`, addresses `std::net` types, all in host order.
 
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -13,10 +14,12 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 mod apply;
+mod backends;
 mod packet_path;
 mod ports;
 
 pub use apply::{Apply, Keep};
+pub use backends::Backends;
 pub use packet_path::{Affinity, MAX_HOST_BITS, Quic, ServerId, SourceLimit, TunnelSource};
 pub use ports::Ports;
 
@@ -34,6 +37,21 @@ pub struct Config {
 }
 
 impl Config {
+    /// Takes the memory of another configuration for the backends of services
+    /// that are the same in it.
+    pub fn share(&mut self, other: &Self) {
+        let known: HashMap<&str, &Service> = other
+            .services
+            .iter()
+            .map(|service| (service.name.as_str(), service))
+            .collect();
+        for service in &mut self.services {
+            if let Some(same) = known.get(service.name.as_str()) {
+                service.backends.share(&same.backends);
+            }
+        }
+    }
+
     /// The service of that name.
     pub fn service(&self, name: &str) -> Option<&Service> {
         self.services.iter().find(|service| service.name == name)
@@ -171,7 +189,7 @@ pub struct Service {
     /// The probe; `None` means every backend counts as up.
     pub health: Option<Health>,
     /// The backends, in the file's order.
-    pub backends: Vec<Backend>,
+    pub backends: Backends,
 }
 
 impl Service {

@@ -275,7 +275,7 @@ impl Controller {
             author,
             reason: how.reason,
             allowed: allowed(&ready.report),
-            plan: serde_json::to_value(&ready.plan).ok(),
+            plan: serde_json::to_value(ready.plan.for_record()).ok(),
             warnings,
         };
         self.begin_change(proposal, pace, events).await

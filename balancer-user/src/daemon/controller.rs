@@ -73,7 +73,7 @@ pub(super) struct Controller {
     pub(super) dataplane: Box<dyn Dataplane>,
     pub(super) scheduler: Scheduler,
     pub(super) netlink: Netlink,
-    pub(super) found: Found,
+    pub(super) found: Arc<Found>,
     pub(super) lookup: Lookup,
     pub(super) rates: Rates,
     pub(super) started: Instant,

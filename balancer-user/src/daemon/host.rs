@@ -4,8 +4,12 @@
 //! configuration is in force: what it finds stops nothing. The network is not
 //! asked, which is for `balancer check --live`.
 
+use std::sync::Arc;
+
 use tokio::task::JoinHandle;
 
+use super::controller::Controller;
+use super::hops::Found;
 use crate::config::diagnostic::{Finding, Level};
 use crate::config::model::Config;
 use crate::config::spans::Spans;
@@ -18,11 +22,12 @@ pub(super) struct Looks {
 }
 
 impl Looks {
-    /// Looks at the host for that configuration, and says what it finds.
-    pub(super) fn begin(&mut self, config: &Config) {
-        let config = config.clone();
+    /// Looks at the host for that configuration, of which these ways to
+    /// backends are known, and says what it finds.
+    fn begin(&mut self, config: &Config, ways: &Arc<Found>) {
+        let (config, ways) = (config.clone(), Arc::clone(ways));
         let look = tokio::spawn(async move {
-            match live::look(&config, Reach::Host).await {
+            match live::look_beyond(&config, Reach::Host, ways).await {
                 Ok(host) => {
                     for what in &host.unseen {
                         tracing::info!(%what, "check of the host: not looked at");
@@ -36,6 +41,13 @@ impl Looks {
         if let Some(before) = self.under_way.replace(look) {
             before.abort();
         }
+    }
+}
+
+impl Controller {
+    /// Looks at the host for the configuration that is in force.
+    pub(super) fn look_at_host(&mut self) {
+        self.looks.begin(&self.config, &self.found);
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the network says: next hops, and the program on the interfaces.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::mpsc;
@@ -49,9 +50,10 @@ impl Controller {
     pub(super) async fn on_found(&mut self, found: Found) {
         let began = Instant::now();
         // Addresses that came while the look-up went on were asked for apart.
-        self.found.extend(found);
+        let known = Arc::make_mut(&mut self.found);
+        known.extend(found);
         let wanted = hops::addresses(&self.config);
-        self.found.retain(|address, _| wanted.contains_key(address));
+        known.retain(|address, _| wanted.contains_key(address));
         self.world.hops = hops::for_members(&self.config, &self.found);
         let _ = self.reconcile("routes or neighbours changed", began);
         planning::note_waste();
@@ -82,8 +84,8 @@ impl Controller {
         let mut new = hops::addresses(&self.config);
         new.retain(|address, _| !self.found.contains_key(address));
         if !new.is_empty() {
-            self.found
-                .extend(hops::ask(&self.netlink, new, Solicit::Missing).await);
+            let found = hops::ask(&self.netlink, new, Solicit::Missing).await;
+            Arc::make_mut(&mut self.found).extend(found);
         }
         self.world.hops = hops::for_members(&self.config, &self.found);
     }

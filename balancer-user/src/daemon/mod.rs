@@ -253,7 +253,7 @@ async fn begin(
         dataplane: Box::new(begun.dataplane),
         scheduler,
         netlink,
-        found,
+        found: Arc::new(found),
         rates: rates::Rates::default(),
         started: Instant::now(),
         lookup: Lookup::new(answers),
@@ -266,7 +266,7 @@ async fn begin(
         incidents: Default::default(),
     };
     say_attached(&begun.attached);
-    controller.looks.begin(&controller.config);
+    controller.look_at_host();
     controller.on_network().await;
     let services = controller.config.services.len();
     tracing::info!(revision = number, services, "forwarding");

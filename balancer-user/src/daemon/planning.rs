@@ -204,6 +204,9 @@ struct Step {
 impl Read {
     fn of(base: &Base, name: String, text: String, tables: &TableMemo) -> Self {
         let mut parsed = parse::parse(&text);
+        if let (Some(read), Some(running)) = (&mut parsed.config, &base.config) {
+            read.share(running);
+        }
         let step = parsed.config.clone().map(|mut config| {
             let drains_on = plan::carry_drains(base, &mut config);
             // Before the check: it then finds all tables built.

@@ -91,7 +91,7 @@ pub(super) struct Scene {
     /// Has the tables of the services that do not change.
     builder: Builder,
     netlink: Netlink,
-    found: Found,
+    found: Arc<Found>,
 }
 
 impl Scene {
@@ -101,8 +101,8 @@ impl Scene {
         let mut new = hops::addresses(config);
         new.retain(|address, _| !self.found.contains_key(address));
         if !new.is_empty() {
-            self.found
-                .extend(hops::ask(&self.netlink, new, Solicit::Missing).await);
+            let found = hops::ask(&self.netlink, new, Solicit::Missing).await;
+            Arc::make_mut(&mut self.found).extend(found);
         }
         hops::for_members(config, &self.found)
     }
@@ -184,7 +184,7 @@ impl Controller {
             running: self.config.clone(),
             seed: self.seed,
             netlink: self.netlink.clone(),
-            found: self.found.clone(),
+            found: Arc::clone(&self.found),
             builder: self.builder.beside(),
             in_force: NamedState {
                 names: Names::of(&self.builder, &state),

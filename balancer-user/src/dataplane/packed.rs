@@ -72,6 +72,38 @@ impl Packed {
         self.palette.get(place).copied()
     }
 
+    /// How many slots each member gets new flows of, by its index.
+    pub(super) fn counts(&self) -> Vec<u32> {
+        let mut of_palette = vec![0_u32; self.palette.len()];
+        match &self.places {
+            Places::Bytes(places) => {
+                for place in places {
+                    of_palette[usize::from(*place)] += 1;
+                }
+            }
+            Places::Words(places) => {
+                for place in places {
+                    of_palette[usize::from(*place)] += 1;
+                }
+            }
+            Places::Plain(_) => {}
+        }
+        let plain: &[Slot] = match &self.places {
+            Places::Plain(slots) => slots,
+            _ => &[],
+        };
+        let packed = self.palette.iter().zip(of_palette);
+        let mut counts = Vec::new();
+        for (slot, count) in packed.chain(plain.iter().map(|slot| (slot, 1))) {
+            let member = usize::from(slot.current());
+            if counts.len() <= member {
+                counts.resize(member + 1, 0);
+            }
+            counts[member] += count;
+        }
+        counts
+    }
+
     /// Whether no slot was ever in change.
     pub(super) fn is_pristine(&self) -> bool {
         let slots = match &self.places {
@@ -211,6 +243,11 @@ mod tests {
             assert_eq!(packed.unpack(), slots, "{different}");
             assert_eq!(packed.len(), slots.len());
             assert!(packed.is(&slots), "{different}");
+            let mut counts = vec![0; packed.counts().len()];
+            for slot in &slots {
+                counts[usize::from(slot.current())] += 1;
+            }
+            assert_eq!(packed.counts(), counts, "{different}");
             for at in [0, 17, 65_536, 65_537] {
                 assert_eq!(packed.at(at), slots.get(at).copied(), "{different}: {at}");
             }

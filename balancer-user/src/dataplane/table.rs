@@ -58,6 +58,14 @@ impl Table {
         self.slots.as_ref()?.at(index as usize)
     }
 
+    /// How many slots each member gets new flows of, by its index; members
+    /// beyond have none, as have all of a table that was read back.
+    pub fn counts(&self) -> Vec<u32> {
+        self.slots
+            .as_ref()
+            .map_or_else(Vec::new, |slots| slots.counts())
+    }
+
     /// Whether it has its slots and none was ever in change.
     pub fn is_pristine(&self) -> bool {
         self.slots.as_ref().is_some_and(|slots| slots.is_pristine())

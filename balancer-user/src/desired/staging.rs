@@ -120,6 +120,7 @@ impl Staging {
         let (known, wanted) = (by_name(from), by_name(to));
         let was = |name: &str| known.get(name).map(|at| &from.services[*at]);
         let services = to.services.iter().map(|after| match was(&after.name) {
+            Some(_) if !self.differing.contains_key(&after.name) => after.clone(),
             Some(before) if self.moves_in_parts(before, after) => {
                 merge_service(before, after, self.percent)
             }
@@ -183,7 +184,7 @@ fn merge_service(before: &Service, after: &Service, percent: u8) -> Service {
         .filter(|backend| after.backend(&backend.name).is_none());
     backends.extend(going.cloned());
     Service {
-        backends,
+        backends: backends.into(),
         ..base.clone()
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::unistd::{SysconfVar, geteuid, sysconf};
@@ -44,6 +45,15 @@ pub enum Reach {
 /// # Errors
 /// When the kernel's network configuration cannot be read at all.
 pub async fn look(config: &Config, reach: Reach) -> Result<Host, Error> {
+    look_beyond(config, reach, Arc::default()).await
+}
+
+/// As [`look`], where what the kernel says of the ways to backends is `known`
+/// already: of many thousands it takes long to say.
+///
+/// # Errors
+/// When the kernel's network configuration cannot be read at all.
+pub async fn look_beyond(config: &Config, reach: Reach, known: Arc<Found>) -> Result<Host, Error> {
     let (netlink, _changes) = Netlink::connect()?;
     let mut host = Host {
         page_len: page_len(),
@@ -60,7 +70,7 @@ pub async fn look(config: &Config, reach: Reach) -> Result<Host, Error> {
     host.addresses = own.iter().filter_map(named).collect();
     look_at_interfaces(config, &links, &mut host).await;
     look_at_reverse_paths(&mut host);
-    look_for_ways(config, &netlink, &mut host).await;
+    look_for_ways(config, &netlink, known, &mut host).await;
     if reach == Reach::Network {
         host.peers = peers::ask(&config.node.peers).await;
         for (peer, answer) in &host.peers {
@@ -192,21 +202,28 @@ fn reverse_path(interface: &str) -> Result<u8, String> {
         .map_err(|_| format!("{value:?} is not a number"))
 }
 
-/// Finds the ways to the backends, and waits for neighbours to answer.
-async fn look_for_ways(config: &Config, netlink: &Netlink, host: &mut Host) {
+/// Finds the ways to the backends that are not known, and waits for
+/// neighbours to answer.
+async fn look_for_ways(config: &Config, netlink: &Netlink, known: Arc<Found>, host: &mut Host) {
     host.solicited = geteuid().is_root();
     if !host.solicited {
         let why = "neighbours that the kernel does not know yet: asking for them needs root";
         host.unseen.push(why.to_owned());
     }
     let deadline = Instant::now() + NEIGHBOUR_PATIENCE;
-    host.hops = ways(config, netlink).await;
-    while host.solicited && hops::is_missing(config, &host.hops) && Instant::now() < deadline {
+    host.hops = Arc::unwrap_or_clone(known);
+    loop {
+        let mut open = hops::addresses(config);
+        open.retain(|address, is_asked| match host.hops.get(address) {
+            Some(Ok(hop)) => *is_asked && hop.mac.is_none(),
+            Some(Err(_)) | None => true,
+        });
+        let found = hops::ask(netlink, open, Solicit::Missing).await;
+        host.hops.extend(found);
+        let goes_on = host.solicited && Instant::now() < deadline;
+        if !goes_on || !hops::is_missing(config, &host.hops) {
+            return;
+        }
         sleep_until(Instant::now() + NEIGHBOUR_PAUSE).await;
-        host.hops = ways(config, netlink).await;
     }
-}
-
-async fn ways(config: &Config, netlink: &Netlink) -> Found {
-    hops::ask(netlink, hops::addresses(config), Solicit::Missing).await
 }

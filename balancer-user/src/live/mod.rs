@@ -15,5 +15,5 @@ mod probe;
 mod rules;
 
 pub use host::{Claim, Host, Interface, Program, VipAnswer};
-pub use look::{Reach, look};
+pub use look::{Reach, look, look_beyond};
 pub use rules::check;

@@ -47,6 +47,24 @@ fn the_running_file_changes_nothing_in_whatever_order() {
 }
 
 #[test]
+fn record_of_a_huge_plan_names_every_service_and_the_first_ones_backends() {
+    let text = with("name = \"web-3\"\n", "name = \"web-3\"\nweight = 50\n");
+    let mut plan = plan_to(&text);
+    assert_eq!(plan.clone().for_record(), plan, "a small one is kept whole");
+    let web = service(&plan, "web").clone();
+    let each = web.backends.len();
+    plan.services = vec![web; MAX_RECORDED / each + 5];
+    let kept = plan.clone().for_record();
+    assert_eq!(kept.services.len(), plan.services.len());
+    let named = kept.services.iter().map(|it| it.backends.len());
+    let expected = (0..plan.services.len()).map(|at| match at < MAX_RECORDED / each {
+        true => each,
+        false => 0,
+    });
+    assert!(named.eq(expected));
+}
+
+#[test]
 fn weight_moves_new_flows_and_keeps_established_ones() {
     let text = with("name = \"web-3\"\n", "name = \"web-3\"\nweight = 50\n");
     let plan = plan_to(&text);

@@ -20,13 +20,17 @@ mod run;
 mod script;
 mod shares;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use balancer_common::layout::SLOTS_PER_BLOCK;
+
 use crate::config::model::{Config, Seed, Service};
+use crate::dataplane::capacity::Capacity;
 use crate::dataplane::trial::Trial;
-use crate::dataplane::{Error, ServiceId, State, Table};
+use crate::dataplane::{Error, ServiceId, State, Table, features};
 use crate::desired::World;
+use crate::parallel;
 
 pub use moves::{FiveTuple, FlowMove, Moves, five_tuple, moves, recorded};
 pub use names::{NamedState, Names};
@@ -50,6 +54,14 @@ pub const FLOWS_UNCHANGED: usize = 200;
 pub const FLOWS_UNCHANGED_IN_ALL: usize = 20_000;
 /// Changed services whose table is built anew, to compare slot by slot.
 pub const TABLES_BUILT: usize = 64;
+/// Services whose tables a copy of the program holds at a time: more take
+/// turns in it, as all tables of a large configuration take as much memory as
+/// those that forward.
+const AT_A_TIME: usize = 128;
+/// Copies that are run at the same time, at most, a CPU each.
+const MOST_COPIES: usize = 4;
+/// Flows on record in a copy, at most: each is asked for right after it began.
+const MOST_RECORDS: u32 = 1 << 16;
 
 /// What is to be rehearsed.
 #[derive(Debug, Clone)]
@@ -72,28 +84,22 @@ pub struct Candidate {
 /// is no error: see [`Rehearsal::is_as_planned`].
 pub fn rehearse(in_force: Option<&NamedState>, candidate: &Candidate) -> Result<Rehearsal, Error> {
     let began = Instant::now();
+    let jobs = jobs(in_force, candidate);
+    let turns: Vec<&[Job<'_>]> = jobs.chunks(AT_A_TIME).collect();
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let copies = turns.len().clamp(1, cpus.min(MOST_COPIES));
+    // A copy gets every so-and-so-manieth turn: those that change come first.
+    let of_copy = |copy| -> Vec<&[Job<'_>]> {
+        let turns = turns.iter().skip(copy).step_by(copies);
+        turns.copied().collect()
+    };
+    let of_copies: Vec<Vec<&[Job<'_>]>> = (0..copies).map(of_copy).collect();
+    let ran = parallel::map_each(of_copies, |turns| play(candidate, &turns));
     let mut rehearsal = Rehearsal::default();
-    let (changed, unchanged) = split(in_force, candidate);
-    let most = FLOWS_UNCHANGED_IN_ALL / FLOWS_UNCHANGED;
-    // Evenly among all, so that it is not always the same ones.
-    let stride = unchanged.len().div_ceil(most).max(1);
-    let others = (0..).zip(&unchanged).filter(|(at, _)| at % stride != 0);
-    let state = without_tables(candidate, others.map(|(_, (_, id, _))| *id));
-    let mut stage = Stage::new(Trial::load(&state)?, candidate)?;
-    let flows = (FLOWS_CHANGED_IN_ALL / changed.len().max(1)).clamp(FLOWS_LEAST, FLOWS_CHANGED);
-    for (at, (service, id)) in changed.iter().enumerate() {
-        let is_built = at < TABLES_BUILT;
-        rehearsal.tables_built += usize::from(is_built);
-        let owners = Owners::planned(candidate, in_force, service, *id, is_built);
-        let script = Script::new(candidate, service, *id, owners);
-        let before = in_force.and_then(|of| now(of, service));
-        stage.run(&mut rehearsal, &script, before.as_ref(), flows)?;
-        shares::check(&mut rehearsal, candidate, &script);
+    for part in ran {
+        rehearsal.add(part?);
     }
-    for (service, id, before) in unchanged.iter().step_by(stride) {
-        let script = Script::new(candidate, service, *id, Owners::in_force(before, service));
-        stage.run(&mut rehearsal, &script, None, FLOWS_UNCHANGED)?;
-    }
+    rehearsal.tables_built = jobs.iter().filter(|job| job.is_built).count();
     let order: BTreeMap<&str, usize> = candidate
         .config
         .services
@@ -104,36 +110,133 @@ pub fn rehearse(in_force: Option<&NamedState>, candidate: &Candidate) -> Result<
     rehearsal
         .services
         .sort_by_key(|it| order.get(it.service.as_str()).copied());
-    let changes: Vec<&str> = changed.iter().map(|(it, _)| it.name.as_str()).collect();
-    for service in &mut rehearsal.services {
-        service.is_changed = changes.contains(&service.service.as_str());
-    }
     rehearsal.duration_millis = began.elapsed().as_millis() as u64;
     Ok(rehearsal)
 }
 
-/// Who gets the flows of a service now.
-fn now(in_force: &NamedState, service: &Service) -> Option<Owners> {
-    let id = in_force.names.id(&service.name)?;
-    let side = Side { of: in_force, id };
-    Some(Owners::in_force(&side, service))
+/// A service, and how it is to be rehearsed.
+struct Job<'a> {
+    service: &'a Service,
+    id: ServiceId,
+    /// As it is now, if it is.
+    before: Option<Side<'a>>,
+    flows: usize,
+    is_changed: bool,
+    is_built: bool,
 }
 
-/// The candidate's state without the slots of services that no flow is run
-/// to: of a thousand tables the copy would take as much memory as the program
-/// that forwards. All else of them is in it: their keys, too, have to lead
-/// nobody astray.
-fn without_tables(candidate: &Candidate, ids: impl Iterator<Item = ServiceId>) -> State {
+/// All that change, and some of the others.
+fn jobs<'a>(in_force: Option<&'a NamedState>, candidate: &'a Candidate) -> Vec<Job<'a>> {
+    let (changed, unchanged) = split(in_force, candidate);
+    let most = FLOWS_UNCHANGED_IN_ALL / FLOWS_UNCHANGED;
+    // Evenly among all, so that it is not always the same ones.
+    let stride = unchanged.len().div_ceil(most).max(1);
+    let flows = (FLOWS_CHANGED_IN_ALL / changed.len().max(1)).clamp(FLOWS_LEAST, FLOWS_CHANGED);
+    let changed = changed.into_iter().zip(0..);
+    let changed = changed.map(|((service, id, before), at)| Job {
+        service,
+        id,
+        before,
+        flows,
+        is_changed: true,
+        is_built: at < TABLES_BUILT,
+    });
+    let sampled = unchanged.into_iter().step_by(stride);
+    let sampled = sampled.map(|(service, id, before)| Job {
+        service,
+        id,
+        before: Some(before),
+        flows: FLOWS_UNCHANGED,
+        is_changed: false,
+        is_built: false,
+    });
+    changed.chain(sampled).collect()
+}
+
+/// Does jobs in one copy of the program, one turn after the other.
+fn play(candidate: &Candidate, turns: &[&[Job<'_>]]) -> Result<Rehearsal, Error> {
+    let mut rehearsal = Rehearsal::default();
+    let mut stage: Option<Stage<'_>> = None;
+    for turn in turns.iter().copied() {
+        let state = with_tables(candidate, turn);
+        let stage = match &mut stage {
+            Some(stage) => {
+                stage.change(&state)?;
+                stage
+            }
+            None => stage.insert(Stage::new(load(&state, turns, candidate)?, candidate)?),
+        };
+        for job in turn {
+            let (service, id) = (job.service, job.id);
+            let owners = match (&job.before, job.is_changed) {
+                (Some(before), false) => Owners::in_force(before, service),
+                (before, _) => {
+                    Owners::planned(candidate, before.as_ref(), service, id, job.is_built)
+                }
+            };
+            let script = Script::new(candidate, service, id, owners);
+            let before = job.before.filter(|_| job.is_changed);
+            let before = before.map(|before| Owners::in_force(&before, service));
+            stage.run(&mut rehearsal, &script, before.as_ref(), job.flows)?;
+            if let Some(figures) = rehearsal.services.last_mut() {
+                figures.is_changed = job.is_changed;
+            }
+            if job.is_changed {
+                shares::check(&mut rehearsal, candidate, &script);
+            }
+        }
+    }
+    Ok(rehearsal)
+}
+
+/// A copy that has room for what the largest turn needs, and for the tables of
+/// the next turn beside those of this one.
+fn load(state: &State, turns: &[&[Job<'_>]], candidate: &Candidate) -> Result<Trial, Error> {
+    let mut capacity = Capacity::for_state(state);
+    let needs = |turn: &&[Job<'_>]| {
+        let states = turn
+            .iter()
+            .filter_map(|job| candidate.tables.state.services.get(&job.id));
+        let sizes = states.map(|it| {
+            let blocks = it.table.slot_count().div_ceil(SLOTS_PER_BLOCK);
+            (blocks, it.members.len() as u32)
+        });
+        sizes.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
+    };
+    let first = turns.first().map_or(0, |turn| needs(turn).0);
+    let blocks = turns.iter().map(|turn| needs(turn).0).max();
+    let members = turns.iter().map(|turn| needs(turn).1).max();
+    if turns.len() > 1 {
+        capacity.blocks += blocks.unwrap_or_default() * 2 - first;
+    }
+    let counters = members.unwrap_or_default().max(1);
+    capacity.counters = counters;
+    capacity.handshake_counters = capacity.handshake_counters.min(counters);
+    capacity.flows = capacity.flows.min(MOST_RECORDS);
+    Trial::with(capacity, features::needed(state), state)
+}
+
+/// The candidate's state with the slots of these services only, and with
+/// counters for their members. All else of the others is in it: their keys,
+/// too, have to lead nobody astray.
+fn with_tables(candidate: &Candidate, turn: &[Job<'_>]) -> State {
+    let wanted: BTreeSet<ServiceId> = turn.iter().map(|job| job.id).collect();
     let mut state = candidate.tables.state.clone();
-    for id in ids {
-        if let Some(service) = state.services.get_mut(&id) {
+    let mut counters = 0..;
+    for (id, service) in &mut state.services {
+        let is_wanted = wanted.contains(id);
+        if !is_wanted {
             service.table = Table::of(&[]);
+        }
+        for member in &mut service.members {
+            let next = if is_wanted { counters.next() } else { None };
+            member.counter = next.unwrap_or_default();
         }
     }
     state
 }
 
-type Changed<'a> = Vec<(&'a Service, ServiceId)>;
+type Changed<'a> = Vec<(&'a Service, ServiceId, Option<Side<'a>>)>;
 type Unchanged<'a> = Vec<(&'a Service, ServiceId, Side<'a>)>;
 
 /// The services that fare otherwise than now, and the others.
@@ -158,7 +261,7 @@ fn split<'a>(
             .map(|(id, of)| Side { of, id: *id });
         match there {
             Some(there) if !names::differ(&there, &here) => unchanged.push((service, id, there)),
-            _ => changed.push((service, id)),
+            there => changed.push((service, id, there)),
         }
     }
     (changed, unchanged)

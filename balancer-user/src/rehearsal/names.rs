@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use balancer_common::layout::{Member, Slot};
 
-use crate::dataplane::{ServiceId, ServiceState, State};
+use crate::dataplane::{ServiceId, ServiceState, State, Table};
 use crate::desired::Builder;
 
 /// Names of the services and members of a state.
@@ -35,8 +35,9 @@ pub struct NamedState {
 impl Names {
     /// The names of the states that a builder makes.
     pub fn of(builder: &Builder, state: &State) -> Self {
+        let of_ids: BTreeMap<ServiceId, &str> = builder.service_names().collect();
         let named = |id: &ServiceId| {
-            let name = builder.service_name(*id)?.to_owned();
+            let name = (*of_ids.get(id)?).to_owned();
             let seats = builder.seats(&name).into_iter();
             let members = seats.map(|seat| seat.map(|seat| (seat.backend, seat.address)));
             let members = members.collect();
@@ -79,14 +80,8 @@ impl Names {
     }
 }
 
-impl NamedState {
-    pub(super) fn slots(&self, id: ServiceId) -> Vec<Slot> {
-        let service = self.state.services.get(&id);
-        service.and_then(|it| it.table.slots()).unwrap_or_default()
-    }
-}
-
 /// A service of a state that is compared with one of another state.
+#[derive(Clone, Copy)]
 pub(super) struct Side<'a> {
     pub(super) of: &'a NamedState,
     pub(super) id: ServiceId,
@@ -138,12 +133,7 @@ pub(super) fn differ(one: &Side<'_>, other: &Side<'_>) -> bool {
         if same_indexes && a.table == b.table {
             return false;
         }
-        let (slots_a, slots_b) = (a.table.slots(), b.table.slots());
-        slots_differ(
-            &slots_a.unwrap_or_default(),
-            &slots_b.unwrap_or_default(),
-            &in_b,
-        )
+        slots_differ(&a.table, &b.table, &in_b)
     }
 }
 
@@ -168,11 +158,13 @@ fn ids_differ(a: &ServiceState, b: &ServiceState, in_b: &impl Fn(u16) -> Option<
     !ids.eq(others)
 }
 
-fn slots_differ(a: &[Slot], b: &[Slot], in_b: &impl Fn(u16) -> Option<u16>) -> bool {
-    a.len() != b.len()
-        || a.iter().zip(b).any(|(a, b)| {
-            in_b(a.current()) != Some(b.current())
-                || a.is_unsettled() != b.is_unsettled()
-                || a.is_unsettled() && in_b(a.previous()) != Some(b.previous())
-        })
+/// Ends at the first slot that differs: where one does, many do.
+fn slots_differ(a: &Table, b: &Table, in_b: &impl Fn(u16) -> Option<u16>) -> bool {
+    let differ = |(a, b): (Slot, Slot)| {
+        in_b(a.current()) != Some(b.current())
+            || a.is_unsettled() != b.is_unsettled()
+            || a.is_unsettled() && in_b(a.previous()) != Some(b.previous())
+    };
+    a.slot_count() != b.slot_count()
+        || (0..a.slot_count()).any(|at| a.slot(at).zip(b.slot(at)).is_none_or(differ))
 }

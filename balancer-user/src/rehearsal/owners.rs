@@ -6,29 +6,38 @@ use std::net::IpAddr;
 use balancer_common::layout::{Member, Slot};
 
 use super::Candidate;
-use super::names::{NamedState, Side};
+use super::names::Side;
 use crate::config::model::Service;
-use crate::dataplane::ServiceId;
+use crate::dataplane::{ServiceId, Table};
 use crate::desired::{BackendState, backend_state, fails_open, keeps_flows};
 use crate::maglev;
 
 /// A slot that no backend of the file has.
 pub(super) const NOBODY: u16 = u16::MAX;
 
-/// Owners of slots, as places of backends in the file.
-pub(super) struct Owners {
-    /// Of each slot: who gets new flows.
-    new: Vec<u16>,
-    /// Who gets flows of which nothing is recorded, where that is another.
-    old: HashMap<u32, u16>,
+/// Owners of slots, as places of backends in the file. Few slots of a table
+/// are asked for, so they are looked up and not listed.
+pub(super) struct Owners<'a> {
+    /// Who gets new flows, where the table was made anew.
+    built: Vec<u16>,
+    /// The table, else.
+    table: Seated<'a>,
+    /// Who had the slots that are in change.
+    before: Option<Seated<'a>>,
 }
 
-impl Owners {
+/// A table, and its members as places in the file.
+struct Seated<'a> {
+    table: Option<&'a Table>,
+    places: Places,
+}
+
+impl<'a> Owners<'a> {
     /// After the change. With `is_built` the table is made anew from names
     /// and weights; without, the candidate's is taken, member by name.
     pub(super) fn planned(
-        candidate: &Candidate,
-        in_force: Option<&NamedState>,
+        candidate: &'a Candidate,
+        before: Option<&Side<'a>>,
         service: &Service,
         id: ServiceId,
         is_built: bool,
@@ -39,48 +48,83 @@ impl Owners {
         };
         let entries = entries(candidate, service);
         // While nobody is wanted the table stays as it was.
-        let new = if is_built && !entries.is_empty() {
+        let built = if is_built && !entries.is_empty() {
             maglev::build(&entries, candidate.config.node.table_size)
         } else {
-            let slots = candidate.tables.slots(id);
-            let place = Places::of(service, &side);
-            let slots = slots.iter();
-            slots.map(|slot| place.of_member(slot.current())).collect()
+            Vec::new()
         };
-        let old = keepers(candidate, in_force, service, &side, &new);
-        Self { new, old }
+        let mut owners = Self {
+            built,
+            table: Seated::of(service, &side),
+            before: None,
+        };
+        // Flows that a slot in change has stay with who had it when it was
+        // last settled, if that server is still there. Without a state before
+        // there is only the candidate's own word.
+        let before = before.map(|before| Seated::of(service, before));
+        owners.before = before.filter(|before| before.len() == owners.len());
+        owners
     }
 
     /// As they are now.
-    pub(super) fn in_force(side: &Side<'_>, service: &Service) -> Self {
-        let places = Places::of(service, side);
-        let slots = side.of.slots(side.id);
-        let owners = slots.iter().map(|slot| places.of_member(slot.current()));
-        let new: Vec<u16> = owners.collect();
-        let old = (0..)
-            .zip(&slots)
-            .filter(|(_, slot)| slot.is_unsettled())
-            .map(|(at, slot)| (at, places.of_member(slot.previous())));
+    pub(super) fn in_force(side: &Side<'a>, service: &Service) -> Self {
         Self {
-            old: old.collect(),
-            new,
+            built: Vec::new(),
+            table: Seated::of(service, side),
+            before: None,
         }
     }
 
     /// Slots of the table.
     pub(super) fn len(&self) -> u32 {
-        self.new.len() as u32
+        match self.built.len() {
+            0 => self.table.len(),
+            built => built as u32,
+        }
     }
 
     /// Who gets new flows of a slot.
     pub(super) fn new_at(&self, slot: u32) -> u16 {
-        self.new.get(slot as usize).copied().unwrap_or(NOBODY)
+        if self.built.is_empty() {
+            return self.table.owner(slot, Slot::current);
+        }
+        self.built.get(slot as usize).copied().unwrap_or(NOBODY)
     }
 
     /// Who gets flows of a slot that began before the change, where it lives.
     pub(super) fn old_at(&self, slot: u32, is_alive: impl Fn(u16) -> bool) -> u16 {
-        let old = self.old.get(&slot).copied().filter(|it| is_alive(*it));
-        old.unwrap_or_else(|| self.new_at(slot))
+        let is_in_change = self.table.slot(slot).is_some_and(Slot::is_unsettled);
+        if is_in_change {
+            let before = self.before.as_ref().unwrap_or(&self.table);
+            let old = before.owner(slot, Slot::previous);
+            if old != NOBODY && is_alive(old) {
+                return old;
+            }
+        }
+        self.new_at(slot)
+    }
+}
+
+impl<'a> Seated<'a> {
+    fn of(service: &Service, side: &Side<'a>) -> Self {
+        let state = side.of.state.services.get(&side.id);
+        Self {
+            table: state.map(|state| &state.table),
+            places: Places::of(service, side),
+        }
+    }
+
+    fn len(&self) -> u32 {
+        self.table.map_or(0, Table::slot_count)
+    }
+
+    fn slot(&self, index: u32) -> Option<Slot> {
+        self.table?.slot(index)
+    }
+
+    fn owner(&self, index: u32, of: impl Fn(Slot) -> u16) -> u16 {
+        let slot = self.slot(index);
+        slot.map_or(NOBODY, |slot| self.places.of_member(of(slot)))
     }
 }
 
@@ -105,34 +149,6 @@ fn entries<'a>(candidate: &Candidate, service: &'a Service) -> Vec<maglev::Entry
         .collect()
 }
 
-/// Slots in change, and who keeps the flows that they have: who had the slot
-/// when it was last settled, if that server is still there.
-fn keepers(
-    candidate: &Candidate,
-    in_force: Option<&NamedState>,
-    service: &Service,
-    side: &Side<'_>,
-    new: &[u16],
-) -> HashMap<u32, u16> {
-    let before = in_force.and_then(|of| {
-        let id = of.names.id(&service.name)?;
-        Some(Side { of, id })
-    });
-    // Without a state before there is only the candidate's own word.
-    let before = before.filter(|before| before.of.slots(before.id).len() == new.len());
-    let (slots, places): (Vec<Slot>, Places) = match &before {
-        Some(before) => (before.of.slots(before.id), Places::of(service, before)),
-        None => (candidate.tables.slots(side.id), Places::of(service, side)),
-    };
-    let after = candidate.tables.slots(side.id);
-    let in_change = after.iter().zip(&slots).zip(0..);
-    in_change
-        .filter(|((slot, _), _)| slot.is_unsettled())
-        .map(|((_, before), at)| (at, places.of_member(before.previous())))
-        .filter(|(_, owner)| *owner != NOBODY)
-        .collect()
-}
-
 /// Members of a state as places in the file.
 struct Places {
     /// Of each member.
@@ -141,15 +157,25 @@ struct Places {
 
 impl Places {
     fn of(service: &Service, side: &Side<'_>) -> Self {
+        let state = side.of.state.services.get(&side.id);
+        let members = state.map_or(0, |state| state.members.len());
+        let server = |member| side.of.names.server(side.id, member);
+        let is_at = |at: u16| {
+            let backend = service.backends.get(usize::from(at));
+            backend.is_some_and(|it| server(at) == Some((it.name.as_str(), it.address)))
+        };
+        // Nearly always each has the index of its place.
+        if (0..).take(members).all(is_at) {
+            return Self {
+                places: (0..).take(members).collect(),
+            };
+        }
         let backends = service.backends.iter().zip(0..);
         let known: HashMap<(&str, IpAddr), u16> = backends
             .map(|(it, at)| ((it.name.as_str(), it.address), at))
             .collect();
-        let state = side.of.state.services.get(&side.id);
-        let members = state.map_or(0, |state| state.members.len());
         let place = |member| {
-            let server = side.of.names.server(side.id, member);
-            let place = server.and_then(|server| known.get(&server));
+            let place = server(member).and_then(|server| known.get(&server));
             place.copied().unwrap_or(NOBODY)
         };
         Self {

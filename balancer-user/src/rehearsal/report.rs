@@ -119,6 +119,16 @@ impl Rehearsal {
         }
     }
 
+    /// Adds what another copy of the program did.
+    pub(super) fn add(&mut self, part: Self) {
+        self.flows += part.flows;
+        self.packets += part.packets;
+        self.services.extend(part.services);
+        self.difference_count += part.difference_count;
+        self.differences.extend(part.differences);
+        self.differences.truncate(MAX_DIFFERENCES);
+    }
+
     pub(super) fn differ(&mut self, difference: Difference) {
         self.difference_count += 1;
         if self.differences.len() < MAX_DIFFERENCES {

@@ -11,9 +11,9 @@ use super::report::{BackendRehearsal, Difference, Rehearsal, ServiceRehearsal};
 use super::script::{Expected, Named, Script, Step};
 use super::{Candidate, Names};
 use crate::config::model::{Forward, Protocol};
-use crate::dataplane::Error;
 use crate::dataplane::object::possible_cpus;
 use crate::dataplane::trial::{Action, Outcome, Trial};
+use crate::dataplane::{Error, State};
 
 /// Frames of a test run come in on the loopback device, which is always the
 /// first.
@@ -73,12 +73,17 @@ impl<'a> Stage<'a> {
         Ok(stage)
     }
 
+    /// Another state in the same copy.
+    pub(super) fn change(&mut self, state: &State) -> Result<(), Error> {
+        self.trial.change(state)
+    }
+
     /// Runs so many flows of a service; `before` is who has its flows now.
     pub(super) fn run(
         &mut self,
         rehearsal: &mut Rehearsal,
         script: &Script<'_>,
-        before: Option<&Owners>,
+        before: Option<&Owners<'_>>,
         count: usize,
     ) -> Result<(), Error> {
         let mut figures = ServiceRehearsal {
@@ -192,10 +197,10 @@ impl<'a> Stage<'a> {
             });
         }
         // What is counted is what the program did.
-        let went = outcome
-            .member
-            .and_then(|it| self.names.backend(script.id, it))
-            .and_then(|name| script.place(name));
+        let went = outcome.member.and_then(|member| {
+            let name = self.names.backend(script.id, member)?;
+            script.place(name, member)
+        });
         Ok(match (expected, went) {
             (Expected::Sent { backend, .. }, went) => Came::To(went.unwrap_or(backend)),
             (Expected::Dropped(reason), went) => {

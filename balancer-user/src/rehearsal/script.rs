@@ -26,7 +26,7 @@ const INITIAL: u8 = 0xc0;
 pub(super) struct Script<'a> {
     pub(super) service: &'a Service,
     pub(super) id: ServiceId,
-    pub(super) owners: Owners,
+    pub(super) owners: Owners<'a>,
     pub(super) alive: Vec<bool>,
     ways: Vec<Option<Way<'a>>>,
     keys: [u64; FLOW_KEYS],
@@ -66,7 +66,7 @@ impl<'a> Script<'a> {
         candidate: &'a Candidate,
         service: &'a Service,
         id: ServiceId,
-        owners: Owners,
+        owners: Owners<'a>,
     ) -> Self {
         let node = &candidate.config.node;
         let hops = &candidate.world.hops;
@@ -88,8 +88,13 @@ impl<'a> Script<'a> {
         self.ways.get(usize::from(backend))?.as_ref()
     }
 
-    /// Where a backend stands in the file.
-    pub(super) fn place(&self, name: &str) -> Option<u16> {
+    /// Where a backend stands in the file; it is looked for at `likely`
+    /// first.
+    pub(super) fn place(&self, name: &str, likely: u16) -> Option<u16> {
+        let there = self.service.backends.get(usize::from(likely));
+        if there.is_some_and(|it| it.name == name) {
+            return Some(likely);
+        }
         let mut backends = self.service.backends.iter().zip(0..);
         backends.find_map(|(it, at)| (it.name == name).then_some(at))
     }

@@ -70,15 +70,12 @@ pub(super) fn check(rehearsal: &mut Rehearsal, candidate: &Candidate, script: &S
 fn slots(candidate: &Candidate, script: &Script<'_>) -> Vec<u32> {
     let mut counts = vec![0; script.service.backends.len()];
     let names = &candidate.tables.names;
-    let mut by_member = std::collections::HashMap::new();
-    for slot in candidate.tables.slots(script.id) {
-        *by_member.entry(slot.current()).or_insert(0) += 1;
-    }
-    for (member, count) in by_member {
+    let state = candidate.tables.state.services.get(&script.id);
+    let of_members = state.map_or_else(Vec::new, |state| state.table.counts());
+    for (member, count) in (0..).zip(of_members) {
         let name = names.backend(script.id, member);
-        let mut backends = script.service.backends.iter();
-        if let Some(at) = backends.position(|it| Some(it.name.as_str()) == name) {
-            counts[at] += count;
+        if let Some(at) = name.and_then(|name| script.place(name, member)) {
+            counts[usize::from(at)] += count;
         }
     }
     counts

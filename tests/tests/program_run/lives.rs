@@ -112,7 +112,7 @@ struct Run {
 impl Run {
     fn new(seed: u64) -> Self {
         let mut cluster = Cluster::new(BACKENDS);
-        let backends = cluster.service().backends.clone();
+        let backends = cluster.service().backends.to_vec();
         let life = Life {
             present: true,
             up: true,

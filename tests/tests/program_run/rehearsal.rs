@@ -15,7 +15,8 @@ use balancer_user::dataplane::{ServiceState, State, Table};
 use balancer_user::desired::{Builder, World};
 use balancer_user::member::Hop;
 use balancer_user::rehearsal::{
-    Candidate, FLOWS_CHANGED, FLOWS_UNCHANGED, NamedState, Names, Rehearsal, moves, rehearse,
+    Candidate, FLOWS_CHANGED, FLOWS_CHANGED_IN_ALL, FLOWS_UNCHANGED, NamedState, Names, Rehearsal,
+    moves, rehearse,
 };
 
 use crate::fixture::at;
@@ -292,6 +293,37 @@ fn service_that_does_not_change_is_sampled_and_the_moved_flows_are_counted() {
     let rehearsal = rehearsed(Some(&in_force), &again);
     assert_as_planned(&rehearsal);
     assert!(rehearsal.services.iter().all(|it| !it.is_changed));
+}
+
+/// More than a copy of the program holds the tables of.
+#[test]
+fn services_that_take_turns_are_all_run_and_a_fault_in_the_last_is_found() {
+    const COUNT: usize = 300;
+    let services: Vec<String> = (0..COUNT)
+        .map(|at| {
+            let address = format!("198.18.{}.{}", at / 200, at % 200 + 1);
+            service(&format!("web-{at}"), &address, &tcp("l2"), V4)
+        })
+        .collect();
+    let mut candidate = alone(&services);
+    let rehearsal = rehearsed(None, &candidate);
+    assert_as_planned(&rehearsal);
+    let names = rehearsal.services.iter().map(|it| it.service.as_str());
+    let expected = candidate.config.services.iter().map(|it| it.name.as_str());
+    assert!(names.eq(expected), "each once, in the file's order");
+    let shared = (FLOWS_CHANGED_IN_ALL / COUNT) as u64;
+    for figures in &rehearsal.services {
+        assert!(figures.is_changed);
+        assert_eq!(figures.flows, shared, "{figures:?}");
+    }
+    let last = format!("web-{}", COUNT - 1);
+    let id = candidate.tables.names.id(&last).unwrap();
+    let tables = &mut candidate.tables.state.services;
+    tables.get_mut(&id).unwrap().members.swap(0, 1);
+    let rehearsal = rehearsed(None, &candidate);
+    assert_found(&rehearsal, "Ethernet destination");
+    assert!(rehearsal.differences.iter().all(|it| it.service == last));
+    assert_eq!(rehearsal.services.len(), COUNT);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use serde_json::json;
 use toml::de::DeTable;
 
 use super::super::check::rules;
-use super::super::model::{Affinity, Backend, Forward, Ports, Protocol, Service};
+use super::super::model::{Affinity, Backend, Backends, Forward, Ports, Protocol, Service};
 use super::super::spans::{ServiceSpans, TableSpans};
 use super::MAX_BACKENDS;
 use super::addresses::{address, network};
@@ -97,7 +97,7 @@ pub(super) fn service<'t>(
         allow,
         allow_reason,
         health,
-        backends,
+        backends: backends.into(),
         ..head
     });
     spans.table = fields.into_spans();
@@ -156,7 +156,7 @@ fn head(fields: &mut Fields<'_, '_>) -> Option<Service> {
         allow: Vec::new(),
         allow_reason: None,
         health: None,
-        backends: Vec::new(),
+        backends: Backends::default(),
     })
 }
 

@@ -62,7 +62,7 @@ impl Controller {
         let _ = self.reconcile(&cause, Instant::now());
         tracing::info!(revision = change.revision.number, "committed");
         moment::passed(Moment::Committed);
-        self.looks.begin(&self.config);
+        self.look_at_host();
         self.changed(&change.revision);
         change.tell(Progress::Over {
             revision: Box::new(change.revision.clone()),

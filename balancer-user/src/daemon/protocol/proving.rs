@@ -8,7 +8,7 @@
 //! cannot move in parts: those servers are proven beside the loop, and begin as
 //! what they were proven to be.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 
 use super::{Controller, Progress, Step, UnderWay, hops};
@@ -25,14 +25,27 @@ use crate::probe::scheduler::{TargetId, TargetSpec};
 /// change, by the address that is probed.
 pub(in crate::daemon) type Known = BTreeMap<(TargetId, SocketAddr), State>;
 
-/// The backends of a configuration by the names of service and backend.
-fn names(config: &Config) -> HashMap<(&str, &str), (&Service, &Backend)> {
+/// The backends of some services by the names of service and backend.
+fn names<'a>(
+    config: &'a Config,
+    of: &HashSet<&str>,
+) -> HashMap<(&'a str, &'a str), (&'a Service, &'a Backend)> {
     let services = config.services.iter();
+    let services = services.filter(|it| of.contains(it.name.as_str()));
     let backends = services.flat_map(|service| {
         let backends = service.backends.iter();
         backends.map(move |it| ((service.name.as_str(), it.name.as_str()), (service, it)))
     });
     backends.collect()
+}
+
+/// Services of a configuration that are new or not what they were.
+fn differing<'a>(before: &Config, after: &'a Config) -> HashSet<&'a str> {
+    let services = before.services.iter();
+    let known: HashMap<&str, &Service> = services.map(|it| (it.name.as_str(), it)).collect();
+    let services = after.services.iter();
+    let differing = services.filter(|it| known.get(it.name.as_str()) != Some(it));
+    differing.map(|it| it.name.as_str()).collect()
 }
 
 /// Where a backend's probes go.
@@ -59,7 +72,8 @@ impl Controller {
             return;
         };
         let (before, after) = (change.staging.before(), change.staging.after());
-        let (earlier, present) = (names(before), names(&self.config));
+        let differing = differing(before, after);
+        let (earlier, present) = (names(before, &differing), names(&self.config, &differing));
         // A service that cannot move in parts is as it was until the first
         // stage: its new names have no seats, either.
         let is_seated = |service: &str, backend: &str| {
@@ -67,7 +81,9 @@ impl Controller {
             !earlier.contains_key(&name) && present.contains_key(&name)
         };
         let mut new = Vec::new();
-        for (service_at, service) in after.services.iter().enumerate() {
+        let services = after.services.iter().enumerate();
+        for (service_at, service) in services.filter(|(_, it)| differing.contains(it.name.as_str()))
+        {
             for (backend_at, backend) in service.backends.iter().enumerate() {
                 let is_seated = is_seated(&service.name, &backend.name);
                 if is_seated && weight_in_use(backend) > 0 {

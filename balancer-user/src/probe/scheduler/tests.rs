@@ -389,7 +389,7 @@ fn targets_come_from_the_configuration() {
         allow: Vec::new(),
         allow_reason: None,
         health,
-        backends: vec![backend("one", 1), backend("two", 2)],
+        backends: vec![backend("one", 1), backend("two", 2)].into(),
     };
     let own_port = Health {
         port: Some(8080),

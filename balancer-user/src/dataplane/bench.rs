@@ -7,7 +7,7 @@
 mod hot_loop;
 mod sink;
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -174,7 +174,9 @@ pub fn pinned_maps(pin_dir: &Path) -> Result<Vec<(String, u64)>, Error> {
         let info = map
             .info()
             .map_err(|error| Error::kernel("asking the kernel about a map", error))?;
-        map_memory(info.id())
+        // By the map itself: its number is for those who have no more.
+        let name = info.name_as_str().unwrap_or("?").to_owned();
+        Ok((name, memory_of(map.fd().as_fd())?))
     })
     .collect()
 }
@@ -185,12 +187,15 @@ fn map_memory(id: u32) -> Result<(String, u64), Error> {
     let info = MapInfo::from_id(id).map_err(failed)?;
     let name = info.name_as_str().unwrap_or("?").to_owned();
     let fd = info.fd().map_err(failed)?;
-    let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
+    Ok((name, memory_of(fd.as_fd())?))
+}
+
+/// Memory of an open map.
+fn memory_of(fd: BorrowedFd<'_>) -> Result<u64, Error> {
+    let path = format!("/proc/self/fdinfo/{}", fd.as_raw_fd());
     let text = std::fs::read_to_string(&path).map_err(|error| Error::kernel(&path, error))?;
-    let bytes = text
-        .lines()
+    text.lines()
         .find_map(|line| line.strip_prefix("memlock:"))
         .and_then(|value| value.trim().parse().ok())
-        .ok_or_else(|| Error::kernel(&path, "no line `memlock`"))?;
-    Ok((name, bytes))
+        .ok_or_else(|| Error::kernel(&path, "no line `memlock`"))
 }

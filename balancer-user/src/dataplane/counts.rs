@@ -76,8 +76,8 @@ impl<V: Pod + Default + PartialEq> Counts<V> {
         Ok(())
     }
 
-    /// Hands over what each CPU counted at each of these indexes, which
-    /// ascend; nothing for those beyond the end.
+    /// Hands over what each CPU counted at each of these indexes, which are
+    /// [`ascending`]; nothing for those beyond the end.
     pub(super) fn for_each(
         &self,
         indexes: &[u32],
@@ -159,6 +159,15 @@ impl<V: Pod + Default + PartialEq> Counts<V> {
     fn writing(&self, index: u32, error: aya::maps::MapError) -> Error {
         Error::kernel(format!("writing {}[{index}]", self.name), error)
     }
+}
+
+/// Indexes as [`Counts::for_each`] wants them: two members may count at one,
+/// which is not to be summed twice.
+pub(super) fn ascending(indexes: &[u32]) -> Vec<u32> {
+    let mut ascending = indexes.to_vec();
+    ascending.sort_unstable();
+    ascending.dedup();
+    ascending
 }
 
 fn cpus() -> Result<usize, Error> {

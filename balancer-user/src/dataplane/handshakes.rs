@@ -13,7 +13,7 @@ use balancer_common::layout::{Handshake, HandshakeCounters};
 use nix::time::{ClockId, clock_gettime};
 
 use super::Error;
-use super::counts::Counts;
+use super::counts::{Counts, ascending};
 use super::mapping::Mapped;
 use super::maps::Source;
 use super::memory;
@@ -59,8 +59,7 @@ pub(super) fn counters(
     members: &[u32],
 ) -> Result<BTreeMap<u32, HandshakeCounters>, Error> {
     let overdue = places.overdue(now()?);
-    let mut known = members.to_vec();
-    known.sort_unstable();
+    let known = ascending(members);
     let abandoned = |index: &u32| HandshakeCounters {
         abandoned: overdue.get(index).copied().unwrap_or(0),
         ..HandshakeCounters::default()

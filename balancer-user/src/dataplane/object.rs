@@ -10,7 +10,7 @@ use balancer_common::features::Features;
 use balancer_common::layout::{MemberCounters, NatKey, NatRecord, TraceRecord};
 use balancer_common::verdict::Reason;
 
-use super::counts::Counts;
+use super::counts::{Counts, ascending};
 use super::handshakes::{self, Places};
 use super::mapping::Mapped;
 use super::maps::{Sizes, Source};
@@ -128,8 +128,7 @@ impl Object {
     /// Sums over all CPUs of these members' counters and all reasons.
     pub fn counters(&mut self, members: &[u32]) -> Result<Counters, Error> {
         let mut counters = Counters::default();
-        let mut known: Vec<u32> = members.to_vec();
-        known.sort_unstable();
+        let known = ascending(members);
         let zero = |index: &u32| (*index, MemberCounters::default());
         counters.members = known.iter().map(zero).collect();
         self.counts.members.for_each(&known, |index, counted| {

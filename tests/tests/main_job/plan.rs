@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use balancer_tests::balancer::{Balancer, backend_of, binary};
+use balancer_tests::lab::Lab;
 use balancer_tests::lab::capture::Capture;
 use balancer_tests::lab::cleanup::Scratch;
 use balancer_tests::lab::client::HttpLoad;
@@ -224,13 +225,12 @@ fn operators_drain_goes_on_and_stdin_is_read() -> Result<()> {
     Ok(())
 }
 
-/// Answers of the third backend's flows go elsewhere, and no others.
-#[test]
-fn flows_on_record_and_flows_of_a_capture_show_where_they_would_go() -> Result<()> {
-    const FLOWS: usize = 300;
-    let lab = l2(3)?;
-    let _servers = web_servers(&lab)?;
-    let web = Service::web_l2(&lab);
+/// Flows of each service below.
+const FLOWS: usize = 300;
+
+/// A service of TCP and one of UDP whose flows are recorded, and their file.
+fn web_and_games(lab: &Lab) -> (Service, Service, String) {
+    let web = Service::web_l2(lab);
     let games = Service {
         name: "games",
         port: 7777,
@@ -243,7 +243,23 @@ fn flows_on_record_and_flows_of_a_capture_show_where_they_would_go() -> Result<(
         "protocol = \"udp\"\naffinity = \"flow\"\n",
         1,
     );
-    let balancer = balancer(&lab, &[web.toml(), recorded].join("\n"))?;
+    let text = [web.toml(), recorded].join("\n");
+    (web, games, text)
+}
+
+/// How many flows of the third backend move.
+fn of_third(moves: &Moves) -> u64 {
+    let moves = moves.by_backend.iter();
+    let moves = moves.filter(|it| it.from == "backend2" && it.to != "backend2");
+    moves.map(|it| it.flows).sum()
+}
+
+#[test]
+fn flows_on_record_and_flows_of_a_capture_show_where_they_would_go() -> Result<()> {
+    let lab = l2(3)?;
+    let _servers = web_servers(&lab)?;
+    let (web, games, text) = web_and_games(&lab);
+    let balancer = balancer(&lab, &text)?;
     let draft = Draft::of(&balancer)?;
     let client = lab.client(0);
     let capture = Capture::start(client.namespace(), "eth0", "tcp dst port 80")?;
@@ -281,25 +297,34 @@ fn flows_on_record_and_flows_of_a_capture_show_where_they_would_go() -> Result<(
     let json = ended(draft.plan(&balancer, &web_text, &options)?, 3)?;
     let planned: Planned = serde_json::from_str(&json)?;
     let captured = planned.captured.context("nothing of the capture")?;
-    ensure!(captured.flows == answered.answered, "{captured:?}");
-    let of_third = |moves: &Moves| -> u64 {
-        let moves = moves.by_backend.iter();
-        let moves = moves.filter(|it| it.from == "backend2" && it.to != "backend2");
-        moves.map(|it| it.flows).sum()
-    };
+    // A busy machine may lose a packet, or not capture it.
+    let missed = answered.answered.saturating_sub(captured.flows);
+    ensure!(missed <= FLOWS as u64 / 10, "{captured:?}");
     // Little else moves with a backend that goes.
     let third = answered.from_backend("backend2");
-    ensure!(of_third(&captured) == third, "{third}: {captured:?}");
+    let moved = of_third(&captured);
+    ensure!(
+        (third.saturating_sub(missed)..=third).contains(&moved),
+        "{third}: {captured:?}"
+    );
     ensure!(captured.moved <= third + FLOWS as u64 / 20, "{captured:?}");
     let recorded = planned.recorded.context("nothing on record")?;
     let seen = balancer.status()?;
     let counted = |name: &str| backend_of(&seen, "games", name).map_or(0, |it| it.flows);
-    ensure!(recorded.flows == FLOWS as u64, "{recorded:?}");
+    let arrived: u64 = ["backend0", "backend1", "backend2"]
+        .map(counted)
+        .iter()
+        .sum();
+    ensure!(arrived >= FLOWS as u64 * 9 / 10, "{seen:?}");
+    ensure!(recorded.flows == arrived, "{arrived}: {recorded:?}");
     ensure!(recorded.moved == counted("backend2"), "{recorded:?}");
     ensure!(recorded.moved == of_third(&recorded), "{recorded:?}");
     let said = ended(draft.plan(&balancer, &web_text, &options[1..])?, 3)?;
     for part in [
-        format!("flows on record: {FLOWS} flows, {} of them", recorded.moved),
+        format!(
+            "flows on record: {arrived} flows, {} of them",
+            recorded.moved
+        ),
         format!("flows in the capture: {} flows, ", captured.flows),
         "service games: backend2 -> backend".to_owned(),
     ] {

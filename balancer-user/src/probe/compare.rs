@@ -3,7 +3,7 @@
 //!
 //! These requests are no probes: no state of a backend depends on them. What
 //! they mean is [`crate::verdict::answers`]. Bounded: one request to a backend
-//! at a time, each with a timeout, and [`MAX_CONCURRENT`] in all. Dropping a
+//! at a time, each with a timeout, and `MAX_CONCURRENT` in all. Dropping a
 //! [`Comparing`] ends it.
 
 use std::net::SocketAddr;

@@ -13,8 +13,8 @@
 //! slot       packet      FLOWS  PROBATION  goes to              written
 //! settled    any         -      -          current              -
 //! unsettled  UDP         -      -          current              -
-//! unsettled  SYN         alive  -          the record's         -
-//! unsettled  SYN         no     alive      the record's         -
+//! unsettled  SYN         its    -          the record's         -
+//! unsettled  SYN         no     its        the record's         -
 //! unsettled  SYN         no     no         current              PROBATION
 //! unsettled  other TCP   alive  -          the record's         -
 //! unsettled  other TCP   no     alive      the record's         FLOWS
@@ -22,9 +22,14 @@
 //! unsettled  other TCP   no     no         current otherwise    PROBATION
 //! ```
 //!
-//! A record of this era whose member died is written over where it lies, so
-//! that the flow does not go back when that member recovers. Old flows whose
-//! owner died are noted for the same reason. A `current` that is dead gets
+//! A record is a SYN's own if it is alive and was made of a SYN with the same
+//! sequence number: a SYN that comes again has it, while one that opens
+//! another flow of the same addresses and ports has another (RFC 9293, 3.4.1).
+//!
+//! A record of this era that does not count is written over where it lies: a
+//! flow does not go back when a member that died recovers, and what follows a
+//! SYN goes where that went. Old flows whose owner died are noted for the same
+//! reason. A `current` that is dead gets
 //! nothing either: the packet path drops what would go there.
 //!
 //! A UDP service may ask that every flow has a record, also of settled slots
@@ -108,13 +113,16 @@ impl Choice {
 /// second and flow, not one a packet. With a shorter idle time, that.
 pub const REFRESH_NS: u64 = 1_000_000_000;
 
-/// Chooses the member for a slot in change; `flows` and `probation` ask the
-/// two tables, `incarnation` gives the incarnation of a member that is alive.
-/// A settled slot needs none of them: its member is `current`.
+/// Chooses the member for a slot in change; `sequence` is what
+/// [`opened_with`](crate::parse::opened_with) says of the packet, `flows` and
+/// `probation` ask the two tables, `incarnation` gives the incarnation of a
+/// member that is alive. A settled slot needs none of them: its member is
+/// `current`.
 #[inline(always)]
 pub fn in_change(
     slot: Slot,
     opening: Opening,
+    sequence: u32,
     flows: impl FnOnce() -> Option<FlowRecord>,
     probation: impl FnOnce() -> Option<FlowRecord>,
     incarnation: impl Fn(u16) -> Option<u16>,
@@ -123,19 +131,23 @@ pub fn in_change(
         return Choice::of(slot.current());
     }
     let of_this_era = |record: &FlowRecord| record.era == u32::from(slot.era());
+    let counts = |record: &FlowRecord| {
+        (matches!(opening, Opening::Established) || record.stamp == u64::from(sequence))
+            && incarnation(record.member) == Some(record.incarnation)
+    };
     let known = flows().filter(of_this_era);
     if let Some(record) = known
-        && incarnation(record.member) == Some(record.incarnation)
+        && counts(&record)
     {
         return Choice::of(record.member);
     }
     let tried = probation().filter(of_this_era);
     if let Some(record) = tried
-        && incarnation(record.member) == Some(record.incarnation)
+        && counts(&record)
     {
         let choice = Choice::of(record.member);
         return match opening {
-            Opening::Syn => choice,
+            Opening::Syn if known.is_none() => choice,
             _ => choice.keeping(Keep::Flows),
         };
     }
@@ -172,7 +184,7 @@ pub fn recorded(
         REFRESH_NS
     };
     let counts = |record: &FlowRecord| {
-        now_ns.saturating_sub(record.seen_ns) < idle_ns.saturating_add(lag_ns)
+        now_ns.saturating_sub(record.stamp) < idle_ns.saturating_add(lag_ns)
             && incarnation(record.member) == Some(record.incarnation)
     };
     let known = flows();
@@ -180,7 +192,7 @@ pub fn recorded(
         && counts(&record)
     {
         let choice = Choice::of(record.member);
-        return if now_ns.saturating_sub(record.seen_ns) < lag_ns {
+        return if now_ns.saturating_sub(record.stamp) < lag_ns {
             choice
         } else {
             choice.keeping(Keep::Time)
@@ -207,6 +219,7 @@ mod tests {
     use super::*;
 
     const ERA: u8 = 5;
+    const SEQUENCE: u32 = 0xffff_fff0;
     const IN_CHANGE: Slot = Slot::unsettled(1, 2).in_era(ERA);
     /// Index and incarnation of who is alive.
     const ALL: &[(u16, u16)] = &[(1, 10), (2, 20), (3, 30), (4, 40)];
@@ -227,7 +240,7 @@ mod tests {
             member,
             incarnation,
             era: ERA.into(),
-            ..FlowRecord::default()
+            stamp: SEQUENCE.into(),
         })
     }
 
@@ -237,7 +250,14 @@ mod tests {
         probation: Option<FlowRecord>,
         members: &[(u16, u16)],
     ) -> (u16, Keep) {
-        let choice = in_change(IN_CHANGE, opening, || flows, || probation, alive(members));
+        let choice = in_change(
+            IN_CHANGE,
+            opening,
+            SEQUENCE,
+            || flows,
+            || probation,
+            alive(members),
+        );
         assert!(!choice.is_new);
         (choice.member, choice.keep)
     }
@@ -282,6 +302,22 @@ mod tests {
     }
 
     #[test]
+    fn syn_of_another_sequence_number_opens_a_flow_and_takes_the_record_over() {
+        let earlier = record(3, 30).map(|record| FlowRecord {
+            stamp: u64::from(SEQUENCE) + 1,
+            ..record
+        });
+        let chosen = choose(Opening::Syn, earlier, None, ALL);
+        assert_eq!(chosen, (1, Keep::Flows));
+        let chosen = choose(Opening::Syn, None, earlier, ALL);
+        assert_eq!(chosen, (1, Keep::Probation));
+        let chosen = choose(Opening::Syn, earlier, record(4, 40), ALL);
+        assert_eq!(chosen, (4, Keep::Flows));
+        let chosen = choose(Opening::Established, earlier, None, ALL);
+        assert_eq!(chosen, (3, Keep::Nothing));
+    }
+
+    #[test]
     fn record_of_an_earlier_owner_of_the_index_is_not_followed() {
         let chosen = choose(Opening::Established, record(3, 29), None, ALL);
         assert_eq!(chosen.0, 2);
@@ -305,6 +341,7 @@ mod tests {
         let choice = in_change(
             slot,
             Opening::Established,
+            SEQUENCE,
             || record(1, 10),
             || None,
             alive(ALL),
@@ -317,7 +354,7 @@ mod tests {
         const IDLE: u64 = 10 * REFRESH_NS;
         let seen = |member, incarnation, seen_ns| {
             record(member, incarnation).map(|record| FlowRecord {
-                seen_ns,
+                stamp: seen_ns,
                 era: 77,
                 ..record
             })

@@ -90,6 +90,7 @@ pub fn see(
     place: &mut Handshake,
     tag: u32,
     counter: u32,
+    source: [u8; 16],
     packet: Packet,
     now: impl FnOnce() -> u64,
     count: impl Fn(u32, Event),
@@ -111,6 +112,7 @@ pub fn see(
                 started_ns: now,
                 tag,
                 counter,
+                source,
             };
             count(counter, Event::Started);
         }
@@ -185,6 +187,7 @@ mod tests {
             place,
             tag,
             counter,
+            [tag as u8; 16],
             packet,
             || now,
             |counter, event| {
@@ -222,7 +225,7 @@ mod tests {
             run(&mut place, 5, 1, Packet::Syn, 7);
             let events = run(&mut place, 9, 2, Packet::Syn, 7 + age);
             assert_eq!(events, vec![(1, event), (2, Event::Started)]);
-            assert_eq!((place.tag, place.counter), (9, 2));
+            assert_eq!((place.tag, place.counter, place.source), (9, 2, [9; 16]));
         }
     }
 

@@ -279,6 +279,23 @@ pub fn transport<A: Address>(
     Ok(Segment::tcp(flags))
 }
 
+/// The sequence number of the SYN that opened the flow, as this TCP packet
+/// tells it: a SYN its own, the packet that follows one less (RFC 9293, 3.4).
+/// What any other packet tells is of no SYN; 0 without a transport header.
+#[inline(always)]
+pub fn opened_with<A: Address>(
+    frame: &(impl Frame + ?Sized),
+    packet: &Packet<A>,
+    segment: Segment,
+) -> u32 {
+    if packet.is_later() || packet.is_error() {
+        return 0;
+    }
+    let at = packet.ip_at() + packet.header_len() as usize;
+    let sequence = frame.bytes(at + 4).unwrap_or_default();
+    u32::from_be_bytes(sequence).wrapping_sub(1 - segment.syns())
+}
+
 /// What can be checked of a later fragment, or of an ICMP error: it carries
 /// something. Its flow is there, as its first fragment or its packet was.
 #[inline(always)]
@@ -412,6 +429,21 @@ mod tests {
                 *expected,
                 "case {index}"
             );
+        }
+    }
+
+    #[test]
+    fn syn_and_what_follows_it_tell_the_same_sequence_number() {
+        for sequence in [0, 1, 0x1234_5678, u32::MAX] {
+            let mut frame = tcp_v4();
+            let told =
+                [(TCP_SYN, 0), (TCP_ACK, 1), (TCP_ACK | TCP_SYN, 1)].map(|(flags, later)| {
+                    frame[47] = flags;
+                    frame[38..42].copy_from_slice(&sequence.wrapping_add(later).to_be_bytes());
+                    let packet = ipv4(&frame, 14);
+                    opened_with(frame.as_slice(), &packet, Segment::tcp(flags))
+                });
+            assert_eq!(told, [sequence; 3]);
         }
     }
 

@@ -82,7 +82,7 @@ fn forward<A: Family + TooBig, const PLAIN: bool>(
         }
         named = quic::route::<A, PLAIN>(ctx, node, target, packet, kept);
     }
-    let mut picked = pick::member(node, target, packet, segment, (kept, named))?;
+    let mut picked = pick::member(ctx, node, target, packet, segment, (kept, named))?;
     trace::flow(&picked);
     if !is_client {
         if PLAIN {

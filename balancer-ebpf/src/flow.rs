@@ -6,11 +6,13 @@
 //! at once may both write; the later record stays.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use aya_ebpf::programs::XdpContext;
 use balancer_common::affinity::{self, Choice, Keep, Opening};
 use balancer_common::features::Features;
 use balancer_common::layout::{FlowKey, FlowRecord, Slot, Target};
-use balancer_common::parse::{Packet, Segment};
+use balancer_common::parse::{self, Packet, Segment};
 
+use crate::packet::XdpFrame;
 use crate::pick::{self, Picked};
 use crate::vip::Family;
 use crate::{features, maps};
@@ -29,6 +31,7 @@ struct Question {
     key: FlowKey,
     slot: u32,
     opening: u32,
+    sequence: u32,
     /// Of the service: where its members are, and what it asks for.
     members: u32,
     member_count: u32,
@@ -40,6 +43,7 @@ struct Question {
 /// service that has a record of every flow: [`Choice::number`].
 #[inline(always)]
 pub(crate) fn choose<A: Family>(
+    ctx: &XdpContext,
     slot: Slot,
     target: &Target,
     packet: &Packet<A>,
@@ -55,6 +59,7 @@ pub(crate) fn choose<A: Family>(
             },
             slot: slot.0,
             opening: segment.opening(),
+            sequence: parse::opened_with(XdpFrame::of(ctx), packet, segment),
             members: target.members,
             member_count: u32::from(target.member_count),
             options: target.options,
@@ -80,6 +85,7 @@ extern "C" fn flow_choose() -> u32 {
         affinity::in_change(
             slot,
             Opening::from_number(asked.opening),
+            asked.sequence,
             || maps::flow(&key),
             || maps::probation(&key),
             incarnation,
@@ -119,13 +125,17 @@ extern "C" fn flow_keep(owner: u32, era: u32, keep: u32) -> u32 {
         return 0;
     };
     let key = asked.key;
-    let seen_ns = if asked.has_all != 0 { now_ns() } else { 0 };
+    let stamp = if asked.has_all != 0 {
+        now_ns()
+    } else {
+        u64::from(asked.sequence)
+    };
     if keep == Keep::Time as u32 {
-        maps::touch_flow(&key, seen_ns);
+        maps::touch_flow(&key, stamp);
         return 0;
     }
     let record = FlowRecord {
-        seen_ns,
+        stamp,
         member: owner as u16,
         incarnation: (owner >> 16) as u16,
         era,

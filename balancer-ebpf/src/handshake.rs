@@ -27,18 +27,26 @@ pub(crate) fn see<A: Family>(
         return;
     }
     let (syn, reset) = (segment.syns() * SYN, segment.resets() * RESET);
-    handshake_seen(picked.hash, picked.member.counter, syn | reset);
+    let source = u128::from_ne_bytes(packet.source.padded());
+    handshake_seen(
+        picked.hash,
+        picked.member.counter,
+        syn | reset,
+        source as u64,
+        (source >> 64) as u64,
+    );
 }
 
 /// Bits of a packet's kind.
 const SYN: u32 = 1;
 const RESET: u32 = 2;
 
-/// A function of its own, that the kernel verifies once. Gives nothing: the
-/// number is what such a function has to return.
+/// A function of its own, that the kernel verifies once; the client's address
+/// comes in two halves, as it lies in memory. Gives nothing: the number is what
+/// such a function has to return.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn handshake_seen(hash: u64, counter: u32, kind: u32) -> u32 {
+extern "C" fn handshake_seen(hash: u64, counter: u32, kind: u32, low: u64, high: u64) -> u32 {
     let kind = if kind & RESET != 0 {
         handshake::Packet::Reset
     } else if kind & SYN != 0 {
@@ -57,6 +65,7 @@ extern "C" fn handshake_seen(hash: u64, counter: u32, kind: u32) -> u32 {
         place,
         handshake::tag(hash),
         counter,
+        (u128::from(high) << 64 | u128::from(low)).to_ne_bytes(),
         kind,
         // SAFETY: a helper without arguments.
         || unsafe { bpf_ktime_get_ns() },

@@ -226,7 +226,7 @@ pub(crate) fn touch_flow(key: &FlowKey, seen_ns: u64) {
         // SAFETY: one aligned store into a live map's memory. Were the entry
         // evicted and reused just now, another flow would live a little
         // longer than its idle time.
-        unsafe { core::ptr::write_volatile(&raw mut (*record).seen_ns, seen_ns) };
+        unsafe { core::ptr::write_volatile(&raw mut (*record).stamp, seen_ns) };
     }
 }
 

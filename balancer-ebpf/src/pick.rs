@@ -1,5 +1,6 @@
 //! From a service to the member that gets the packet.
 
+use aya_ebpf::programs::XdpContext;
 use balancer_common::affinity::Keep;
 use balancer_common::features::Features;
 use balancer_common::hash;
@@ -43,6 +44,7 @@ impl Picked {
 /// Writes nothing: whoever only asks for a flow's member does just that.
 #[inline(always)]
 pub(crate) fn member<A: Family>(
+    ctx: &XdpContext,
     node: &Generation,
     target: &Target,
     packet: &Packet<A>,
@@ -53,7 +55,7 @@ pub(crate) fn member<A: Family>(
     let (choice, era) = if quic::is_member(named) {
         (named, 0)
     } else {
-        of_slot(target, packet, segment, slot, kept)?
+        of_slot(ctx, target, packet, segment, slot, kept)?
     };
     let index = choice as u16;
     let member =
@@ -78,6 +80,7 @@ pub(crate) fn member<A: Family>(
 /// [`Choice::number`]: balancer_common::affinity::Choice::number
 #[inline(always)]
 fn of_slot<A: Family>(
+    ctx: &XdpContext,
     target: &Target,
     packet: &Packet<A>,
     segment: Segment,
@@ -102,7 +105,7 @@ fn of_slot<A: Family>(
     {
         u32::from(record.member)
     } else if owners.is_unsettled() && packet.protocol == PROTOCOL_TCP || flow::has_all(target) {
-        let choice = flow::choose(owners, target, packet, segment);
+        let choice = flow::choose(ctx, owners, target, packet, segment);
         if choice as u16 != owners.current() && !flow::has_all(target) {
             maps::mark(block);
         }

@@ -32,6 +32,9 @@ pub struct Handshake {
     pub tag: u32,
     /// Index of the member's counters.
     pub counter: u32,
+    /// The client's address, network order; IPv4 in the first four bytes. It
+    /// stays when the place is left.
+    pub source: [u8; 16],
 }
 
 /// One entry of `HANDSHAKE_COUNTERS` on one CPU: a member's sampled flows.
@@ -75,6 +78,6 @@ impl HandshakeCounters {
 
 const _: () = {
     assert!(size_of::<MemberCounters>() == 32);
-    assert!(size_of::<Handshake>() == 16);
+    assert!(size_of::<Handshake>() == 32);
     assert!(size_of::<HandshakeCounters>() == 40 + 8 * HANDSHAKE_BUCKETS);
 };

@@ -19,9 +19,10 @@ pub struct FlowKey {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Pod, Zeroable)]
 #[repr(C)]
 pub struct FlowRecord {
-    /// When the flow was last seen, `CLOCK_MONOTONIC_COARSE`; only kept for
-    /// services with [`Target::AFFINITY_FLOW`](super::Target::AFFINITY_FLOW).
-    pub seen_ns: u64,
+    /// For services with [`Target::AFFINITY_FLOW`](super::Target::AFFINITY_FLOW)
+    /// when the flow was last seen, nanoseconds of `CLOCK_MONOTONIC_COARSE`; for
+    /// others the sequence number of the SYN that opened it, host order.
+    pub stamp: u64,
     /// Index of the member in its service.
     pub member: u16,
     /// The member's incarnation when the record was written.

@@ -1,9 +1,11 @@
 //! The dataplane in the kernel.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use balancer_common::features::Features;
-use balancer_common::layout::LAYOUT_VERSION;
+use balancer_common::layout::{HandshakeCounters, LAYOUT_VERSION};
 
 use super::attach::{self, Attached};
 use super::capacity::Capacity;
@@ -13,7 +15,7 @@ use super::object::{Object, Purpose};
 use super::set::{self, Left, MapSet};
 use super::shadow::Blueprint;
 use super::tables::{Audit, Drift, Tables};
-use super::{Counters, Dataplane, Error, Plan, ServiceId, State, features, plan};
+use super::{Counters, Dataplane, Error, Opened, Plan, ServiceId, State, features, plan};
 use crate::config::model::XdpMode;
 use crate::moment::{self, Moment};
 
@@ -139,6 +141,7 @@ impl KernelDataplane {
         set::remove_others(&dataplane.placement.pin_dir, Some(&new))?;
         dataplane.reset_counters(fresh_counters)?;
         dataplane.bring(&plan, state)?;
+        dataplane.tables.share(state);
         Ok((dataplane, attached))
     }
 
@@ -286,6 +289,14 @@ impl Dataplane for KernelDataplane {
 
     fn counters(&mut self, members: &[u32]) -> Result<Counters, Error> {
         self.loaded.object.counters(members)
+    }
+
+    fn handshakes(&mut self, members: &[u32]) -> Result<BTreeMap<u32, HandshakeCounters>, Error> {
+        self.loaded.object.handshakes(members)
+    }
+
+    fn openings(&mut self, lately: Duration) -> Result<Vec<Opened>, Error> {
+        self.loaded.object.openings(lately)
     }
 
     fn loads(&mut self, count: u32) -> Result<Vec<balancer_common::layout::MemberCounters>, Error> {

@@ -1,41 +1,24 @@
 //! How many records of the tables that the program itself fills are in use.
 //!
-//! Read a part at a time by `BPF_MAP_LOOKUP_BATCH`, so that a table of
-//! millions costs a little every second and nobody waits for it. A count is of
-//! one whole round: records that come or go meanwhile may be in it or not.
+//! Read a part at a time, so that a table of millions costs a little every
+//! second and nobody waits for it. A count is of one whole round: records that
+//! come or go meanwhile may be in it or not.
 
-use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::AsFd as _;
 
 use aya::maps::MapData;
 use balancer_common::layout::{FlowKey, FlowRecord, NatKey, NatRecord};
 use bytemuck::AnyBitPattern;
 
-use super::Error;
 use super::shadow::Blueprint;
+use super::{Error, batch};
 
-/// `BPF_MAP_LOOKUP_BATCH` of `enum bpf_cmd`.
-const LOOKUP_BATCH: libc::c_long = 24;
 /// Entries that are asked for at once; no bucket of a hash has more.
 const CHUNK: usize = 4096;
 /// Looks in which a round over the largest table is done.
 const LOOKS_A_ROUND: usize = 30;
 /// Entries of a look at least.
 const LEAST_A_LOOK: usize = 16_384;
-
-/// The `batch` part of `union bpf_attr` (linux/bpf.h).
-#[repr(C)]
-#[derive(Default)]
-struct BatchAttributes {
-    in_batch: u64,
-    out_batch: u64,
-    keys: u64,
-    values: u64,
-    count: u32,
-    map_fd: u32,
-    element_flags: u64,
-    flags: u64,
-}
 
 /// How full a table is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,44 +86,12 @@ impl<K: AnyBitPattern, V: AnyBitPattern> Walk<K, V> {
 
     /// The next entries, and whether they are the last ones.
     fn batch(&mut self) -> Result<(usize, bool), Error> {
-        let from = self.cursor.unwrap_or_default();
-        let mut next = 0_u32;
-        let attributes = BatchAttributes {
-            in_batch: self.cursor.map_or(0, |_| &raw const from as u64),
-            out_batch: &raw mut next as u64,
-            keys: self.keys.as_mut_ptr() as u64,
-            values: self.values.as_mut_ptr() as u64,
-            count: CHUNK as u32,
-            map_fd: self.map.fd().as_fd().as_raw_fd() as u32,
-            ..BatchAttributes::default()
-        };
-        let (failed, count) = lookup_batch(attributes);
-        self.cursor = Some(next);
-        match failed {
-            None => Ok((count, false)),
-            Some(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok((count, true)),
-            Some(error) => Err(Error::kernel("counting records", error)),
-        }
+        let map = self.map.fd().as_fd();
+        let read = batch::lookup(map, self.cursor, &mut self.keys, &mut self.values, 1)
+            .map_err(|error| Error::kernel("counting records", error))?;
+        self.cursor = Some(read.last);
+        Ok((read.count, read.is_over))
     }
-}
-
-/// What the kernel said, and how many entries it gave.
-fn lookup_batch(mut attributes: BatchAttributes) -> (Option<io::Error>, usize) {
-    let len = size_of::<BatchAttributes>();
-    // SAFETY: the attributes are those of the command, zero behind them is
-    // implied by their length; its pointers are to a word each and to room for
-    // `count` keys and values of the map's sizes, alive and not otherwise used
-    // until the call is over; every pattern of bits is a key and a value.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            LOOKUP_BATCH,
-            std::ptr::from_mut(&mut attributes),
-            len,
-        )
-    };
-    let failed = (result != 0).then(io::Error::last_os_error);
-    (failed, attributes.count as usize)
 }
 
 /// Counts over the flow table and the table of translations.

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use aya::Pod;
 use aya::maps::{Map, MapData, PerCpuArray};
+use bytemuck::AnyBitPattern;
 
 use super::maps::Source;
 use super::set::MapSet;
@@ -29,7 +30,7 @@ pub(super) struct Counts<V: Pod> {
     retired: Option<PerCpuArray<MapData, V>>,
 }
 
-impl<V: Pod + Default + PartialEq> Counts<V> {
+impl<V: Pod + AnyBitPattern + Default + PartialEq> Counts<V> {
     /// Takes the map from a loaded copy, and from its set what was retired.
     pub(super) fn open(
         source: &mut impl Source,
@@ -102,11 +103,14 @@ impl<V: Pod + Default + PartialEq> Counts<V> {
         take: &mut impl FnMut(u32, &V),
     ) -> Result<bool, Error> {
         let cpus = cpus()?;
-        let mut keys = vec![0; AT_ONCE as usize];
+        let mut keys = vec![0_u32; AT_ONCE as usize];
         let mut values = vec![V::default(); AT_ONCE as usize * cpus];
         let mut rest = indexes;
         while let Some(first) = rest.first().copied().filter(|it| *it < self.current.len()) {
-            let count = match batch::lookup(&self.handle, first, &mut keys, &mut values, cpus) {
+            // An array gives the entries after the one that is named.
+            let after = first.checked_sub(1);
+            let read = batch::lookup(&self.handle, after, &mut keys, &mut values, cpus);
+            let count = match read.map(|read| read.count) {
                 Ok(count) if count > 0 => count,
                 Err(error) if rest.len() < indexes.len() => {
                     return Err(Error::kernel(format!("reading {}", self.name), error));

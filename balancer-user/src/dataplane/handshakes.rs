@@ -18,6 +18,15 @@ use super::mapping::Mapped;
 use super::maps::Source;
 use super::memory;
 
+/// A sampled flow that was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    /// Index of the member's counters.
+    pub counter: u32,
+    /// The client's address, network order; IPv4 in the first four bytes.
+    pub source: [u8; 16],
+}
+
 /// [`HandshakeCounters`], as they are counted.
 pub(super) type Words = [u64; size_of::<HandshakeCounters>() / size_of::<u64>()];
 
@@ -37,6 +46,18 @@ impl Places {
                 self.0.store(tag, 0);
             }
         }
+    }
+
+    /// Whose flows were sampled since that moment, by the member's counter.
+    pub(super) fn openings(&self, lately: Duration) -> Result<Vec<Opened>, Error> {
+        let since = now()?.saturating_sub(lately).as_nanos() as u64;
+        let places = (0..self.0.len()).map(|at| self.0.copy_of(at));
+        let lately = places.filter(|place| place.started_ns > since);
+        let opened = |place: Handshake| Opened {
+            counter: place.counter,
+            source: place.source,
+        };
+        Ok(lately.map(opened).collect())
     }
 
     /// Handshakes that have failed by now, by the member's counter.

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use balancer_common::features::Features;
 use balancer_common::layout::{
@@ -34,6 +35,7 @@ pub mod lookup;
 mod mapping;
 mod maps;
 mod memory;
+pub mod meter;
 pub mod object;
 mod packed;
 pub mod runner;
@@ -45,8 +47,9 @@ pub mod trial;
 mod unlink;
 
 use capacity::Capacity;
+pub use handshakes::Opened;
 use shadow::Blueprint;
-pub use table::Table;
+pub use table::{Recipe, Table};
 use tables::{Audit, Drift};
 
 /// Number of a service: stable while the controller lives, never 0.
@@ -345,6 +348,19 @@ pub trait Dataplane: Send {
 
     /// Reads the counters with these indexes and all reasons.
     fn counters(&mut self, members: &[u32]) -> Result<Counters, Error>;
+
+    /// Reads the timed handshakes of the members with these counters; empty
+    /// where none is timed.
+    fn handshakes(&mut self, members: &[u32]) -> Result<BTreeMap<u32, HandshakeCounters>, Error> {
+        Ok(self.counters(members)?.handshakes)
+    }
+
+    /// The sampled flows that were opened that lately, as far as their places
+    /// were not taken by others.
+    fn openings(&mut self, lately: Duration) -> Result<Vec<Opened>, Error> {
+        let _ = lately;
+        Ok(Vec::new())
+    }
 
     /// Sets a member's counters to zero, before its index is given again.
     fn reset_counters(&mut self, members: &[u32]) -> Result<(), Error>;

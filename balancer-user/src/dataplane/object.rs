@@ -1,17 +1,18 @@
 //! The load balancer's object, loaded with fresh maps or over those of a set.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use aya::maps::{HashMap, MapError};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
 use balancer_common::features::Features;
-use balancer_common::layout::{MemberCounters, NatKey, NatRecord, TraceRecord};
+use balancer_common::layout::{HandshakeCounters, MemberCounters, NatKey, NatRecord, TraceRecord};
 use balancer_common::verdict::Reason;
 
 use super::counts::{Counts, ascending};
-use super::handshakes::{self, Places};
+use super::handshakes::{self, Opened, Places};
 use super::mapping::Mapped;
 use super::maps::{Sizes, Source};
 use super::memory::{self, KernelMemory};
@@ -36,14 +37,14 @@ pub struct Object {
 }
 
 /// Every map that counts.
-struct AllCounts {
-    members: Counts<[u64; 4]>,
-    handshakes: Counts<handshakes::Words>,
-    reasons: Counts<u64>,
+pub(super) struct AllCounts {
+    pub(super) members: Counts<[u64; 4]>,
+    pub(super) handshakes: Counts<handshakes::Words>,
+    pub(super) reasons: Counts<u64>,
 }
 
 impl AllCounts {
-    fn open(source: &mut impl Source, set: Option<&MapSet>) -> Result<Self, Error> {
+    pub(super) fn open(source: &mut impl Source, set: Option<&MapSet>) -> Result<Self, Error> {
         Ok(Self {
             members: Counts::open(source, set, "COUNTERS")?,
             handshakes: Counts::open(source, set, "HANDSHAKE_COUNTERS")?,
@@ -145,6 +146,25 @@ impl Object {
             counters.reasons.push((*reason, values.iter().sum()));
         }
         Ok(counters)
+    }
+
+    /// Sums over all CPUs of these members' timed handshakes; empty where none
+    /// is timed.
+    pub(super) fn handshakes(
+        &mut self,
+        members: &[u32],
+    ) -> Result<BTreeMap<u32, HandshakeCounters>, Error> {
+        let Some(places) = &self.places else {
+            return Ok(BTreeMap::new());
+        };
+        handshakes::counters(places, &self.counts.handshakes, members)
+    }
+
+    /// The sampled flows that were opened that lately.
+    pub(super) fn openings(&mut self, lately: Duration) -> Result<Vec<Opened>, Error> {
+        self.places
+            .as_ref()
+            .map_or_else(|| Ok(Vec::new()), |places| places.openings(lately))
     }
 
     /// Sums of what members counted, at every index below `count`.
@@ -250,7 +270,7 @@ pub(super) fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, Err
         .map_err(|error| Error::kernel(format!("program {name}"), error))
 }
 
-fn add(sum: &mut MemberCounters, [packets, bytes, flows, resets]: &[u64; 4]) {
+pub(super) fn add(sum: &mut MemberCounters, [packets, bytes, flows, resets]: &[u64; 4]) {
     sum.packets += packets;
     sum.bytes += bytes;
     sum.flows += flows;

@@ -113,6 +113,21 @@ impl Blueprint {
         self.set == other.set && self.features == other.features
     }
 
+    /// The pins of the tables.
+    pub(super) fn set(&self) -> &MapSet {
+        &self.set
+    }
+
+    /// What the program can do.
+    pub(super) fn features(&self) -> Features {
+        self.features
+    }
+
+    /// Entries of a map, by its name in the object.
+    pub fn entries(&self, name: &str) -> Option<u32> {
+        self.sizes.get(name).copied()
+    }
+
     /// Keys of flows that the balancer has on record, of live and new ones
     /// alike, `most` at most.
     ///

@@ -1,7 +1,9 @@
 //! A service's table: who owns which slot.
 //!
-//! Tables are compared by their digests, and kept packed: there may be a
-//! thousand of them, of a quarter of a megabyte each. Pure.
+//! Tables are compared by their digests. There may be a thousand of them, of a
+//! quarter of a megabyte each, and the kernel has them too: so a table that
+//! was made from names and weights is kept as these and made once more when
+//! somebody asks for its slots, and any other one is kept packed. Pure.
 
 use std::sync::Arc;
 
@@ -9,13 +11,40 @@ use balancer_common::layout::Slot;
 
 use super::packed::Packed;
 
+/// What a table was made from.
+pub trait Recipe: std::fmt::Debug + Send + Sync {
+    /// The owner of each slot: the same each time.
+    fn owners(&self) -> Vec<u16>;
+}
+
 /// A service's table, compared by its digest. One that was read back from
 /// the kernel has no slots, only their digest: tables are large.
 #[derive(Debug, Clone)]
 pub struct Table {
     len: u32,
     digest: u64,
-    slots: Option<Arc<Packed>>,
+    slots: Slots,
+}
+
+#[derive(Debug, Clone)]
+enum Slots {
+    /// Nobody knows but the kernel.
+    Elsewhere,
+    Packed(Arc<Packed>),
+    Made(Arc<Made>),
+}
+
+/// Slots that are those of a recipe, settled and never in change, but for
+/// some.
+#[derive(Debug)]
+struct Made {
+    recipe: Arc<dyn Recipe>,
+    /// The others with their places, ascending: in change, or once were.
+    odd: Box<[(u32, Slot)]>,
+    /// Slots of each member.
+    counts: Box<[u32]>,
+    /// Digest of the table without `odd`.
+    digest: u64,
 }
 
 impl Table {
@@ -29,7 +58,44 @@ impl Table {
         Self {
             len: slots.len() as u32,
             digest: digest(slots),
-            slots: Some(Arc::new(Packed::of(slots))),
+            slots: Slots::Packed(Arc::new(Packed::of(slots))),
+        }
+    }
+
+    /// As [`Table::of`], of slots whose present owners are those of the recipe.
+    pub fn made(recipe: Arc<dyn Recipe>, slots: &[Slot]) -> Self {
+        let fresh = |slot: &Slot| Slot::settled(slot.current());
+        let is_odd = |slot: &Slot| *slot != fresh(slot);
+        let odd_count = slots.iter().filter(|slot| is_odd(slot)).count();
+        // Then packed slots are no larger, and found faster.
+        if odd_count * size_of::<(u32, Slot)>() > slots.len() {
+            return Self::of(slots);
+        }
+        let places = (0..).zip(slots);
+        let odd = places.filter(|(_, slot)| is_odd(slot));
+        let odd: Box<[(u32, Slot)]> = odd.map(|(at, slot)| (at, *slot)).collect();
+        let mut counts = Vec::new();
+        for slot in slots {
+            let member = usize::from(slot.current());
+            if counts.len() <= member {
+                counts.resize(member + 1, 0);
+            }
+            counts[member] += 1;
+        }
+        let as_they_are = digest(slots);
+        let made = Made {
+            recipe,
+            digest: match odd.len() {
+                0 => as_they_are,
+                _ => digest(&slots.iter().map(fresh).collect::<Vec<Slot>>()),
+            },
+            odd,
+            counts: counts.into(),
+        };
+        Self {
+            len: slots.len() as u32,
+            digest: as_they_are,
+            slots: Slots::Made(Arc::new(made)),
         }
     }
 
@@ -38,8 +104,50 @@ impl Table {
         Self {
             len: slots.len() as u32,
             digest: digest(slots),
-            slots: None,
+            slots: Slots::Elsewhere,
         }
+    }
+
+    /// The same table with other slots, whose present owners are the same.
+    pub fn with_same_owners(&self, slots: &[Slot]) -> Self {
+        match &self.slots {
+            Slots::Made(made) => Self::made(Arc::clone(&made.recipe), slots),
+            _ => Self::of(slots),
+        }
+    }
+
+    /// The table as it was made, were none of its slots ever in change; none
+    /// where it is not known what it was made from.
+    pub fn fresh(&self) -> Option<Self> {
+        let Slots::Made(made) = &self.slots else {
+            return self.is_pristine().then(|| self.clone());
+        };
+        if made.odd.is_empty() {
+            return Some(self.clone());
+        }
+        let fresh = Made {
+            recipe: Arc::clone(&made.recipe),
+            odd: Box::default(),
+            counts: made.counts.clone(),
+            digest: made.digest,
+        };
+        Some(Self {
+            len: self.len,
+            digest: made.digest,
+            slots: Slots::Made(Arc::new(fresh)),
+        })
+    }
+
+    /// Whether both are known to have the same owners, and no slot in change:
+    /// `false` does not say that they differ.
+    pub fn is_settled_like(&self, other: &Self) -> bool {
+        let owners = |table: &Self| match &table.slots {
+            Slots::Made(made) if !made.odd.iter().any(|(_, slot)| slot.is_unsettled()) => {
+                Some((table.len, made.digest))
+            }
+            _ => None,
+        };
+        owners(self).is_some_and(|it| Some(it) == owners(other))
     }
 
     /// How many slots it has.
@@ -47,51 +155,89 @@ impl Table {
         self.len
     }
 
-    /// The slots, unless the table was read back. They are unpacked for it:
-    /// who wants one asks [`Table::slot`].
+    /// The slots, unless the table was read back. They are made or unpacked
+    /// for it, which takes up to a millisecond: who wants many asks once.
     pub fn slots(&self) -> Option<Vec<Slot>> {
-        self.slots.as_ref().map(|slots| slots.unpack())
+        match &self.slots {
+            Slots::Elsewhere => None,
+            Slots::Packed(slots) => Some(slots.unpack()),
+            Slots::Made(made) => Some(made.slots()),
+        }
     }
 
-    /// One slot, unless the table was read back or has no such.
+    /// One slot, unless the table was read back or has no such. It may take as
+    /// long as [`Table::slots`].
     pub fn slot(&self, index: u32) -> Option<Slot> {
-        self.slots.as_ref()?.at(index as usize)
+        match &self.slots {
+            Slots::Packed(slots) => slots.at(index as usize),
+            _ => self.slots()?.get(index as usize).copied(),
+        }
     }
 
     /// How many slots each member gets new flows of, by its index; members
     /// beyond have none, as have all of a table that was read back.
     pub fn counts(&self) -> Vec<u32> {
-        self.slots
-            .as_ref()
-            .map_or_else(Vec::new, |slots| slots.counts())
+        match &self.slots {
+            Slots::Elsewhere => Vec::new(),
+            Slots::Packed(slots) => slots.counts(),
+            Slots::Made(made) => made.counts.to_vec(),
+        }
     }
 
     /// Whether it has its slots and none was ever in change.
     pub fn is_pristine(&self) -> bool {
-        self.slots.as_ref().is_some_and(|slots| slots.is_pristine())
+        match &self.slots {
+            Slots::Elsewhere => false,
+            Slots::Packed(slots) => slots.is_pristine(),
+            Slots::Made(made) => made.odd.is_empty(),
+        }
     }
 
     /// Whether it has its slots.
     pub fn has_slots(&self) -> bool {
-        self.slots.is_some()
+        !matches!(self.slots, Slots::Elsewhere)
     }
 
     /// Writes the slots to the beginning of `into`; `false` if the table was
     /// read back or does not fit.
     pub(super) fn write_to(&self, into: &mut [Slot]) -> bool {
-        match &self.slots {
-            Some(slots) if slots.len() <= into.len() => {
-                slots.unpack_into(into);
-                true
-            }
-            _ => false,
+        if self.len as usize > into.len() {
+            return false;
         }
+        match &self.slots {
+            Slots::Elsewhere => return false,
+            Slots::Packed(slots) => slots.unpack_into(into),
+            Slots::Made(made) => made.write_to(into),
+        }
+        true
     }
 
-    /// Whether these are the slots, every one; a table that was read back is
-    /// like none.
+    /// Whether these are the slots, by their digest; a table that was read
+    /// back is like none.
     pub(super) fn is(&self, slots: &[Slot]) -> bool {
-        self.slots.as_ref().is_some_and(|packed| packed.is(slots))
+        self.has_slots() && slots.len() == self.len as usize && digest(slots) == self.digest
+    }
+}
+
+impl Made {
+    fn slots(&self) -> Vec<Slot> {
+        let owners = self.recipe.owners();
+        let mut slots: Vec<Slot> = owners.into_iter().map(Slot::settled).collect();
+        for (at, slot) in &self.odd {
+            if let Some(place) = slots.get_mut(*at as usize) {
+                *place = *slot;
+            }
+        }
+        slots
+    }
+
+    fn write_to(&self, into: &mut [Slot]) {
+        for (place, owner) in into.iter_mut().zip(self.recipe.owners()) {
+            *place = Slot::settled(owner);
+        }
+        for (at, slot) in &self.odd {
+            into[*at as usize] = *slot;
+        }
     }
 }
 
@@ -105,4 +251,89 @@ impl Eq for Table {}
 
 fn digest(slots: &[Slot]) -> u64 {
     twox_hash::XxHash3_64::oneshot(bytemuck::cast_slice(slots))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEN: u16 = 1009;
+
+    /// Every slot belongs to its index modulo a number.
+    #[derive(Debug)]
+    struct InTurn(u16);
+
+    impl Recipe for InTurn {
+        fn owners(&self) -> Vec<u16> {
+            (0..LEN).map(|at| at % self.0).collect()
+        }
+    }
+
+    fn settled(members: u16) -> Vec<Slot> {
+        let owners = InTurn(members).owners();
+        owners.into_iter().map(Slot::settled).collect()
+    }
+
+    fn made(slots: &[Slot]) -> Table {
+        Table::made(Arc::new(InTurn(7)), slots)
+    }
+
+    #[test]
+    fn table_that_is_made_once_more_is_the_one_that_was_packed() {
+        let mut slots = settled(7);
+        for change in 0..3 {
+            let (made, packed) = (made(&slots), Table::of(&slots));
+            assert!(matches!(made.slots, Slots::Made(_)));
+            assert_eq!(made, packed);
+            assert_eq!(made.slots(), Some(slots.clone()));
+            assert_eq!(made.counts(), packed.counts());
+            assert_eq!(made.is_pristine(), change == 0);
+            assert_eq!(made.slot(40), packed.slot(40));
+            assert_eq!(made.slot(u32::from(LEN)), None);
+            assert!(made.is(&slots) && packed.is(&slots));
+            let mut room = vec![Slot(9); slots.len() + 2];
+            assert!(made.write_to(&mut room));
+            assert_eq!(room[..slots.len()], slots);
+            assert_eq!(room[slots.len()..], [Slot(9); 2]);
+            assert!(!made.write_to(&mut room[..slots.len() - 1]));
+            assert_eq!(made.fresh().unwrap(), Table::of(&settled(7)));
+            // To somebody else and back: in change, then with a past.
+            for at in [0, 40, 1008] {
+                let owner = slots[at].current();
+                slots[at] = match change {
+                    0 => slots[at].change_to(owner + 1).change_to(owner),
+                    _ => slots[at].settle(),
+                };
+            }
+            assert_eq!(made.is(&slots), change == 2);
+        }
+    }
+
+    #[test]
+    fn where_many_slots_are_in_change_the_table_is_packed() {
+        let mut slots = settled(7);
+        for slot in &mut slots[..200] {
+            let owner = slot.current();
+            *slot = slot.change_to(owner + 1).change_to(owner);
+        }
+        let table = made(&slots);
+        assert!(matches!(table.slots, Slots::Packed(_)));
+        assert_eq!(table.slots(), Some(slots));
+        assert_eq!(table.fresh(), None);
+    }
+
+    #[test]
+    fn tables_of_the_same_owners_are_alike_whatever_their_past() {
+        let mut slots = settled(7);
+        let pristine = made(&slots);
+        slots[3] = slots[3].change_to(5).change_to(3);
+        let in_change = made(&slots);
+        slots[3] = slots[3].settle();
+        let over = in_change.with_same_owners(&slots);
+        assert_ne!(over, pristine);
+        assert!(over.is_settled_like(&pristine) && pristine.is_settled_like(&over));
+        assert!(!in_change.is_settled_like(&pristine));
+        let other = Table::made(Arc::new(InTurn(6)), &settled(6));
+        assert!(!over.is_settled_like(&other));
+    }
 }

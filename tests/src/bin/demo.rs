@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use balancer_tests::demo;
+use balancer_tests::demo::{self, Play};
 use clap::Parser;
 
 /// Builds a network of namespaces with four web servers, runs the balancer in
@@ -18,9 +18,13 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match demo::run(arguments.keep) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+    let play = Play {
+        keep: arguments.keep,
+        ..Play::default()
+    };
+    match demo::run(play) {
+        Ok(steps) if steps.iter().all(|step| step.passed) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("demo: {error:#}");
             ExitCode::FAILURE

@@ -27,14 +27,36 @@ const SHOW: Duration = Duration::from_secs(4);
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// One step's outcome.
-struct Step {
-    name: &'static str,
-    passed: bool,
-    figures: String,
+#[derive(Debug)]
+pub struct Step {
+    /// What is shown.
+    pub name: &'static str,
+    /// Whether it did what it should.
+    pub passed: bool,
+    /// What was seen.
+    pub figures: String,
 }
 
-/// Plays the demo; whether every step did what it should.
-pub fn run(keep: bool) -> Result<bool> {
+/// How the demo is played.
+#[derive(Debug, Clone, Copy)]
+pub struct Play {
+    /// Leave everything running at the end.
+    pub keep: bool,
+    /// How much later than it should the death of a server may be noticed.
+    pub patience: Duration,
+}
+
+impl Default for Play {
+    fn default() -> Self {
+        Self {
+            keep: false,
+            patience: LOOK,
+        }
+    }
+}
+
+/// Plays the demo, and tells what came of its steps.
+pub fn run(play: Play) -> Result<Vec<Step>> {
     cleanup::on_signals()?;
     println!("Building the lab: a client, the balancer and four backends, joined by a switch.");
     let lab = Lab::l2(LabConfig {
@@ -56,6 +78,7 @@ pub fn run(keep: bool) -> Result<bool> {
         balancer: &balancer,
         load: &load,
         screen: Screen::new(),
+        patience: play.patience,
         steps: Vec::new(),
     };
     demo.spread()?;
@@ -74,16 +97,17 @@ pub fn run(keep: bool) -> Result<bool> {
         report.latency(0.99)
     );
     summary(&steps);
-    if keep {
+    if play.keep {
         leave(&lab, &balancer);
     }
-    Ok(steps.iter().all(|step| step.passed))
+    Ok(steps)
 }
 
 struct Demo<'a> {
     balancer: &'a Balancer<'a>,
     load: &'a RunningLoad,
     screen: Screen,
+    patience: Duration,
     steps: Vec<Step>,
 }
 
@@ -122,7 +146,7 @@ impl Demo<'_> {
         let limit = INTERVAL * FALL + Duration::from_millis(100);
         self.step(
             "server dies",
-            noticed <= limit + LOOK && after == 0,
+            noticed <= limit + self.patience && after == 0,
             format!(
                 "noticed after {} ms (limit {} ms); {failed} requests failed until then, {after} \
                  after",

@@ -147,6 +147,7 @@ impl Generator {
             SYN | 0xc0,
         ];
         packet.flags = self.rng.pick(&flags);
+        packet.initial_sequence = self.rng.pick(&[7, 7, u32::MAX]);
         packet.traffic_class = self.rng.pick(&[0, 0, 1, 2, 3, 0xb8, 0xff]);
         packet.ttl = self.rng.pick(&[1, 2, 63, 64, 128, 255]);
         packet.fragment = self.rng.pick(&[0, 0, 0x4000]);

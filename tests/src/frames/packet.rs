@@ -54,6 +54,8 @@ pub struct Packet {
     /// Whether the transport header is left out: a later fragment begins with
     /// payload.
     pub headless: bool,
+    /// TCP: sequence number of the flow's SYN; all other packets have the next.
+    pub initial_sequence: u32,
     /// TCP: flags.
     pub flags: u8,
     /// TCP: options, a multiple of four bytes.
@@ -94,6 +96,7 @@ impl Packet {
             identification: 0x5eed,
             extensions: Vec::new(),
             headless: false,
+            initial_sequence: 0x0102_0304,
             flags: SYN,
             tcp_options: Vec::new(),
             transport_checksum: 0,
@@ -224,7 +227,10 @@ impl Packet {
         frame.extend(self.source.port().to_be_bytes());
         frame.extend(self.destination.port().to_be_bytes());
         if self.protocol == TCP {
-            frame.extend([1, 2, 3, 4, 5, 6, 7, 8]);
+            let is_later = self.flags & (SYN | ACK) != SYN;
+            let sequence = self.initial_sequence.wrapping_add(is_later.into());
+            frame.extend(sequence.to_be_bytes());
+            frame.extend([5, 6, 7, 8]);
             let words = 5 + self.tcp_options.len() as u8 / 4;
             frame.extend([self.data_offset.unwrap_or(words) << 4, self.flags]);
             frame.extend([0xff, 0xff]);

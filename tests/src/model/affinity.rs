@@ -41,6 +41,8 @@ struct Record {
     member: u16,
     incarnation: u16,
     era: u8,
+    /// Of the SYN that opened the flow.
+    sequence: u32,
     seen: Instant,
 }
 
@@ -95,14 +97,16 @@ impl Records {
         service: &ServiceState,
         slot: Slot,
         opening: Opening,
-        name: &FlowName,
+        id: ServiceId,
+        flow: &Flow,
     ) -> Owner {
+        let name = &FlowName::of(id, flow);
         if service.flags & Target::AFFINITY_FLOW != 0 {
             return self.of_recorded(service, slot, name);
         }
         let (member, write) = match (slot.is_unsettled(), opening) {
             (false, _) | (true, Opening::None) => (slot.current(), None),
-            (true, _) => self.in_change(service, slot, opening, name),
+            (true, _) => self.in_change(service, slot, (opening, flow.initial_sequence), name),
         };
         Owner {
             member,
@@ -115,31 +119,35 @@ impl Records {
         &self,
         service: &ServiceState,
         slot: Slot,
-        opening: Opening,
+        (opening, sequence): (Opening, u32),
         name: &FlowName,
     ) -> (u16, Option<Write>) {
-        let lives = |record: &Record| alive(service, record.member) == Some(record.incarnation);
+        // A SYN follows a record of its own SYN alone; another packet any.
+        let counts = |record: &Record| {
+            alive(service, record.member) == Some(record.incarnation)
+                && (opening != Opening::Syn || record.sequence == sequence)
+        };
         let of_era = |table: &HashMap<FlowName, Record>| {
             let record = table.get(name).copied();
             record.filter(|record| record.era == slot.era())
         };
         let (protected, probation) = (of_era(&self.protected), of_era(&self.probation));
-        if let Some(record) = protected.filter(lives) {
+        if let Some(record) = protected.filter(counts) {
             return (record.member, None);
         }
-        if let Some(record) = probation.filter(lives) {
-            let promoted = (opening == Opening::Established).then_some(Write::Protected);
-            return (record.member, promoted);
+        if let Some(record) = probation.filter(counts) {
+            let is_promoted = opening == Opening::Established || protected.is_some();
+            return (record.member, is_promoted.then_some(Write::Protected));
         }
-        let dead = match (protected, probation) {
+        let passed_over = match (protected, probation) {
             (Some(_), _) => Some(Write::Protected),
             (None, Some(_)) => Some(Write::Probation),
             (None, None) => None,
         };
         if opening == Opening::Established && alive(service, slot.previous()).is_some() {
-            return (slot.previous(), dead);
+            return (slot.previous(), passed_over);
         }
-        (slot.current(), dead.or(Some(Write::Probation)))
+        (slot.current(), passed_over.or(Some(Write::Probation)))
     }
 
     fn of_recorded(&self, service: &ServiceState, slot: Slot, name: &FlowName) -> Owner {
@@ -169,7 +177,14 @@ impl Records {
     }
 
     /// Writes what follows from a packet that nothing stopped.
-    pub fn keep(&mut self, service: &ServiceState, slot: Slot, name: &FlowName, owner: Owner) {
+    pub fn keep(
+        &mut self,
+        service: &ServiceState,
+        slot: Slot,
+        (id, flow): (ServiceId, &Flow),
+        owner: Owner,
+    ) {
+        let name = FlowName::of(id, flow);
         let Some(incarnation) = alive(service, owner.member) else {
             return;
         };
@@ -177,18 +192,19 @@ impl Records {
             member: owner.member,
             incarnation,
             era: slot.era(),
+            sequence: flow.initial_sequence,
             seen: Instant::now(),
         };
         match owner.write {
             None => {}
             Some(Write::Protected) => {
-                self.protected.insert(*name, record);
+                self.protected.insert(name, record);
             }
             Some(Write::Probation) => {
-                self.probation.insert(*name, record);
+                self.probation.insert(name, record);
             }
             Some(Write::Time) => {
-                if let Some(known) = self.protected.get_mut(name) {
+                if let Some(known) = self.protected.get_mut(&name) {
                     known.seen = record.seen;
                 }
             }

@@ -152,6 +152,7 @@ fn error(frame: &[u8]) -> Option<(Flow, Option<usize>)> {
         },
         ttl: if is_v4 { ip[8] } else { ip[7] },
         is_reset: false,
+        initial_sequence: 0,
         part: Part::Whole,
         ip_at,
         header_len,

@@ -21,7 +21,7 @@ use balancer_common::verdict::Reason;
 use balancer_user::dataplane::trial::{Action, Outcome};
 use balancer_user::dataplane::{Counters, ServiceId, ServiceKey, ServiceState, State};
 
-use affinity::{FlowName, Records};
+use affinity::Records;
 use fragment::{Fragments, Origin};
 use parse::{Flow, Opening};
 use steps::{Named, named_server, told_what_fits};
@@ -191,8 +191,7 @@ impl Model {
         self.fragments.remember(&flow, origin);
         if !matches!(named, Named::Member(_)) {
             let slot = service.table.slot(at as u32).expect("as in `pick`");
-            self.records
-                .keep(service, slot, &FlowName::of(id, &flow), owner);
+            self.records.keep(service, slot, (id, &flow), owner);
         }
         if told_what_fits(frame, &flow, member, outcome)? {
             return Ok(());

@@ -26,6 +26,9 @@ pub struct Flow {
     pub part: Part,
     /// TCP with RST, as [`transport`] finds it.
     pub is_reset: bool,
+    /// TCP: the sequence number that the flow's SYN had, if this is it or the
+    /// packet right behind it, as [`transport`] finds it.
+    pub initial_sequence: u32,
     /// Where the IP header begins, behind the tags.
     pub ip_at: usize,
     /// Bytes of the IP header, options and extension headers included.
@@ -104,6 +107,7 @@ fn flow_v4(frame: &[u8], ip_at: usize) -> Result<Flow, Reason> {
         ttl: header[8],
         part,
         is_reset: false,
+        initial_sequence: 0,
         ip_at,
         header_len,
         ip_len: usize::from(u16::from_be_bytes([header[2], header[3]])),
@@ -133,6 +137,7 @@ fn flow_v6(frame: &[u8], ip_at: usize) -> Result<Flow, Reason> {
         ttl: header[7],
         part,
         is_reset: false,
+        initial_sequence: 0,
         ip_at,
         header_len,
         ip_len: 40 + usize::from(u16::from_be_bytes([header[4], header[5]])),
@@ -247,9 +252,13 @@ pub fn transport(frame: &[u8], flow: &mut Flow) -> Result<Opening, Reason> {
     }
     flow.is_reset = segment[13] & 0b00_0100 != 0;
     let (syn, ack) = (segment[13] & 0b00_0010 != 0, segment[13] & 0b01_0000 != 0);
+    let sequence = u32::from_be_bytes([segment[4], segment[5], segment[6], segment[7]]);
     if syn && !ack {
+        flow.initial_sequence = sequence;
         return Ok(Opening::Syn);
     }
+    // RFC 9293, 3.4: the SYN takes one number.
+    flow.initial_sequence = sequence.wrapping_sub(1);
     Ok(Opening::Established)
 }
 

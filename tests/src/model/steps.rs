@@ -7,7 +7,7 @@ use balancer_user::dataplane::{ServiceId, ServiceState};
 
 use super::affinity::Owner;
 use super::parse::{self, Flow, Opening};
-use super::{FlowName, Model, Outcome, alive, forward, hash, member, mss, nat, quic, too_big};
+use super::{Model, Outcome, alive, forward, hash, member, mss, nat, quic, too_big};
 
 impl Model {
     /// A packet went to the member with that counter.
@@ -48,13 +48,12 @@ impl Model {
         } else {
             hash::slot(hash::of_source(&self.state.flow_keys, flow), slot_count)
         };
-        let name = FlowName::of(id, flow);
         let owner = match (bound, named) {
             (Some(member), _) | (None, Named::Member(member)) => Owner::of(member),
             (None, _) => {
                 let slot = service.table.slot(at as u32);
                 let slot = slot.expect("a state of the model has slots");
-                self.records.owner(service, slot, opening, &name)
+                self.records.owner(service, slot, opening, id, flow)
             }
         };
         member(service, owner.member).ok_or(Reason::BadTable)?;

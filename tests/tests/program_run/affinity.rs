@@ -123,6 +123,26 @@ fn repeated_syn_stays_with_the_owner_that_got_the_first() {
 }
 
 #[test]
+fn syn_of_another_sequence_number_is_a_new_flow_whatever_is_on_record() {
+    let again = |port| Packet {
+        initial_sequence: 0x8000_0000,
+        ..client(port)
+    };
+    let mut walk = Walk::start(&state(changed_to(&[1])));
+    // One past its handshake, and one on probation.
+    assert_eq!((walk.syn(1), walk.later(1), walk.syn(2)), (1, 1, 1));
+    walk.change(&state(changed_to(&[1, 2])));
+    for port in [1, 2] {
+        assert_eq!(walk.send(&again(port), SYN), 2, "port {port}");
+        assert_eq!(walk.send(&again(port), SYN), 2, "port {port}");
+        walk.change(&state(changed_to(&[1, 2, 0])));
+        assert_eq!(walk.send(&again(port), SYN), 2, "port {port}");
+        assert_eq!(walk.send(&again(port), ACK), 2, "port {port}");
+        walk.change(&state(changed_to(&[1, 2])));
+    }
+}
+
+#[test]
 fn syn_of_an_old_flow_opens_a_new_one() {
     let mut walk = Walk::start(&state(changed_to(&[1])));
     assert_eq!(walk.later(1), 0);

@@ -5,7 +5,8 @@
 //! killed and started again in between. A flow whose backend is alive has to
 //! stay with it, whether it was busy during the changes or
 //! silent for less than the horizon. A flow whose backend died is over: its
-//! client opens another one.
+//! client opens another one. Clients also end flows and use their ports again:
+//! such a flow is a new one, which goes to a backend that is wanted.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -31,6 +32,8 @@ const BACKENDS: usize = 12;
 const STEPS: usize = 48;
 const STEPS_A_ROUND: usize = 6;
 const BUSY: usize = 10;
+/// One flow in so many ends after a change, and its port is used again.
+const ENDED: usize = 25;
 /// One change in so many meets a restart, and one in so many more at random.
 const RESTARTS: usize = 6;
 
@@ -39,6 +42,8 @@ const RESTARTS: usize = 6;
 struct Flow {
     client: u32,
     port: u16,
+    /// Of the SYN.
+    sequence: u32,
     backend: u8,
 }
 
@@ -62,6 +67,8 @@ impl Wire {
         // Nobody looks at the checksums on the way.
         self.frame[26..30].copy_from_slice(&flow.client.to_be_bytes());
         self.frame[34..36].copy_from_slice(&flow.port.to_be_bytes());
+        let sequence = flow.sequence.wrapping_add((flags != SYN).into());
+        self.frame[38..42].copy_from_slice(&sequence.to_be_bytes());
         self.frame[47] = flags;
         match runner.run_into(&self.frame, &mut self.out).unwrap() {
             Action::Tx => Some(backend_of(&self.out)),
@@ -106,6 +113,8 @@ struct Run {
     held: usize,
     flooded: u32,
     over: usize,
+    /// How often a flow of the same ports as one before went elsewhere.
+    moved: usize,
     restarts: usize,
 }
 
@@ -130,6 +139,7 @@ impl Run {
             held: 0,
             flooded: 0,
             over: 0,
+            moved: 0,
             restarts: 0,
         };
         for number in 0..scaled(FLOWS).max(FLOWS / 10) {
@@ -137,6 +147,7 @@ impl Run {
             let flow = Flow {
                 client,
                 port: 1024 + run.rng.below(30_000) as u16,
+                sequence: number,
                 backend: 0,
             };
             let flow = run.open(flow).unwrap();
@@ -229,6 +240,7 @@ impl Run {
                         let flow = Flow {
                             client: 11 << 24 | number,
                             port: 1024,
+                            sequence: number,
                             backend: 0,
                         };
                         wire.send(runner, &flow, SYN);
@@ -254,6 +266,23 @@ impl Run {
             if let Some(opened) = self.open(another) {
                 self.flows[at] = opened;
                 self.over += 1;
+            }
+        }
+    }
+
+    /// Clients end every `step`th flow and open another one from the same port:
+    /// it has to go to a backend that is wanted, and stay there.
+    fn replace(&mut self, step: usize) {
+        let first = self.rng.below(step);
+        for at in (first..self.flows.len()).step_by(step) {
+            let flow = self.flows[at];
+            let another = Flow {
+                sequence: flow.sequence.wrapping_add(1 << 20),
+                ..flow
+            };
+            if let Some(opened) = self.open(another) {
+                self.flows[at] = opened;
+                self.moved += usize::from(opened.backend != flow.backend);
             }
         }
     }
@@ -310,6 +339,7 @@ fn live_through(seed: u64, steps: usize, flood: u32) {
         // Nobody who is heard every round is silent for a horizon.
         run.cluster.now += HORIZON / (STEPS_A_ROUND as u32 + 2);
         run.bury();
+        run.replace(ENDED);
         if number % STEPS_A_ROUND == 0 {
             run.hear(1);
         } else {
@@ -317,9 +347,10 @@ fn live_through(seed: u64, steps: usize, flood: u32) {
         }
     }
     println!(
-        "held {} times, {} flows over, {} restarts, {:?}",
-        run.held, run.over, run.restarts, run.steps
+        "held {} times, {} flows over, {} moved with their next SYN, {} restarts, {:?}",
+        run.held, run.over, run.moved, run.restarts, run.steps
     );
+    assert!(run.moved > run.flows.len() / 100, "{} moved", run.moved);
     assert!(
         run.held > run.flows.len() / 20,
         "nothing moved: {}",
@@ -373,6 +404,7 @@ fn two_balancers_with_one_file_agree_on_every_flow() {
     for number in 0..FLOWS {
         let flow = Flow {
             client: 10 << 24 | number,
+            sequence: number,
             port: 1024 + (number % 60_000) as u16,
             backend: 0,
         };

@@ -97,6 +97,7 @@ impl Scene {
         let world = World {
             health: BTreeMap::new(),
             hops: hops(&config),
+            ..World::default()
         };
         let state = self.builder.build(&config, &SEED, &world, self.now).state;
         let names = Names::of(&self.builder, &state);

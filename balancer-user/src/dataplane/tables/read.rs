@@ -58,6 +58,17 @@ impl<M: Memory> Tables<M> {
         Ok(tables)
     }
 
+    /// Keeps the tables of a state that says the same in its memory: those
+    /// that were read back take more of it.
+    pub fn share(&mut self, state: &State) {
+        for (id, service) in &mut self.state.services {
+            let same = state.services.get(id);
+            if let Some(same) = same.filter(|it| it.table == service.table) {
+                service.table = same.table.clone();
+            }
+        }
+    }
+
     /// What is in force, decoded from the memory. Tables come without slots.
     pub fn read(&mut self) -> State {
         self.decode(false).state

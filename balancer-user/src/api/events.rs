@@ -3,6 +3,7 @@
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -13,6 +14,7 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::server::{Command, Commands, answer, ask};
+use super::types::Problem;
 use crate::watch::incident::Event;
 
 /// What is told to one who asks.
@@ -36,7 +38,17 @@ pub(super) fn routes() -> Router<Commands> {
     Router::new().route("/v1/events", get(events))
 }
 
-async fn events(State(commands): State<Commands>, Query(wanted): Query<Wanted>) -> Response {
+async fn events(
+    State(commands): State<Commands>,
+    wanted: Result<Query<Wanted>, QueryRejection>,
+) -> Response {
+    let Query(wanted) = match wanted {
+        Ok(wanted) => wanted,
+        Err(rejection) => {
+            let (status, detail) = (rejection.status().as_u16(), rejection.body_text());
+            return answer::<()>(Err(Problem::new("bad request", status, detail)));
+        }
+    };
     let heard = match ask(&commands, Command::Events).await {
         Ok(heard) => heard,
         Err(problem) => return answer::<()>(Err(problem)),

@@ -1,5 +1,6 @@
 //! The control API: HTTP with JSON on a Unix socket.
 
+pub mod access;
 pub mod apply;
 pub mod client;
 pub mod events;

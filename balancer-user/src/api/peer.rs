@@ -20,6 +20,8 @@ const NOBODY_LOGGED_IN: u32 = u32::MAX;
 pub struct Peer {
     /// Its user.
     pub uid: u32,
+    /// The group it ran with.
+    pub gid: u32,
     /// Its number, where it has one here.
     pub pid: Option<i32>,
 }
@@ -72,6 +74,7 @@ impl Accept for UnixListener {
                 Ok(credentials) => {
                     let peer = Peer {
                         uid: credentials.uid(),
+                        gid: credentials.gid(),
                         pid: credentials.pid(),
                     };
                     return (stream, peer);
@@ -97,6 +100,7 @@ impl<A: Accept> Listener for Control<A> {
     fn local_addr(&self) -> io::Result<Peer> {
         Ok(Peer {
             uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
             pid: i32::try_from(std::process::id()).ok(),
         })
     }

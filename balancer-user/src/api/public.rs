@@ -1,20 +1,27 @@
 //! What is served over TCP to whoever can reach it: nothing here changes
 //! anything or shows a secret, and nothing waits for the controller.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
-use axum::extract::State;
-use axum::http::StatusCode;
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use futures_util::stream;
+use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::config::model::{Config, Seed};
 use crate::group::GroupDigest;
 use crate::live::peers;
+use crate::metrics::Detail;
+use crate::metrics::scrape::{Refusal, Scraper};
+use crate::metrics::text::Format;
 
 /// What runs, as the public side knows it. The digest is made when somebody
 /// first asks, as that reads all services.
@@ -49,6 +56,16 @@ impl Running {
     }
 }
 
+/// Answered while too many ask, so that they come again.
+const BUSY: &str = "too many scrapes at a time; ask again\n";
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    /// How much is told of single backends.
+    detail: Option<Detail>,
+}
+
 /// What runs, as it changes.
 pub type Runs = watch::Receiver<Arc<Running>>;
 
@@ -56,12 +73,45 @@ pub type Runs = watch::Receiver<Arc<Running>>;
 ///
 /// # Errors
 /// The listener fails.
-pub async fn serve(listener: TcpListener, runs: Runs) -> std::io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    runs: Runs,
+    scraper: Arc<Scraper>,
+) -> std::io::Result<()> {
     let router = Router::new()
         .route("/healthz", get(async || "ok\n"))
+        .route(
+            "/metrics",
+            get(async move |asked, headers| metrics(&scraper, asked, headers).await),
+        )
         .route(peers::PATH, get(digest))
         .with_state(runs);
     axum::serve(listener, router).await
+}
+
+async fn metrics(
+    scraper: &Arc<Scraper>,
+    Query(asked): Query<Asked>,
+    headers: HeaderMap,
+) -> Response {
+    let accepted = headers.get(header::ACCEPT);
+    let format = Format::accepted(accepted.and_then(|field| field.to_str().ok()));
+    match scraper.scrape(asked.detail, format).await {
+        Ok(pieces) => {
+            let pieces = stream::unfold(pieces, async |mut pieces| {
+                let piece = pieces.recv().await?;
+                Some((Ok::<_, Infallible>(piece), pieces))
+            });
+            let headers = [(header::CONTENT_TYPE, format.media_type())];
+            (headers, Body::from_stream(pieces)).into_response()
+        }
+        Err(Refusal::Busy) => (StatusCode::SERVICE_UNAVAILABLE, BUSY).into_response(),
+        Err(Refusal::Unreadable(why)) => {
+            tracing::warn!(%why, "metrics cannot be told: counters cannot be read");
+            let said = format!("the counters cannot be read: {why}\n");
+            (StatusCode::SERVICE_UNAVAILABLE, said).into_response()
+        }
+    }
 }
 
 async fn digest(State(runs): State<Runs>) -> Response {

@@ -11,6 +11,7 @@ use axum::body::Body;
 use axum::extract::rejection::{JsonRejection, PathRejection};
 use axum::extract::{self, ConnectInfo, DefaultBodyLimit, State};
 use axum::http::{Method, StatusCode, header};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -18,6 +19,7 @@ use futures_util::stream;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 
+use super::access::{self, Doors};
 use super::events::{self, Heard};
 use super::peer::{Accept, Control, Peer};
 use super::progress::Progress;
@@ -113,14 +115,14 @@ pub async fn bind(path: &Path) -> io::Result<UnixListener> {
         Err(error) => return Err(error),
     }
     let listener = UnixListener::bind(path)?;
-    // Who may open the socket may change everything.
+    // Closed until it is known who else may come.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }
 
 /// Serves until the future is dropped. Generic, as tests and fuzzers bring
 /// connections that are in memory.
-pub async fn serve<A: Accept>(listener: A, commands: Commands) -> io::Result<()> {
+pub async fn serve<A: Accept>(listener: A, commands: Commands, doors: Doors) -> io::Result<()> {
     let whole_file = DefaultBodyLimit::max(MAX_FILE_BODY_LEN);
     let router = Router::new()
         .route("/v1/status", get(status))
@@ -138,6 +140,7 @@ pub async fn serve<A: Accept>(listener: A, commands: Commands) -> io::Result<()>
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_LEN))
+        .layer(middleware::from_fn_with_state(doors, access::guard))
         .with_state(commands);
     let service = router.into_make_service_with_connect_info::<Peer>();
     axum::serve(Control(listener), service).await

@@ -126,8 +126,8 @@ pub struct ServiceStatus {
     pub protocol: String,
     /// `l2`, `ipip`, `gue`, `nat` or `fullnat`.
     pub forward: String,
-    /// `up` (all wanted backends are), `degraded` (some), `down` (none) or
-    /// `fail-open` (too few, so all are used).
+    /// `up` (all wanted backends are), `degraded` (some), `on-backups` (too few
+    /// of the primary pool), `fail-open` (too few, so all are used) or `down`.
     pub state: String,
     /// Slots of its table; 0 if no backend gets traffic.
     pub slot_count: u32,
@@ -153,7 +153,8 @@ pub struct BackendStatus {
     pub port: Option<u16>,
     /// Its weight.
     pub weight: u16,
-    /// `up`, `unproven`, `down`, `draining` or `disabled`.
+    /// `up`, `slow-start`, `standby`, `unproven`, `down`, `held`, `draining` or
+    /// `disabled`.
     pub state: String,
     /// Seconds in the probes' present state; none without a probe.
     pub since_seconds: Option<u64>,
@@ -187,6 +188,11 @@ pub struct BackendStatus {
 }
 
 impl BackendStatus {
+    /// Whether it takes its share, or comes to it in its slow start.
+    pub fn is_up(&self) -> bool {
+        matches!(self.state.as_str(), "up" | "slow-start")
+    }
+
     /// `10.0.0.11`, or `10.0.0.11:8443` where a port is stated: two backends
     /// may differ in nothing else.
     pub fn endpoint(&self) -> String {

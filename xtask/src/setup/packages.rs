@@ -65,6 +65,20 @@ const PROGRAMS: &[Program] = &[
     // Fedora and Arch have the library alone.
     lab("gtlsserver", "ngtcp2-server", UNPACKAGED, UNPACKAGED),
     lab("gtlsclient", "ngtcp2-client", UNPACKAGED, UNPACKAGED),
+    // What metrics and rules are checked with, and who scrapes and alerts. The
+    // package has promtool as well.
+    lab(
+        "prometheus",
+        "prometheus",
+        "golang-github-prometheus",
+        "prometheus",
+    ),
+    lab(
+        "prometheus-alertmanager",
+        "prometheus-alertmanager",
+        UNPACKAGED,
+        UNPACKAGED,
+    ),
     // libFuzzer is C++.
     Program {
         command: "c++",

@@ -7,10 +7,11 @@
 //! counters are arguments.
 
 use balancer_common::layout::{HANDSHAKE_BUCKETS, HandshakeCounters};
-use statrs::distribution::{Binomial, ChiSquared, ContinuousCDF, DiscreteCDF};
+use statrs::distribution::{ChiSquared, ContinuousCDF};
 
 use crate::revision::Figures;
 
+pub mod ailments;
 pub mod answers;
 pub mod panel;
 
@@ -22,9 +23,6 @@ const SHARE_SIGNIFICANCE: f64 = 1e-9;
 const LEAST_FLOWS: u64 = 200;
 /// A share that is wrong by less than this factor is nobody's trouble.
 const LEAST_EFFECT: f64 = 1.25;
-/// Handshakes of at least 2^12 microseconds count as slow, whatever the
-/// siblings do.
-const SLOW_BUCKET: usize = 12;
 /// New flows after which it is seen where a service's traffic goes.
 const SEEN_FLOWS: u64 = 20;
 /// One backend with more than this share of the traffic is looked at.
@@ -66,11 +64,31 @@ impl Counted {
         }
     }
 
-    fn and(mut self, other: &Self) -> Self {
+    /// The sum.
+    #[must_use]
+    pub fn and(mut self, other: &Self) -> Self {
         self.flows += other.flows;
         self.resets += other.resets;
         self.handshakes += &other.handshakes;
         self
+    }
+
+    /// Half of it all.
+    #[must_use]
+    pub fn half(&self) -> Self {
+        let of = &self.handshakes;
+        Self {
+            flows: self.flows / 2,
+            resets: self.resets / 2,
+            handshakes: HandshakeCounters {
+                started: of.started / 2,
+                repeated: of.repeated / 2,
+                finished: of.finished / 2,
+                abandoned: of.abandoned / 2,
+                displaced: of.displaced / 2,
+                histogram: of.histogram.map(|count| count / 2),
+            },
+        }
     }
 
     /// Handshakes that went wrong: a SYN that had to be repeated shows a
@@ -180,10 +198,8 @@ pub fn judge(patient: &Patient) -> Vec<Harm> {
         if let Some(why) = &subject.went_down {
             add(subject, format!("is down since it gets traffic: {why}"));
         }
-        for rule in [handshakes, latency, resets] {
-            if let Some(what) = rule(subject, &siblings) {
-                add(subject, what);
-            }
+        for it in ailments::of(&subject.stage, &subject.before, &siblings, SIGNIFICANCE) {
+            add(subject, it.what);
         }
     }
     for (subject, what) in dominance(patient).into_iter().chain(skew(patient)) {
@@ -230,78 +246,6 @@ fn siblings(patient: &Patient, subject: &Subject) -> Counted {
         return unmoved;
     }
     others().fold(Counted::default(), sum)
-}
-
-/// How often something happens where nothing is wrong, by siblings or by the
-/// past, whichever is worse; one in twenty where nobody knows.
-fn usual_rate(of: impl Fn(&Counted) -> (u64, u64), subject: &Subject, siblings: &Counted) -> f64 {
-    let rate = |counted: &Counted| {
-        let (bad, all) = of(counted);
-        (bad as f64 + 1.0) / (all as f64 + 20.0)
-    };
-    match of(&subject.before).1 {
-        0 => rate(siblings),
-        _ => rate(siblings).max(rate(&subject.before)),
-    }
-}
-
-/// Whether `bad` of `all` is far more than at twice the usual rate.
-fn is_more(bad: u64, all: u64, usual: f64) -> bool {
-    let chance = (2.0 * usual).min(0.9);
-    bad > 0
-        && Binomial::new(chance, all.max(bad))
-            .is_ok_and(|binomial| binomial.sf(bad - 1) < SIGNIFICANCE)
-}
-
-fn handshakes(subject: &Subject, siblings: &Counted) -> Option<String> {
-    let of = |counted: &Counted| (counted.bad_handshakes(), counted.known_handshakes());
-    let (bad, all) = of(&subject.stage);
-    let usual = usual_rate(of, subject, siblings);
-    if bad < 3 || !is_more(bad, all, usual) {
-        return None;
-    }
-    let (sibling_bad, sibling_all) = of(siblings);
-    Some(format!(
-        "does not finish handshakes: {bad} of {all} failed or needed a second SYN, {sibling_bad} \
-         of {sibling_all} at its siblings"
-    ))
-}
-
-fn latency(subject: &Subject, siblings: &Counted) -> Option<String> {
-    let usual = match subject.before.timed() {
-        0..20 => siblings.quantile(0.95)?,
-        _ => siblings.quantile(0.95).max(subject.before.quantile(0.95))?,
-    };
-    let slow = (usual + 2).max(SLOW_BUCKET);
-    let above = subject.stage.handshakes.histogram.iter().skip(slow);
-    let (above, all) = (above.sum::<u64>(), subject.stage.timed());
-    if above < 3 || !is_more(above, all, 0.025) {
-        return None;
-    }
-    let micros = |bucket: usize| 1_u64 << bucket;
-    Some(format!(
-        "is slow: {above} of {all} handshakes took {} or more, 95 % of the usual ones less than {}",
-        millis(micros(slow)),
-        millis(micros(usual + 1))
-    ))
-}
-
-fn millis(micros: u64) -> String {
-    format!("{:.1} ms", micros as f64 / 1000.0)
-}
-
-fn resets(subject: &Subject, siblings: &Counted) -> Option<String> {
-    let of = |counted: &Counted| (counted.resets.min(counted.flows), counted.flows);
-    let (bad, all) = of(&subject.stage);
-    let usual = usual_rate(of, subject, siblings);
-    if bad < 5 || !is_more(bad, all, usual) {
-        return None;
-    }
-    let (sibling_bad, sibling_all) = of(siblings);
-    Some(format!(
-        "is reset by its clients: {bad} resets in {all} new flows, {sibling_bad} in {sibling_all} \
-         at its siblings"
-    ))
 }
 
 /// A backend that the change gives most of the traffic, among three or more.

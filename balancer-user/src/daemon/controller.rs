@@ -28,6 +28,7 @@ use super::resume::Seats;
 use super::revisions::Revisions;
 use super::settling;
 use super::store::Store;
+use super::telemetry::Telemetry;
 use super::verify::Verifier;
 use crate::api::server::Command;
 use crate::api::types::Said;
@@ -35,7 +36,7 @@ use crate::change::TableMemo;
 use crate::config::model::{Config, Seed};
 use crate::config::render;
 use crate::dataplane::{Dataplane, Error, Plan, plan};
-use crate::desired::{Builder, Built, World, probed};
+use crate::desired::{Builder, Built, Ramps, World, of_all_hashes, probed};
 use crate::health::Failure;
 use crate::moment::{self, Moment};
 use crate::netlink::{Changes, Netlink, NextHop, Unresolved};
@@ -70,6 +71,7 @@ pub(super) struct Controller {
     pub(super) builder: Builder,
     pub(super) seats: Seats,
     pub(super) world: World,
+    pub(super) ramps: Ramps,
     pub(super) dataplane: Box<dyn Dataplane>,
     pub(super) scheduler: Scheduler,
     pub(super) netlink: Netlink,
@@ -86,6 +88,7 @@ pub(super) struct Controller {
     pub(super) group: Group,
     pub(super) pressure: Pressure,
     pub(super) incidents: Incidents,
+    pub(super) telemetry: Telemetry,
 }
 
 /// The last change of the kernel's tables.
@@ -159,6 +162,7 @@ impl Controller {
     }
 
     async fn on_probe(&mut self, event: &Event) {
+        self.incidents.probe_times.take(&event.id, &event.outcome);
         let Some(transition) = event.transition else {
             return;
         };
@@ -232,6 +236,12 @@ impl Controller {
         if hops::is_missing(&self.config, &self.found) {
             self.start_lookup(Solicit::Missing);
         }
+        if self
+            .ramps
+            .is_due(&self.config.services, &self.world, Instant::now())
+        {
+            let _ = self.reconcile("a slow start goes on", Instant::now());
+        }
         self.look_for_incidents();
         self.save_unsaved();
         self.tell_peers();
@@ -255,6 +265,7 @@ impl Controller {
         let now = Instant::now();
         settling::end_rounds(&mut self.builder, &mut *self.dataplane, now);
         let built = self.build(now);
+        self.telemetry.doubt();
         for index in &built.fresh_counters {
             self.rates.forget(*index);
         }
@@ -262,6 +273,8 @@ impl Controller {
         if plan.is_empty() {
             return Ok(());
         }
+        let is_told =
+            plan.flow_keys.is_some() || !plan.upsert.is_empty() || !plan.remove.is_empty();
         let begin_anew = self.with_other_tables(&plan);
         let result = tokio::task::block_in_place(|| {
             self.seats.prepare(&self.store, &self.builder);
@@ -270,6 +283,11 @@ impl Controller {
             self.dataplane.bring(&plan, &built.state)
         });
         let duration = began.elapsed();
+        if result.is_ok() && !is_told {
+            // Nothing that anybody asked for, and nothing that moves a flow.
+            tracing::debug!(%cause, "applied");
+            return Ok(());
+        }
         self.last_apply = Some(LastApply {
             at: now,
             cause: match &result {
@@ -292,6 +310,9 @@ impl Controller {
 
     /// The state that the configuration, or the change under way, wants.
     pub(super) fn build(&mut self, now: Instant) -> Built {
+        let is_changing = self.under_way.is_some();
+        let (services, world) = (&self.config.services, &mut self.world);
+        self.ramps.follow(services, world, is_changing, now);
         let staging = self.under_way.as_ref().and_then(UnderWay::staging);
         let mut built = match staging {
             Some(staging) => self
@@ -301,11 +322,13 @@ impl Controller {
                 .builder
                 .build(&self.config, &self.seed, &self.world, now),
         };
-        let sample = &mut built.state.settings.handshake_sample;
-        if *sample > 0 && self.under_way.as_ref().is_some_and(UnderWay::is_watched) {
-            // Few flows go to who gets the first percent: each one counts.
-            *sample = u32::MAX;
-        }
+        // Few flows go to who gets the first percent: each one counts.
+        let is_watched = self.under_way.as_ref().is_some_and(UnderWay::is_watched);
+        let least = self.config.node.handshake_sample;
+        built.state.settings.handshake_sample = of_all_hashes(match is_watched && least > 0.0 {
+            true => 1.0,
+            false => self.incidents.sampling.share(least),
+        });
         built
     }
 
@@ -354,13 +377,7 @@ impl Controller {
         for error in self.scheduler.set_targets(specs) {
             tracing::error!(%error, "cannot be probed");
         }
-        self.world.health = self
-            .scheduler
-            .states()
-            .all()
-            .into_iter()
-            .map(|target| (target.id, target.monitor.state()))
-            .collect();
+        self.world.health = self.scheduler.states().health();
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::controller::Controller;
 use super::hops;
+use super::report::last_failure;
 use crate::api::types::{ExplainRequest, ExplainedBackend, Explanation, Problem};
 use crate::config::model::Service;
 use crate::dataplane::shadow::{Question, Shadow};
@@ -68,7 +69,7 @@ impl Known for Controller {
         let target = self.scheduler.states().one(&id);
         let monitor = target.as_ref().map(|target| &target.monitor);
         let seats = self.builder.seats(&service.name);
-        let is_its = |seat: &&Seat| seat.backend == name;
+        let is_its = |seat: &&Seat| *seat.backend == *name;
         let slot_count = seats
             .iter()
             .flatten()
@@ -81,10 +82,7 @@ impl Known for Controller {
             state: desired::backend_state(service, backend, &self.world)
                 .name()
                 .to_owned(),
-            last_failure: monitor
-                .filter(|monitor| monitor.bad_in_row() > 0 || !monitor.state().is_eligible())
-                .and_then(|monitor| monitor.last_failure())
-                .map(|(_, failure)| failure.to_string()),
+            last_failure: monitor.and_then(last_failure),
             next_hop: hops::describe(&self.config.node, service, backend, &self.found),
             weight: backend.weight,
             slot_count,

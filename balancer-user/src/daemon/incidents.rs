@@ -1,18 +1,20 @@
-//! The watch at work: what was counted is looked at every second, and
-//! incidents are told to the log and to whoever listens.
+//! Incidents are told to the log and to whoever listens, and kept for those
+//! who ask later.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
 
 use tokio::sync::{broadcast, oneshot};
 
 use super::controller::Controller;
+use super::notifying::Notifier;
+use super::probe_times::ProbeTimes;
+use super::sampling::Sampling;
 use super::unix_now;
 use crate::api::events::Heard;
-use crate::config::model::{Affinity, Protocol, Service};
-use crate::desired::{self, BackendState, Seat, backend_state};
 use crate::revision::Outcome;
 use crate::watch::incident::{Book, Event, Incident, Since};
-use crate::watch::{BackendLook, Kind, Look, ServiceLook, Watch};
+use crate::watch::{Kind, Sign, Watch};
 
 /// Events that are kept for those who ask later.
 const KEPT: usize = 1000;
@@ -21,19 +23,32 @@ const MAX_BEHIND: usize = 256;
 
 /// What the watch knows, and who listens.
 pub(super) struct Incidents {
-    watch: Watch,
+    /// What it looks at is in [`super::looking`].
+    pub(super) watch: Watch,
+    /// Counters whose handshakes are read, and for how many seconds more.
+    pub(super) busy: HashMap<u32, u8>,
+    pub(super) probe_times: ProbeTimes,
+    pub(super) sampling: Sampling,
     book: Book,
     kept: VecDeque<Event>,
+    /// How many were opened, by kind.
+    opened: BTreeMap<&'static str, u64>,
     live: broadcast::Sender<Event>,
+    pub(super) notifier: Notifier,
 }
 
 impl Default for Incidents {
     fn default() -> Self {
         Self {
             watch: Watch::default(),
+            busy: HashMap::new(),
+            probe_times: ProbeTimes::default(),
+            sampling: Sampling::default(),
             book: Book::default(),
             kept: VecDeque::new(),
+            opened: BTreeMap::new(),
             live: broadcast::Sender::new(MAX_BEHIND),
+            notifier: Notifier::default(),
         }
     }
 }
@@ -44,12 +59,31 @@ impl Incidents {
         self.book.open().cloned().collect()
     }
 
+    /// How many were opened, by kind.
+    pub(super) fn opened(&self) -> &BTreeMap<&'static str, u64> {
+        &self.opened
+    }
+
+    /// How many are open, of each kind that there was.
+    pub(super) fn by_kind(&self) -> BTreeMap<&'static str, u64> {
+        let mut kinds: BTreeMap<_, _> = self.opened.keys().map(|kind| (*kind, 0)).collect();
+        for incident in self.book.open() {
+            *kinds.entry(incident.kind.name()).or_default() += 1;
+        }
+        kinds
+    }
+
     /// A sentence for each that nothing else in the status says.
     pub(super) fn problems(&self) -> impl Iterator<Item = String> + '_ {
         let is_news = |it: &&Incident| {
-            matches!(
+            !matches!(
                 it.kind,
-                Kind::Skew | Kind::TrafficStopped | Kind::TrafficSurge
+                Kind::BackendDown
+                    | Kind::ServiceDown
+                    | Kind::FailOpen
+                    | Kind::Drift
+                    | Kind::MapCapacity
+                    | Kind::PeerDigest
             )
         };
         let open = self.book.open().filter(is_news);
@@ -62,6 +96,7 @@ impl Incidents {
         let (service, backend) = (&incident.service, incident.backend.as_deref());
         match &event {
             Event::Opened { .. } => {
+                *self.opened.entry(kind).or_default() += 1;
                 let revision = incident.since.as_ref().map(|since| since.revision);
                 let command = &incident.command;
                 tracing::error!(
@@ -92,50 +127,17 @@ impl Controller {
         drop(reply.send(heard));
     }
 
-    /// Looks at all services.
-    pub(super) fn look_for_incidents(&mut self) {
-        let look = Look {
-            at: self.started.elapsed(),
-            services: self
-                .config
-                .services
-                .iter()
-                .map(|service| self.service_look(service))
-                .collect(),
-        };
-        let signs = self.incidents.watch.look(&look);
+    /// Takes all signs of a second.
+    pub(super) fn tell_of(&mut self, at: Duration, signs: Vec<Sign>) {
         let since = self.since();
-        let (at, now) = (look.at, unix_now());
-        for event in self.incidents.book.take(at, now, signs, since.as_ref()) {
-            self.incidents.tell(event);
-        }
-    }
-
-    fn service_look(&self, service: &Service) -> ServiceLook {
-        let seats = self.builder.seats(&service.name);
-        let seats: HashMap<&str, &Seat> = seats
-            .iter()
-            .flatten()
-            .map(|seat| (seat.backend.as_str(), seat))
-            .collect();
-        let all = f64::from(self.builder.slot_count(&service.name).max(1));
-        let backends = service.backends.iter().map(|backend| {
-            let seat = seats.get(backend.name.as_str());
-            let state = backend_state(service, backend, &self.world);
-            let is_down = state == BackendState::Down;
-            BackendLook {
-                name: backend.name.clone(),
-                share: seat.map_or(0.0, |seat| f64::from(seat.slot_count) / all),
-                state,
-                last_failure: is_down.then(|| self.last_failure(&service.name, &backend.name)),
-                flows: seat.map_or(0, |seat| self.rates.counted(seat.counter).flows),
-            }
-        });
-        ServiceLook {
-            name: service.name.clone(),
-            backends: backends.collect(),
-            is_even: service.protocol == Protocol::Tcp && service.affinity != Affinity::Source,
-            fails_open: desired::fails_open(service, &self.world),
+        let now = unix_now();
+        let events = self.incidents.book.take(at, now, signs, since.as_ref());
+        self.incidents.notifier.follow(&self.config.node.webhooks);
+        let incidents = &mut self.incidents;
+        incidents.notifier.set_open(incidents.book.open());
+        for event in events {
+            incidents.notifier.tell(&event);
+            incidents.tell(event);
         }
     }
 

@@ -13,20 +13,25 @@ mod explain;
 pub mod hops;
 mod host;
 mod incidents;
+mod looking;
 mod lookup;
+mod notifying;
 mod origin;
 mod peers;
 mod pins;
 mod planning;
 mod preparing;
 mod pressure;
+mod probe_times;
 mod protocol;
 mod rates;
 mod report;
 mod resume;
 mod revisions;
+mod sampling;
 mod settling;
 mod store;
+mod telemetry;
 mod verify;
 mod watching;
 
@@ -50,6 +55,7 @@ use self::pins::lock_pins;
 use self::preparing::Done;
 use self::revisions::Revisions;
 use self::store::{Resumed, Store};
+use crate::api::access::Doors;
 use crate::api::public::{self, Running, Runs};
 use crate::api::server;
 use crate::change::{TableMemo, examine};
@@ -58,6 +64,7 @@ use crate::config::model::{Config, Node, Seed, Service};
 use crate::dataplane::attach::{self, Attached};
 use crate::dataplane::aya::Placement;
 use crate::desired::World;
+use crate::metrics::scrape::Scraper;
 use crate::netlink::{Changes, Netlink};
 use crate::probe::scheduler::{Events, Scheduler, TargetSpec};
 use crate::revision::{self, Author};
@@ -99,6 +106,11 @@ pub async fn run(config_path: &Path) -> anyhow::Result<()> {
     let listener = server::bind(&socket)
         .await
         .with_context(|| format!("control socket {}", socket.display()))?;
+    let doors = Doors::new(node.read_group.as_deref(), node.change_group.as_deref());
+    let doors = doors.map_err(anyhow::Error::msg)?;
+    doors
+        .open(&socket)
+        .with_context(|| format!("control socket {}", socket.display()))?;
     let public = match node.listen {
         Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
             format!("node.listen {address}: cannot be served; take another address or leave it out")
@@ -114,7 +126,7 @@ pub async fn run(config_path: &Path) -> anyhow::Result<()> {
         store,
         netlink,
     };
-    let listeners = (listener, public);
+    let listeners = (listener, doors, public);
     let result = serve(start, network, hangup, listeners, &mut ends).await;
     if let Err(error) = std::fs::remove_file(&socket) {
         tracing::debug!(%error, "socket not removed");
@@ -137,7 +149,7 @@ async fn serve(
     start: Start<'_>,
     network: Changes,
     hangup: Signal,
-    (listener, public): (UnixListener, Option<TcpListener>),
+    (listener, doors, public): (UnixListener, Doors, Option<TcpListener>),
     ends: &mut Ends,
 ) -> anyhow::Result<()> {
     let is_newer = start.resumed.is_newer;
@@ -162,14 +174,15 @@ async fn serve(
         hangup,
     };
     let (runs, watching) = (controller.group.runs(), controller.group.watch());
+    let scraper = controller.scraper();
     tokio::select! {
         () = controller.run(&mut sources) => {}
         () = watching => {}
-        result = serve_public(public, runs) => {
+        result = serve_public(public, runs, scraper) => {
             controller.stop();
             return result.context("serving node.listen");
         }
-        result = server::serve(listener, commands) => {
+        result = server::serve(listener, commands, doors) => {
             controller.stop();
             return result.context("serving the control socket");
         }
@@ -180,9 +193,13 @@ async fn serve(
 }
 
 /// Serves what everybody may see; where nobody asked for that, never ends.
-async fn serve_public(listener: Option<TcpListener>, runs: Runs) -> std::io::Result<()> {
+async fn serve_public(
+    listener: Option<TcpListener>,
+    runs: Runs,
+    scraper: Arc<Scraper>,
+) -> std::io::Result<()> {
     match listener {
-        Some(listener) => public::serve(listener, runs).await,
+        Some(listener) => public::serve(listener, runs, scraper).await,
         None => std::future::pending().await,
     }
 }
@@ -209,13 +226,9 @@ async fn begin(
     }
     let found = prove(&config, &netlink, &scheduler, &mut probes).await;
     let world = World {
-        health: scheduler
-            .states()
-            .all()
-            .into_iter()
-            .map(|target| (target.id, target.monitor.state()))
-            .collect(),
+        health: scheduler.states().health(),
         hops: hops::for_members(&config, &found),
+        ..World::default()
     };
     let (mut builder, left) =
         tokio::task::block_in_place(|| resume::look(&store, &config.node.pin_dir));
@@ -250,6 +263,7 @@ async fn begin(
         builder,
         seats: begun.seats,
         world,
+        ramps: Default::default(),
         dataplane: Box::new(begun.dataplane),
         scheduler,
         netlink,
@@ -264,6 +278,7 @@ async fn begin(
         verifier: Default::default(),
         pressure: Default::default(),
         incidents: Default::default(),
+        telemetry: Default::default(),
     };
     say_attached(&begun.attached);
     controller.look_at_host();

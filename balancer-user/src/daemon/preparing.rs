@@ -249,6 +249,7 @@ pub(super) async fn on_stage<T: Send + 'static>(
     let world = World {
         health: up.collect::<BTreeMap<_, _>>(),
         hops: scene.hops(&config).await,
+        ..World::default()
     };
     beside(move || {
         let mut builder = std::mem::take(&mut scene.builder);

@@ -32,6 +32,14 @@ impl Pressure {
         self.full.values().map(|it| format!("map-capacity: {it}"))
     }
 
+    /// Records in use of the flow table and of the table of translations.
+    pub(super) fn records(&self) -> (Option<u64>, Option<u64>) {
+        let census = self.census.as_ref();
+        let flows = census.and_then(Census::flows).map(|it| it.used);
+        let translations = census.and_then(Census::translations);
+        (flows, translations.map(|it| it.used))
+    }
+
     fn judge(&mut self, table: &'static str, occupancy: Option<Occupancy>) {
         let is_full = |it: &Occupancy| it.share() > NEARLY_FULL;
         let Some(found) = occupancy.filter(is_full) else {
@@ -70,15 +78,17 @@ impl Controller {
             _ => Census::open(&blueprint)?,
         };
         let now = monotonic_ns();
-        let idle: BTreeMap<ServiceId, u64> = self
+        // By the number of the service; none where records say nothing of time.
+        let idle: BTreeMap<ServiceId, Option<u64>> = self
             .config
             .services
             .iter()
-            .filter_map(|service| match service.affinity {
-                Affinity::Flow { idle_timeout } => {
-                    Some((self.builder.service_id(&service.name)?, nanos(idle_timeout)))
-                }
-                _ => None,
+            .filter_map(|service| {
+                let idle = match service.affinity {
+                    Affinity::Flow { idle_timeout } => Some(nanos(idle_timeout)),
+                    _ => None,
+                };
+                Some((self.builder.service_id(&service.name)?, idle))
             })
             .collect();
         // Records of TCP say nothing of time, and are asked for only while
@@ -86,8 +96,9 @@ impl Controller {
         let is_settling = self.builder.next_settling().is_some();
         let nat_idle = nanos(self.config.node.nat_idle_timeout);
         let is_flow = |key: &FlowKey, record: &FlowRecord| match idle.get(&key.service) {
-            Some(idle) => now.saturating_sub(record.seen_ns) < *idle,
-            None => is_settling && record.seen_ns == 0,
+            Some(Some(idle)) => now.saturating_sub(record.stamp) < *idle,
+            Some(None) => is_settling,
+            None => false,
         };
         let is_translation = |_: &NatKey, record: &NatRecord| {
             record.kind == NatRecord::REQUEST

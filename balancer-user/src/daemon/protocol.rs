@@ -142,6 +142,12 @@ impl Controller {
         Ok(number)
     }
 
+    /// The change that waits for a person.
+    pub(super) fn unconfirmed(&self) -> Option<String> {
+        let change = self.under_way.as_ref()?;
+        change.is_unconfirmed().then(|| change.describe())
+    }
+
     /// Whether that revision is in force and watched.
     pub(super) fn is_watched(&self, revision: u64) -> bool {
         let change = self.under_way.as_ref();
@@ -246,6 +252,7 @@ impl Controller {
         if !same_backends(&old, &self.config) {
             self.look_up_new().await;
             self.retarget(&old, known);
+            self.incidents.probe_times.keep_only(&self.config);
         }
     }
 

@@ -25,13 +25,48 @@ pub(super) struct Rates {
     /// The sample before it, and how long before.
     earlier: Option<(Duration, Vec<MemberCounters>)>,
     baseline: BTreeMap<u32, MemberCounters>,
+    /// New flows and packets of about the last half minute, by index.
+    recent: Vec<Recent>,
 }
+
+/// New flows and packets that fade: of those that came [`FADING`] ago a third
+/// counts, so that a share of them says where traffic goes now.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Recent {
+    /// New flows.
+    pub flows: f64,
+    /// Packets.
+    pub packets: f64,
+}
+
+/// See [`Recent`].
+const FADING: f64 = 20.0;
 
 impl Rates {
     /// Takes a sample of all counters, about once a second.
     pub(super) fn sample(&mut self, now: Instant, counters: Vec<MemberCounters>) {
+        self.fade(now, &counters);
         let before = self.last.replace((now, counters));
         self.earlier = before.map(|(then, counters)| (now.duration_since(then), counters));
+    }
+
+    fn fade(&mut self, now: Instant, counters: &[MemberCounters]) {
+        let Some((then, last)) = &self.last else {
+            return;
+        };
+        let kept = (-now.duration_since(*then).as_secs_f64() / FADING).exp();
+        self.recent.resize(counters.len(), Recent::default());
+        for ((recent, last), now) in self.recent.iter_mut().zip(last).zip(counters) {
+            let gained = gained(last, now);
+            recent.flows = (recent.flows * kept + gained.flows as f64).max(0.0);
+            recent.packets = (recent.packets * kept + gained.packets as f64).max(0.0);
+        }
+    }
+
+    /// What a counter gained lately, and since its service's table changed.
+    pub(super) fn recent(&self, index: u32) -> Recent {
+        let found = self.recent.get(index as usize);
+        found.copied().unwrap_or_default()
     }
 
     /// What a counter stood at, at the last sample.
@@ -57,12 +92,23 @@ impl Rates {
 
     /// Counts from here on: the service of these counters has a new table.
     pub(super) fn set_baseline(&mut self, counters: BTreeMap<u32, MemberCounters>) {
+        for (index, now) in &counters {
+            let before = gained(&self.counted(*index), now);
+            if let Some(recent) = self.recent.get_mut(*index as usize) {
+                // The next sample has these as well.
+                recent.flows = -(before.flows as f64);
+                recent.packets = -(before.packets as f64);
+            }
+        }
         self.baseline.extend(counters);
     }
 
     /// Forgets a counter that was given to somebody else.
     pub(super) fn forget(&mut self, index: u32) {
         self.baseline.remove(&index);
+        if let Some(recent) = self.recent.get_mut(index as usize) {
+            *recent = Recent::default();
+        }
         // It begins at zero.
         let last = self.last.as_mut().map(|(_, counters)| counters);
         let earlier = self.earlier.as_mut().map(|(_, counters)| counters);
@@ -133,6 +179,26 @@ mod tests {
         assert_eq!(rates.of(0).packets, 50.0);
         // One that was not there before has no rate yet.
         assert_eq!(rates.of(1), Rate::default());
+    }
+
+    #[test]
+    fn what_came_before_a_table_s_change_is_not_recent() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut rates = Rates::default();
+        rates.sample(start, counters(1000));
+        rates.sample(start + second, counters(2000));
+        assert_eq!(rates.recent(0).packets, 1000.0);
+        rates.sample(start + second * 21, counters(2000));
+        let third = rates.recent(0).packets;
+        assert!((360.0..375.0).contains(&third), "{third}");
+        // 500 came in the second of the change before it, 300 after it.
+        rates.set_baseline(BTreeMap::from([(0, counters(2500)[0])]));
+        rates.sample(start + second * 22, counters(2800));
+        let since = rates.recent(0).packets;
+        assert!((300.0..330.0).contains(&since), "{since}");
+        rates.forget(0);
+        assert_eq!(rates.recent(0), Recent::default());
     }
 
     #[test]

@@ -12,7 +12,8 @@ use crate::api::types::{
 };
 use crate::config::model::{Protocol, Service};
 use crate::dataplane::Counters;
-use crate::desired::{self, BackendState, Seat};
+use crate::desired::{BackendState, Seat, Standing};
+use crate::health::Monitor;
 use crate::probe::scheduler::TargetId;
 
 impl Controller {
@@ -119,7 +120,7 @@ impl Controller {
         now: Instant,
     ) -> ServiceStatus {
         let seats = self.builder.seats(&service.name);
-        let seat = |name: &str| seats.iter().flatten().find(|seat| seat.backend == name);
+        let seat = |name: &str| seats.iter().flatten().find(|seat| *seat.backend == *name);
         let seen = |counter: u32| {
             let counted = counters.members.get(&counter).copied().unwrap_or_default();
             measure(
@@ -129,12 +130,14 @@ impl Controller {
         };
         let all_seen: u64 = seats.iter().flatten().map(|seat| seen(seat.counter)).sum();
         let slot_count = self.builder.slot_count(&service.name);
+        let standing = Standing::of(service, &self.world);
         let backends: Vec<BackendStatus> = service
             .backends
             .iter()
             .map(|backend| {
                 let seat = seat(&backend.name);
-                let mut status = self.backend_status(service, &backend.name, seat, counters);
+                let mut status =
+                    self.backend_status((service, standing), &backend.name, seat, counters);
                 status.share_expected = match slot_count {
                     0 => 0.0,
                     all => f64::from(status.slot_count) / f64::from(all),
@@ -152,7 +155,7 @@ impl Controller {
             ports: service.ports.to_string(),
             protocol: service.protocol.to_string(),
             forward: service.forward.to_string(),
-            state: state(&backends, desired::fails_open(service, &self.world)).to_owned(),
+            state: state(&backends, standing).to_owned(),
             slot_count,
             counted_since_change: all_seen,
             settling_seconds: settles_at.map(|at| at.saturating_duration_since(now).as_secs()),
@@ -162,7 +165,7 @@ impl Controller {
 
     fn backend_status(
         &self,
-        service: &Service,
+        (service, standing): (&Service, Standing),
         name: &str,
         seat: Option<&Seat>,
         counters: &Counters,
@@ -180,18 +183,19 @@ impl Controller {
             .map(|seat| self.rates.of(seat.counter))
             .unwrap_or_default();
         let backend = service.backend(name);
-        let state = backend.map(|backend| desired::backend_state(service, backend, &self.world));
+        let state = backend.map(|backend| standing.state(service, backend, &self.world));
+        let state = match state {
+            Some(BackendState::Up) if self.world.ramps.contains_key(&id) => "slow-start",
+            state => state.map_or("gone", BackendState::name),
+        };
         BackendStatus {
             name: name.to_owned(),
             address: backend.map_or(service.address, |backend| backend.address),
             port: backend.and_then(|backend| backend.port),
             weight: backend.map_or(0, |backend| backend.weight),
-            state: state.map_or("gone", BackendState::name).to_owned(),
+            state: state.to_owned(),
             since_seconds: monitor.map(|monitor| monitor.since().elapsed().as_secs()),
-            last_failure: monitor
-                .filter(|monitor| monitor.bad_in_row() > 0 || !monitor.state().is_eligible())
-                .and_then(|monitor| monitor.last_failure())
-                .map(|(_, failure)| failure.to_string()),
+            last_failure: monitor.and_then(last_failure),
             next_hop: backend.map_or_else(String::new, |backend| {
                 hops::describe(&self.config.node, service, backend, &self.found)
             }),
@@ -210,6 +214,22 @@ impl Controller {
             bits_per_second: rate.bits,
         }
     }
+}
+
+/// Why a backend is not well; none if it is.
+pub(super) fn last_failure(monitor: &Monitor) -> Option<String> {
+    let is_unwell = monitor.bad_in_row() > 0 || !monitor.state().is_eligible();
+    let failure = monitor.last_failure().filter(|_| is_unwell);
+    let failure = failure.map(|(_, failure)| failure.to_string());
+    let Some((until, falls)) = monitor.held() else {
+        return failure;
+    };
+    let seconds = until.saturating_duration_since(Instant::now()).as_secs();
+    let last = failure.unwrap_or_default();
+    Some(format!(
+        "fell {falls} times, each soon after it had come up, and is kept out for {seconds} s \
+         more; the last time: {last}"
+    ))
 }
 
 fn handshakes(counted: &HandshakeCounters) -> HandshakeStatus {
@@ -231,16 +251,20 @@ fn measure(protocol: Protocol, counted: &MemberCounters) -> u64 {
     }
 }
 
-fn state(backends: &[BackendStatus], open: bool) -> &'static str {
+fn state(backends: &[BackendStatus], standing: Standing) -> &'static str {
     let with = |state: &str| {
         backends
             .iter()
             .filter(|backend| backend.state == state)
             .count()
     };
-    let (up, down) = (with("up"), with("down") + with("unproven"));
+    let up = backends.iter().filter(|backend| backend.is_up()).count();
+    let down = with("down") + with("unproven") + with("held");
     match (up, down) {
-        _ if open => "fail-open",
+        _ if standing.fails_open => "fail-open",
+        _ if standing.uses_backups => "on-backups",
+        // Those that are held get what nobody else could.
+        (0, _) if standing.uses_held => "degraded",
         (0, _) => "down",
         (_, 0) => "up",
         _ => "degraded",
@@ -258,10 +282,14 @@ fn service_problems(service: &ServiceStatus) -> Vec<String> {
             "service {} fails open: too few backends are healthy, so all are used",
             service.name
         )),
+        "on-backups" => problems.push(format!(
+            "service {} uses its backups: too few of its primary pool are healthy",
+            service.name
+        )),
         _ => {}
     }
     for backend in &service.backends {
-        if matches!(backend.state.as_str(), "down" | "unproven") {
+        if matches!(backend.state.as_str(), "down" | "unproven" | "held") {
             let why = backend.last_failure.as_deref().unwrap_or("not yet proven");
             problems.push(format!(
                 "service {}: backend {} is {}: {why}",

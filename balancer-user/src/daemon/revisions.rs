@@ -142,6 +142,12 @@ impl Revisions {
         self.known.get(&number)
     }
 
+    /// The newest one that is over.
+    pub(super) fn last_over(&self) -> Option<&Revision> {
+        let mut newest = self.known.values().rev();
+        newest.find(|it| it.outcome != Outcome::Pending)
+    }
+
     /// The newest of all, where that one is not in force: its change was
     /// undone, or a daemon ended in the middle of it.
     pub(super) fn undone_after(&self, number: u64) -> Option<&Revision> {

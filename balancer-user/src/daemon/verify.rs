@@ -58,6 +58,28 @@ impl Verifier {
         there.chain(lately).collect()
     }
 
+    /// How many differences are there.
+    pub(super) fn drifts(&self) -> usize {
+        self.present().count()
+    }
+
+    /// What differs, or was put right that lately, by service.
+    pub(super) fn lately(
+        &self,
+        now: Instant,
+        lately: Duration,
+    ) -> BTreeMap<Option<&str>, Vec<&DriftFinding>> {
+        let is_late = |at: &Instant| now.saturating_duration_since(*at) < lately;
+        let repaired = self.repaired.iter().filter(|(at, _)| is_late(at));
+        let all = self.present().chain(repaired.map(|(_, finding)| finding));
+        let mut by_service: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for finding in all {
+            let service = finding.service.as_deref();
+            by_service.entry(service).or_default().push(finding);
+        }
+        by_service
+    }
+
     fn present(&self) -> impl Iterator<Item = &DriftFinding> {
         let earlier = self.open.iter().filter(|it| !self.round.contains(it));
         self.round.iter().chain(earlier)
@@ -113,6 +135,7 @@ impl Controller {
         if audit.is_round_over {
             self.verifier.end_round(Instant::now());
         }
+        self.look_for_drift();
     }
 
     /// Looks at all at once.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::controller::Controller;
+use super::report::last_failure;
 use crate::config::model::{Affinity, Config, Protocol, Service};
 use crate::desired::{BackendState, backend_state};
 use crate::probe::compare::Comparing;
@@ -227,7 +228,8 @@ impl Controller {
                 let backend = service.and_then(|it| Some((it, it.backend(&subject.name)?)));
                 let state = backend.map(|(service, it)| backend_state(service, it, &self.world));
                 let was_up = watched.were_up.contains(&id);
-                if state.is_some_and(|state| state != BackendState::Up) {
+                let is_well = |state| matches!(state, BackendState::Up | BackendState::Standby);
+                if state.is_some_and(|state| !is_well(state)) {
                     not_up.push(id.clone());
                 }
                 match state {
@@ -250,7 +252,10 @@ impl Controller {
     /// Why the last probe of a backend was bad.
     pub(super) fn last_failure(&self, service: &str, backend: &str) -> String {
         let found = self.scheduler.states().one(&target(service, backend));
-        let failure = found.and_then(|it| Some(it.monitor.last_failure()?.1.to_string()));
+        let failure = found.and_then(|it| {
+            let last = || Some(it.monitor.last_failure()?.1.to_string());
+            last_failure(&it.monitor).or_else(last)
+        });
         failure.unwrap_or_else(|| "no probe has passed yet".to_owned())
     }
 }

@@ -324,10 +324,10 @@ impl Look<'_> {
             "answers GET {} slowly: in {} in the median of {}, 95 % of its siblings' {} in {} or \
              less",
             self.path,
-            super::millis(micros(quantile(&times, 0.5)?)),
+            super::ailments::millis(micros(quantile(&times, 0.5)?)),
             times.len(),
             usual.len(),
-            super::millis(micros(usual[rank])),
+            super::ailments::millis(micros(usual[rank])),
         ))
     }
 

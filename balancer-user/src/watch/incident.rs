@@ -34,7 +34,7 @@ pub struct Incident {
     pub number: u64,
     /// What it is of.
     pub kind: Kind,
-    /// The service's name.
+    /// The service's name; empty where it is of the whole node.
     pub service: String,
     /// The backend's, if it is of one.
     pub backend: Option<String>,
@@ -61,12 +61,12 @@ impl Incident {
 
 impl std::fmt::Display for Incident {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "service {}", self.service)?;
-        if let Some(backend) = &self.backend {
-            write!(f, ": backend {backend}")?;
+        match (self.service.as_str(), &self.backend) {
+            ("", _) => write!(f, "node: ")?,
+            (service, None) => write!(f, "service {service}: ")?,
+            (service, Some(backend)) => write!(f, "service {service}: backend {backend} ")?,
         }
-        let separator = if self.backend.is_some() { " " } else { ": " };
-        write!(f, "{separator}{}; {}", self.what, self.cause)
+        write!(f, "{}; {}", self.what, self.cause)
     }
 }
 
@@ -155,14 +155,21 @@ impl Book {
 const SUSPICIOUS: u64 = 600;
 
 fn command(sign: &Sign, since: Option<&Since>) -> String {
-    let backend = sign.backend.as_deref().unwrap_or_default();
     match sign.kind {
-        Kind::Skew => "balancer verify".to_owned(),
+        Kind::Skew | Kind::Drift => "balancer verify".to_owned(),
+        Kind::Unconfirmed => "balancer confirm".to_owned(),
+        Kind::PeerDigest | Kind::MapCapacity => "balancer check --live FILE".to_owned(),
+        Kind::OneSource | Kind::HotByBytes => "balancer status".to_owned(),
         _ if since.is_some_and(|it| it.seconds_before <= SUSPICIOUS && it.revision > 1) => {
             "balancer rollback".to_owned()
         }
-        Kind::BackendDown => format!("balancer backend drain {} {backend}", sign.service),
-        Kind::ServiceDown | Kind::FailOpen => "balancer status".to_owned(),
+        Kind::ServiceDown | Kind::FailOpen | Kind::BackupsUsed => "balancer status".to_owned(),
+        Kind::BackendDown | Kind::BackendHeld | Kind::Handshakes | Kind::Slow | Kind::Resets => {
+            match &sign.backend {
+                Some(backend) => format!("balancer backend drain {} {backend}", sign.service),
+                None => "balancer status".to_owned(),
+            }
+        }
         Kind::TrafficStopped | Kind::TrafficSurge => "balancer check --live FILE".to_owned(),
     }
 }

@@ -6,15 +6,23 @@
 //! which open once and close once. Pure: time and counters are arguments, and
 //! an hour is simulated in a moment.
 
+mod ailing;
+mod answers;
+mod heat;
 pub mod incident;
 mod skew;
+mod sources;
 mod traffic;
 
 #[cfg(test)]
 mod simulation;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
+
+use balancer_common::layout::HandshakeCounters;
 
 use crate::desired::BackendState;
 
@@ -39,22 +47,51 @@ pub struct ServiceLook {
     pub is_even: bool,
     /// Whether too few backends are healthy, so that all are used.
     pub fails_open: bool,
+    /// Whether too few of the primary pool are healthy, so that backups are
+    /// used.
+    pub uses_backups: bool,
+    /// Whether too few are left, so that those are used that are held back.
+    pub uses_held: bool,
+    /// Who opens its flows, by a sample of those opened lately.
+    pub clients: Clients,
+}
+
+/// Of the flows that were sampled lately, how many came from the address that
+/// opened most.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Clients {
+    /// Flows in the sample.
+    pub sampled: u64,
+    /// Whose are most, and how many.
+    pub busiest: Option<(IpAddr, u64)>,
 }
 
 /// A backend in one second.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BackendLook {
     /// Its name.
-    pub name: String,
+    pub name: Arc<str>,
     /// Its share of the slots.
     pub share: f64,
     /// Whether it takes traffic, and why not.
     pub state: BackendState,
     /// Why its last probe was bad.
     pub last_failure: Option<String>,
+    /// How long its last good probes took, the latest first; fewer where there
+    /// were fewer.
+    pub probes: [Option<Duration>; PROBES],
     /// New flows so far. A count that goes back begins anew.
     pub flows: u64,
+    /// Bytes of its clients so far, likewise.
+    pub bytes: u64,
+    /// Packets of clients with RST so far, likewise.
+    pub resets: u64,
+    /// Timed handshakes so far; none where no flows came lately.
+    pub handshakes: Option<Box<HandshakeCounters>>,
 }
+
+/// Good probes whose times are looked at.
+pub const PROBES: usize = 3;
 
 /// What a sign is of; one word for it in log, events and metrics.
 #[derive(
@@ -66,6 +103,10 @@ pub enum Kind {
     Skew,
     /// A backend's probes fail.
     BackendDown,
+    /// A backend goes up and down, and is kept out for a time.
+    BackendHeld,
+    /// Too few of the primary pool are healthy, so backups are used.
+    BackupsUsed,
     /// No backend of a service is up.
     ServiceDown,
     /// Too few backends are healthy, so all are used.
@@ -74,6 +115,24 @@ pub enum Kind {
     TrafficStopped,
     /// Far more new flows come than before.
     TrafficSurge,
+    /// Clients do not finish handshakes.
+    Handshakes,
+    /// Handshakes take long.
+    Slow,
+    /// Clients reset their flows.
+    Resets,
+    /// One client address opens most of the flows.
+    OneSource,
+    /// A backend gets most of the bytes, though not of the flows.
+    HotByBytes,
+    /// The kernel holds something else than was written.
+    Drift,
+    /// A table of the kernel program is nearly full.
+    MapCapacity,
+    /// Another balancer of the group has another configuration.
+    PeerDigest,
+    /// A change waits for its confirmation.
+    Unconfirmed,
 }
 
 impl Kind {
@@ -82,10 +141,21 @@ impl Kind {
         match self {
             Self::Skew => "skew",
             Self::BackendDown => "backend-down",
+            Self::BackendHeld => "backend-held",
+            Self::BackupsUsed => "backups-used",
             Self::ServiceDown => "service-down",
             Self::FailOpen => "fail-open",
             Self::TrafficStopped => "traffic-stopped",
             Self::TrafficSurge => "traffic-surge",
+            Self::Handshakes => "handshakes",
+            Self::Slow => "slow",
+            Self::Resets => "resets",
+            Self::OneSource => "one-source",
+            Self::HotByBytes => "hot-by-bytes",
+            Self::Drift => "drift",
+            Self::MapCapacity => "map-capacity",
+            Self::PeerDigest => "peer-digest",
+            Self::Unconfirmed => "unconfirmed",
         }
     }
 }
@@ -95,7 +165,7 @@ impl Kind {
 pub struct Sign {
     /// What.
     pub kind: Kind,
-    /// Of which service.
+    /// Of which service; empty where it is of the whole node.
     pub service: String,
     /// Of which of its backends, if of one.
     pub backend: Option<String>,
@@ -113,21 +183,40 @@ pub struct Watch {
 
 #[derive(Debug, Default)]
 struct History {
-    /// Name, flows counted and share of each backend at the last look.
-    last: Vec<(String, u64, f64)>,
+    /// Each backend at the last look.
+    last: Vec<Last>,
     skew: skew::Windows,
     traffic: traffic::Level,
+    ailing: ailing::Ward,
+    heat: heat::Heat,
+    answers: answers::Answers,
+    sources: sources::Sources,
+}
+
+#[derive(Debug)]
+struct Last {
+    name: Arc<str>,
+    flows: u64,
+    bytes: u64,
+    share: f64,
 }
 
 impl Watch {
     /// Takes what is known in one second; gives all that is wrong then.
     pub fn look(&mut self, look: &Look) -> Vec<Sign> {
+        let there: HashSet<&str> = look.services.iter().map(|it| it.name.as_str()).collect();
         self.services
-            .retain(|name, _| look.services.iter().any(|it| it.name == *name));
+            .retain(|name, _| there.contains(name.as_str()));
         let mut signs = Vec::new();
         for service in &look.services {
-            let history = self.services.entry(service.name.clone()).or_default();
-            history.look(look.at, service, &mut signs);
+            match self.services.get_mut(&service.name) {
+                Some(history) => history.look(look.at, service, &mut signs),
+                None => {
+                    let mut history = History::default();
+                    history.look(look.at, service, &mut signs);
+                    self.services.insert(service.name.clone(), history);
+                }
+            }
             states(service, &mut signs);
         }
         signs
@@ -142,13 +231,19 @@ impl History {
                 .last
                 .iter()
                 .zip(backends)
-                .all(|(last, now)| last.0 == now.name);
+                .all(|(last, now)| is_same(&last.name, &now.name));
         if !is_same {
             // Nobody knows how much of it is of this second.
-            let now = backends
-                .iter()
-                .map(|it| (it.name.clone(), it.flows, it.share));
+            let now = backends.iter().map(|it| Last {
+                name: it.name.clone(),
+                flows: it.flows,
+                bytes: it.bytes,
+                share: it.share,
+            });
             self.last = now.collect();
+            self.ailing.clear();
+            self.heat.clear();
+            self.answers.clear();
             return;
         }
         // Where slots moved since the last look, nobody knows which flows
@@ -156,24 +251,47 @@ impl History {
         let mut is_settled = true;
         let mut total = 0;
         let mut second = Vec::with_capacity(backends.len());
-        for ((_, flows, share), now) in self.last.iter_mut().zip(backends) {
-            let gained = now.flows.checked_sub(*flows).unwrap_or(now.flows);
-            is_settled &= *share == now.share;
-            (*flows, *share) = (now.flows, now.share);
+        let mut bytes = Vec::with_capacity(backends.len());
+        for (last, now) in self.last.iter_mut().zip(backends) {
+            let gained = now.flows.checked_sub(last.flows).unwrap_or(now.flows);
+            bytes.push(now.bytes.checked_sub(last.bytes).unwrap_or(now.bytes));
+            is_settled &= last.share == now.share;
+            (last.flows, last.bytes, last.share) = (now.flows, now.bytes, now.share);
             total += gained;
             second.push((gained, now.share));
         }
         self.traffic.take(total);
         signs.extend(self.traffic.sign(service));
+        signs.extend(self.ailing.look(at, service));
+        if !signs
+            .iter()
+            .any(|it| it.kind == Kind::Slow && it.service == service.name)
+        {
+            signs.extend(self.answers.look(service));
+        }
+        self.heat.take(&bytes);
+        signs.extend(self.heat.sign(service));
+        self.sources.take(&service.clients);
+        signs.extend(self.sources.sign(service));
         if !service.is_even {
             return;
         }
         if is_settled {
-            let names = backends.iter().map(|it| it.name.as_str());
+            let names = backends.iter().map(|it| &it.name);
             self.skew.take(at, names, &second);
         }
-        signs.extend(self.skew.sign(at, service));
+        let skew = self.skew.sign(at, service);
+        signs.extend(skew.filter(|skew| {
+            let is_its = |it: &BackendLook| skew.backend.as_deref() == Some(&*it.name);
+            let place = service.backends.iter().position(is_its);
+            !place.is_some_and(|place| self.ailing.is_repeating(place))
+        }));
     }
+}
+
+/// Whether two names are the same: mostly they are even in the same place.
+fn is_same(one: &Arc<str>, other: &Arc<str>) -> bool {
+    Arc::ptr_eq(one, other) || one == other
 }
 
 /// What the states of the backends say by themselves.
@@ -184,7 +302,7 @@ fn states(service: &ServiceLook, signs: &mut Vec<Sign>) {
         signs.push(Sign {
             kind,
             service: service.name.clone(),
-            backend: backend.map(|it| it.name.clone()),
+            backend: backend.map(|it| it.name.to_string()),
             what,
             cause,
         });
@@ -198,7 +316,31 @@ fn states(service: &ServiceLook, signs: &mut Vec<Sign>) {
             "the server does not answer its probe as the file asks".to_owned(),
         );
     }
-    if up == 0 && down > 0 && !service.fails_open {
+    for backend in of(BackendState::Held) {
+        let why = backend.last_failure.as_deref().unwrap_or("it fell");
+        let held = match service.uses_held {
+            true => "is held, and used nevertheless, as too few others are up",
+            false => "is held",
+        };
+        add(
+            Kind::BackendHeld,
+            Some(backend),
+            format!("{held}: {why}"),
+            "the server goes up and down".to_owned(),
+        );
+    }
+    if service.uses_backups {
+        let what = format!("backups get traffic, {down} backends are down");
+        let cause = "fewer of the primary pool are healthy than backup_below asks for".to_owned();
+        add(Kind::BackupsUsed, None, what, cause);
+    }
+    let out = of(BackendState::Draining).count() + of(BackendState::Disabled).count();
+    if up == 0 && down == 0 && out > 0 && out == service.backends.len() {
+        let what = format!("no backend gets new flows: all {out} are drained or of weight 0");
+        let cause = "the configuration takes every backend out; no server need be wrong";
+        add(Kind::ServiceDown, None, what, cause.to_owned());
+    }
+    if up == 0 && down > 0 && !service.fails_open && !service.uses_held {
         let what = format!("no backend is up, {down} are down: its packets are dropped");
         let cause = "the servers, or the way to them: all probes fail".to_owned();
         add(Kind::ServiceDown, None, what, cause);

@@ -69,11 +69,15 @@ impl World {
 
     fn look(&mut self) -> Vec<Sign> {
         let backend = |(at, (flows, share)): (usize, (&u64, &f64))| BackendLook {
-            name: format!("web-{at}"),
+            name: format!("web-{at}").into(),
             share: *share,
             state: BackendState::Up,
             last_failure: None,
+            probes: [None; PROBES],
             flows: *flows,
+            bytes: 0,
+            resets: 0,
+            handshakes: None,
         };
         let cells = self.flows.iter().zip(&self.told);
         let look = Look {
@@ -83,6 +87,9 @@ impl World {
                 backends: cells.enumerate().map(backend).collect(),
                 is_even: true,
                 fails_open: false,
+                uses_backups: false,
+                uses_held: false,
+                clients: Clients::default(),
             }],
         };
         self.second += 1;

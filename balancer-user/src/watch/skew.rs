@@ -8,11 +8,12 @@
 //! never alarm, and with many flows no small difference does.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use statrs::distribution::{Binomial, ChiSquared, ContinuousCDF, DiscreteCDF};
 
-use super::{Kind, ServiceLook, Sign};
+use super::{Kind, ServiceLook, Sign, is_same};
 
 /// Seconds that windows reach back, the shortest first.
 const WINDOWS: [u64; 3] = [2, 10, 30];
@@ -40,7 +41,7 @@ const LEAST_EXPECTED: f64 = 5.0;
 #[derive(Debug, Default)]
 pub(super) struct Windows {
     /// The names that the counts are of.
-    names: Vec<String>,
+    names: Vec<Arc<str>>,
     seconds: VecDeque<Second>,
 }
 
@@ -62,11 +63,12 @@ impl Windows {
     pub(super) fn take<'a>(
         &mut self,
         at: Duration,
-        names: impl Iterator<Item = &'a str> + Clone,
+        names: impl ExactSizeIterator<Item = &'a Arc<str>> + Clone,
         counted: &[(u64, f64)],
     ) {
-        if !names.clone().eq(self.names.iter().map(String::as_str)) {
-            self.names = names.map(str::to_owned).collect();
+        let mut pairs = names.clone().zip(&self.names);
+        if names.len() != self.names.len() || !pairs.all(|(one, other)| is_same(one, other)) {
+            self.names = names.cloned().collect();
             self.seconds.clear();
         }
         let total: u64 = counted.iter().map(|(flows, _)| flows).sum();
@@ -124,7 +126,7 @@ impl Windows {
             Some(Sign {
                 kind: Kind::Skew,
                 service: service.name.clone(),
-                backend: Some(self.names[found].clone()),
+                backend: Some(self.names[found].to_string()),
                 what: format!(
                     "got {:.1} % of {total} new flows in {length} s, its slots are {:.1} %",
                     percent(seen),

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use super::{Kind, ServiceLook, Sign};
 
 /// Seconds that are held against the past.
-const RECENT: usize = 4;
+const RECENT: usize = 3;
 /// Seconds that the past has to have.
 const LEAST_PAST: u32 = 30;
 /// What one second counts in the past: half of it is of the last 40 seconds.

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 
 use super::{Controller, Progress, Step, UnderWay, hops};
-use crate::config::capacity::weight_in_use;
+use crate::config::capacity::is_wanted;
 use crate::config::model::{Backend, Config, Service};
 use crate::daemon::preparing::Done;
 use crate::desired::{BackendState, backend_state, probed};
@@ -86,7 +86,7 @@ impl Controller {
         {
             for (backend_at, backend) in service.backends.iter().enumerate() {
                 let is_seated = is_seated(&service.name, &backend.name);
-                if is_seated && weight_in_use(backend) > 0 {
+                if is_seated && is_wanted(backend) {
                     new.push((service_at, backend_at));
                 }
             }
@@ -189,7 +189,8 @@ impl Controller {
             let service = after.services.get(place.0)?;
             let backend = service.backends.get(place.1)?;
             let name = || format!("service {}: backend {}", service.name, backend.name);
-            if backend_state(service, backend, &self.world) != BackendState::Up {
+            let state = backend_state(service, backend, &self.world);
+            if !matches!(state, BackendState::Up | BackendState::Standby) {
                 let why = self.last_failure(&service.name, &backend.name);
                 return Some(format!("{}: {why}", name()));
             }

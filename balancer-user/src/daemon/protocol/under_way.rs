@@ -49,6 +49,11 @@ impl UnderWay {
         !self.pace.hold.is_zero()
     }
 
+    /// Whether it waits for a person.
+    pub(super) fn is_unconfirmed(&self) -> bool {
+        matches!(self.step, Step::Confirming { .. })
+    }
+
     pub(super) fn is_committed(&self) -> bool {
         matches!(self.step, Step::Watching { .. })
     }

@@ -12,7 +12,9 @@ const OBJECTS: [&str; 3] = ["balancer.o", "decap.o", "bench.o"];
 
 fn main() -> io::Result<()> {
     println!("cargo:rerun-if-changed=build.rs");
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf");
+    // Not `env!`: the script may have been compiled in another checkout.
+    let here = env::var_os("CARGO_MANIFEST_DIR").ok_or(io::ErrorKind::NotFound)?;
+    let built = Path::new(&here).join("../target/bpf");
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or(io::ErrorKind::NotFound)?);
     for object in OBJECTS {
         let path = built.join(object);

@@ -7,6 +7,7 @@
 
 mod book;
 mod options;
+mod ramps;
 mod seating;
 mod staging;
 mod translation;
@@ -14,13 +15,18 @@ mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use book::{Book, Drain, Owner, Templates};
+pub use ramps::Ramps;
 pub use seating::Seating;
 pub use staging::Staging;
-pub use world::{BackendState, World, backend_state, eligible, fails_open, keeps_flows, probed};
+pub use world::{
+    BackendState, Standing, World, backend_state, eligible, fails_open, keeps_flows, probed,
+};
 
+use crate::config::capacity::weight_in_use;
 use crate::config::model::{Config, Protocol, Seed, Service};
 use crate::dataplane::{ServiceId, ServiceKey, ServiceState, Settings, State, Table};
 use crate::maglev;
@@ -31,7 +37,7 @@ use crate::seed;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seat {
     /// The backend's name.
-    pub backend: String,
+    pub backend: Arc<str>,
     /// Its address: another server of that name has another seat.
     pub address: IpAddr,
     /// Index of its counters.
@@ -50,6 +56,8 @@ pub struct Builder {
     /// Tables of another builder, which need not be built once more.
     templates: Templates,
     tables_built: usize,
+    /// Whether somebody will ask for many slots, one by one.
+    is_asked_often: bool,
 }
 
 /// A state, and what changed in who counts where.
@@ -141,6 +149,7 @@ impl Builder {
         let template = |(name, book): (&String, &Book)| Some((name.clone(), book.template()?));
         Self {
             templates: templates.filter_map(template).collect(),
+            is_asked_often: true,
             ..Self::default()
         }
     }
@@ -205,13 +214,22 @@ impl Builder {
             .iter()
             .map(|owner| {
                 owner.as_ref().map(|owner| Seat {
-                    backend: owner.name.clone(),
+                    backend: Arc::clone(&owner.name),
                     address: owner.address,
                     counter: owner.counter,
                     slot_count: owner.slot_count,
                 })
             })
             .collect()
+    }
+
+    /// Name and counter index of each member of a service.
+    pub fn owners(&self, service: &str) -> impl Iterator<Item = (&str, u32)> {
+        let book = self.services.get(service);
+        let seats = book
+            .into_iter()
+            .flat_map(|book| book.seats.iter().flatten());
+        seats.map(|owner| (&*owner.name, owner.counter))
     }
 
     /// A service's table; it has its slots.
@@ -271,7 +289,9 @@ impl Builder {
             return book;
         }
         self.last_service += 1;
-        Book::new(self.last_service)
+        let mut book = Book::new(self.last_service);
+        book.is_asked_often = self.is_asked_often;
+        book
     }
 
     /// Frees the seats of backends that are gone and seats new ones. A seat
@@ -287,16 +307,16 @@ impl Builder {
             .map(|backend| (backend.name.as_str(), backend.address))
             .collect();
         let mut free_seats = book.free_seats();
-        let stays = |owner: &Owner| wanted.get(owner.name.as_str()) == Some(&owner.address);
+        let stays = |owner: &Owner| wanted.get(&*owner.name) == Some(&owner.address);
         self.free_counters.extend(book.vacate(stays));
-        let seated: BTreeSet<String> = book
+        let seated: BTreeSet<Arc<str>> = book
             .seats
             .iter()
             .flatten()
-            .map(|owner| owner.name.clone())
+            .map(|owner| Arc::clone(&owner.name))
             .collect();
         for backend in &service.backends {
-            if seated.contains(&backend.name) {
+            if seated.contains(backend.name.as_str()) {
                 continue;
             }
             let counter = self.free_counters.pop_first().unwrap_or_else(|| {
@@ -305,7 +325,7 @@ impl Builder {
             });
             fresh.push(counter);
             let owner = Owner {
-                name: backend.name.clone(),
+                name: backend.name.as_str().into(),
                 address: backend.address,
                 counter,
                 slot_count: 0,
@@ -334,19 +354,19 @@ pub fn keys(service: &Service) -> Vec<ServiceKey> {
 }
 
 /// A share, 0 to 1, of all 32-bit numbers.
-fn of_all_hashes(share: f64) -> u32 {
+pub fn of_all_hashes(share: f64) -> u32 {
     // Casts saturate: a share of 1 is all but one of 2^32.
     (share * (f64::from(u32::MAX) + 1.0)) as u32
 }
 
 /// Slots that each backend would own, in the file's order, were every one
-/// that is wanted up.
+/// that is wanted up: backups have none then.
 pub fn slot_counts(service: &Service, table_size: u32) -> Vec<u32> {
     let entries: Vec<maglev::Entry<'_>> = service
         .backends
         .iter()
         .enumerate()
-        .filter(|(_, backend)| !backend.drain)
+        .filter(|(_, backend)| weight_in_use(backend) > 0)
         .map(|(index, backend)| maglev::Entry {
             identity: &backend.name,
             index: index as u16,

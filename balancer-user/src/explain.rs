@@ -224,7 +224,10 @@ impl<K: Known> Explainer<'_, K> {
                 backend: self.seated(id, record.member, record.incarnation),
                 counts: doubt.is_none(),
                 why: doubt
-                    .unwrap_or("the slot is in change, and its backend lives")
+                    .unwrap_or(
+                        "the slot is in change, and its backend lives; the SYN of another flow goes \
+                         by the slot",
+                    )
                     .to_owned(),
             });
         }

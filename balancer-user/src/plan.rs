@@ -16,6 +16,7 @@ mod types;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use node::needs_restart;
@@ -26,7 +27,7 @@ pub use types::{
 };
 
 use crate::change::TableMemo;
-use crate::config::capacity::weight_in_use;
+use crate::config::capacity::is_wanted;
 use crate::config::model::{Backend, Config, Protocol, Service};
 use crate::config::render::settings;
 use crate::dataplane::Table;
@@ -64,7 +65,7 @@ pub struct Held {
 #[derive(Debug, Clone)]
 pub struct HeldSeat {
     /// The backend's name.
-    pub backend: String,
+    pub backend: Arc<str>,
     /// Its address.
     pub address: IpAddr,
     /// Whether new flows go to it.
@@ -236,7 +237,7 @@ fn unknown_targets(before: Option<&Service>, after: &Service) -> Vec<TargetSpec>
     let idle: HashSet<&str> = after
         .backends
         .iter()
-        .filter(|backend| weight_in_use(backend) == 0)
+        .filter(|backend| !is_wanted(backend))
         .map(|backend| backend.name.as_str())
         .collect();
     let mut specs = specs(after);

@@ -6,6 +6,7 @@
 //! planned by `plan`. What an edit came to is judged here; an answer is for the
 //! target to judge.
 
+use balancer_user::api::access::Doors;
 use balancer_user::api::peer::{Accept, Peer};
 use balancer_user::api::progress::Progress;
 use balancer_user::api::server::{self, Command};
@@ -48,7 +49,7 @@ pub fn exchange(request: &[u8]) -> Vec<u8> {
         let mut control = Control::new();
         tokio::select! {
             answer = talk(client, request) => answer,
-            served = server::serve(OneConnection(Some(server)), commands) => {
+            served = server::serve(OneConnection(Some(server)), commands, Doors::default()) => {
                 panic!("serving ends with the process only: {served:?}")
             }
             () = control.run(receiver) => panic!("the server hung up"),
@@ -85,7 +86,14 @@ impl Accept for OneConnection {
 
     async fn accept(&mut self) -> (DuplexStream, Peer) {
         match self.0.take() {
-            Some(stream) => (stream, Peer { uid: 0, pid: None }),
+            Some(stream) => (
+                stream,
+                Peer {
+                    uid: 0,
+                    gid: 0,
+                    pid: None,
+                },
+            ),
             None => std::future::pending().await,
         }
     }

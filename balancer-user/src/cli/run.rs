@@ -48,6 +48,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         file::show_findings(&examined);
         return Ok(Exit::Findings);
     }
+    // The daemon reads it for itself; a large one is not to be in memory twice
+    // for as long as that runs.
+    drop(examined);
     require_root(
         "run",
         "loads a program into the kernel and attaches it to interfaces",

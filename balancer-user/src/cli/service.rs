@@ -109,7 +109,7 @@ fn render(services: &[ServiceStatus]) -> String {
     ];
     let mut table = Table::new(&columns, false);
     for service in services {
-        let up = service.backends.iter().filter(|it| it.state == "up");
+        let up = service.backends.iter().filter(|it| it.is_up());
         table.row([
             service.name.clone(),
             service.address.to_string(),

@@ -149,9 +149,9 @@ fn backends(service: &ServiceStatus, color: bool) -> String {
 
 fn state_color(backend: &BackendStatus) -> Option<Color> {
     match backend.state.as_str() {
-        "up" => Some(Color::Green),
-        "down" => Some(Color::Red),
-        "unproven" | "draining" => Some(Color::Yellow),
+        "up" | "standby" => Some(Color::Green),
+        "down" | "held" => Some(Color::Red),
+        "unproven" | "draining" | "slow-start" => Some(Color::Yellow),
         _ => None,
     }
 }

@@ -1,19 +1,35 @@
 //! Declared capacity against declared peak: as all is, and after a loss.
 //!
+//! Backups have no share while all is well. What is lost may bring them in,
+//! and then they bear a part.
+//!
 //! All comparisons are between whole numbers, multiplied out: a limit is met
 //! or it is not, without rounding.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
-use super::model::{Backend, Service};
+use super::model::{Backend, Pool, Service};
 
-/// The weight that takes new flows; 0 for a drained backend.
+/// Whether a backend may take new flows, always or as a backup.
+pub fn is_wanted(backend: &Backend) -> bool {
+    backend.weight > 0 && !backend.drain
+}
+
+/// The weight that takes new flows while all is well; 0 for a drained backend
+/// and for a backup.
 pub fn weight_in_use(backend: &Backend) -> u64 {
-    if backend.drain {
-        0
-    } else {
-        u64::from(backend.weight)
+    match backend.pool {
+        Pool::Primary if !backend.drain => u64::from(backend.weight),
+        Pool::Primary | Pool::Backup => 0,
+    }
+}
+
+/// The weight that a backup takes once it is needed.
+fn weight_in_reserve(backend: &Backend) -> u64 {
+    match backend.pool {
+        Pool::Backup if !backend.drain => u64::from(backend.weight),
+        Pool::Primary | Pool::Backup => 0,
     }
 }
 
@@ -94,14 +110,14 @@ impl<'a> Load<'a> {
         in_use(self.service)
             .filter_map(|(backend, found, weight)| {
                 let limit = found.capacity_flows_per_second?;
-                Some(self.strain(backend, weight, limit, 0))
+                Some(self.strain(backend, weight, limit, self.total))
             })
             .collect()
     }
 
-    /// The load of a backend once `lost` weight is gone.
-    fn strain(&self, backend: usize, weight: u64, limit: u64, lost: u64) -> Strain {
-        let left = u128::from(self.total - lost);
+    /// The load of a backend where `left` weight bears the peak.
+    fn strain(&self, backend: usize, weight: u64, limit: u64, left: u64) -> Strain {
+        let left = u128::from(left);
         let load = u128::from(self.peak) * u128::from(weight);
         Strain {
             backend,
@@ -111,11 +127,30 @@ impl<'a> Load<'a> {
         }
     }
 
+    /// The weight that is left once `lost` weight of the primary pool is gone,
+    /// with that of the backups that are `there`, if that brings them in.
+    fn left(&self, lost: u64, there: impl Fn(&Backend) -> bool) -> (u64, bool) {
+        let left = self.total - lost;
+        let service = self.service;
+        let threshold = service
+            .backup_below
+            .max(service.fail_open_below.unwrap_or(0.0));
+        let is_short = left == 0 || (left as f64) < threshold * self.total as f64;
+        let backups = service.backends.iter().filter(|it| is_short && there(it));
+        let reserve: u64 = backups.map(weight_in_reserve).sum();
+        (left + reserve, reserve > 0)
+    }
+
     /// The backends that could be overloaded by a loss, the worst first.
     /// Whatever is lost, the survivors' loads grow by the same factor, so
     /// the first survivor in this order is the first to be overloaded.
     fn by_strain(&self) -> Vec<(usize, &'a Backend, u64, u64)> {
+        let reserve = self.service.backends.iter().enumerate();
+        let reserve = reserve
+            .map(|(place, backend)| (place, backend, weight_in_reserve(backend)))
+            .filter(|(.., weight)| *weight > 0);
         let mut strained: Vec<_> = in_use(self.service)
+            .chain(reserve)
             .filter(|(place, ..)| self.overloaded.binary_search(place).is_err())
             .filter_map(|(place, backend, weight)| {
                 let limit = backend.capacity_flows_per_second?;
@@ -136,16 +171,15 @@ impl<'a> Load<'a> {
     pub fn after_backend_loss(&self) -> Option<(&'a Backend, Strain)> {
         let mut by_weight: Vec<_> = in_use(self.service).collect();
         by_weight.sort_by_key(|(.., weight)| Reverse(*weight));
-        if by_weight.len() < 2 {
-            return None;
-        }
         let strains: Vec<_> = self
             .by_strain()
             .into_iter()
-            .filter_map(|(place, _, weight, limit)| {
+            .filter_map(|(place, backend, weight, limit)| {
                 let (_, lost, lost_weight) =
                     by_weight.iter().find(|(other, ..)| *other != place)?;
-                Some((*lost, self.strain(place, weight, limit, *lost_weight)))
+                let (left, with_backups) = self.left(*lost_weight, |_| true);
+                let bears = backend.pool == Pool::Primary || with_backups;
+                bears.then(|| (*lost, self.strain(place, weight, limit, left)))
             })
             .collect();
         let exceeding = strains.iter().find(|(_, strain)| strain.exceeds);
@@ -166,16 +200,19 @@ impl<'a> Load<'a> {
         let strained = self.by_strain();
         let mut worst = None;
         for (zone, lost) in zones {
-            if lost == self.total {
+            let is_elsewhere = |backend: &Backend| backend.zone.as_deref() != Some(zone);
+            let (left, with_backups) = self.left(lost, is_elsewhere);
+            if left == 0 {
                 return Some(ZoneLoss::All { zone });
             }
+            let bears = |backend: &Backend| backend.pool == Pool::Primary || with_backups;
             let survivor = strained
                 .iter()
-                .find(|(_, backend, ..)| backend.zone.as_deref() != Some(zone));
+                .find(|(_, backend, ..)| is_elsewhere(backend) && bears(backend));
             let Some((place, _, weight, limit)) = survivor else {
                 continue;
             };
-            let survivor = self.strain(*place, *weight, *limit, lost);
+            let survivor = self.strain(*place, *weight, *limit, left);
             if survivor.exceeds || worst.is_none() {
                 worst = Some(ZoneLoss::Strained { zone, survivor });
             }

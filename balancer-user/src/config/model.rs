@@ -15,13 +15,17 @@ use ipnet::IpNet;
 
 mod apply;
 mod backends;
+mod health;
 mod packet_path;
 mod ports;
+mod webhook;
 
 pub use apply::{Apply, Keep};
 pub use backends::Backends;
+pub use health::{Flap, Health, HttpProbe, Identity, ProbeKind, TlsProbe};
 pub use packet_path::{Affinity, MAX_HOST_BITS, Quic, ServerId, SourceLimit, TunnelSource};
 pub use ports::Ports;
+pub use webhook::{Webhook, WebhookKind};
 
 /// A whole configuration file.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,17 +98,21 @@ pub struct Node {
     pub nat_idle_timeout: Duration,
     /// The same for a TCP flow after a FIN or RST.
     pub nat_closed_timeout: Duration,
-    /// Share (0 to 1) of TCP flows whose handshake is timed.
+    /// Share (0 to 1) of TCP flows whose handshake is timed, at least.
     pub handshake_sample: f64,
     /// Records of flows that are kept during changes and for
     /// [`Affinity::Flow`].
     pub flow_table_size: u32,
-    /// Where digests are served over TCP; `None` means nowhere.
+    /// Where metrics and digests are served over TCP; `None` means nowhere.
     pub listen: Option<SocketAddr>,
     /// Where the other balancers of the group serve theirs, each once.
     pub peers: Vec<SocketAddr>,
     /// Socket of the control API.
     pub socket: PathBuf,
+    /// Group whose members may ask what is going on there.
+    pub read_group: Option<String>,
+    /// Group whose members may change everything there.
+    pub change_group: Option<String>,
     /// Directory of the daemon's own files.
     pub state_dir: PathBuf,
     /// Directory on a bpffs where link and maps are pinned.
@@ -118,6 +126,8 @@ pub struct Node {
     pub resync_interval: Duration,
     /// Write anew what is found to have drifted in the kernel.
     pub repair_drift: bool,
+    /// Who is told of incidents, each name once.
+    pub webhooks: Vec<Webhook>,
 }
 
 /// How the XDP program is attached.
@@ -160,6 +170,12 @@ pub struct Service {
     /// Share of healthy weight (0 to 1) below which all enabled backends are
     /// used, healthy or not; `None` is unset, which acts as 0.
     pub fail_open_below: Option<f64>,
+    /// Share of healthy weight (0 to 1) of the primary pool below which
+    /// backups are used as well; at 0 they are where no primary is healthy.
+    pub backup_below: f64,
+    /// The time in which a backend that comes up gets its whole share; zero
+    /// gives it at once.
+    pub slow_start: Duration,
     /// How long flows of a slot's old owner are kept after a change.
     pub drain_timeout: Duration,
     /// Declared peak of new flows a second.
@@ -269,80 +285,6 @@ impl fmt::Display for Forward {
     }
 }
 
-/// `[service.health]`: how backends are probed.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Health {
-    /// What a probe does.
-    pub kind: ProbeKind,
-    /// Port that is probed; `None` means the service's first.
-    pub port: Option<u16>,
-    /// Time between the starts of two probes.
-    pub interval: Duration,
-    /// Each interval is made shorter by up to this share of itself (0 to 0.5),
-    /// at random, so that probes do not come in herds.
-    pub jitter: f64,
-    /// A probe without an answer by then has failed.
-    pub timeout: Duration,
-    /// Good probes in a row that make a backend up.
-    pub rise: u32,
-    /// Bad probes in a row that make a backend down.
-    pub fall: u32,
-    /// Paths whose answers are compared with the siblings' while a change
-    /// gives a backend traffic; only read with HTTP and TCP.
-    pub compare: Vec<String>,
-}
-
-/// What a probe does.
-#[derive(Debug, Clone, PartialEq)]
-pub enum ProbeKind {
-    /// Opens a TCP connection and resets it.
-    Tcp,
-    /// A GET request over HTTP/1.1.
-    Http(HttpProbe),
-    /// The same over TLS.
-    Https(HttpProbe, TlsProbe),
-}
-
-/// The request of an HTTP probe and what its answer must be.
-#[derive(Debug, Clone, PartialEq)]
-pub struct HttpProbe {
-    /// Request target, begins with `/`.
-    pub path: String,
-    /// Value of the `Host` field; `None` means the backend's address.
-    pub host: Option<String>,
-    /// Statuses that pass; empty means unset, which passes 200 to 399.
-    pub expect_status: Vec<u16>,
-    /// What proves that it is the right server.
-    pub identity: Option<Identity>,
-}
-
-/// TLS side of an HTTPS probe.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TlsProbe {
-    /// Name sent as SNI and that the certificate must carry; `None` means
-    /// the certificate's name is not looked at.
-    pub server_name: Option<String>,
-    /// PEM file of the authorities that are trusted; `None` means any chain
-    /// is taken, as the probe asks for life and identity, not secrecy.
-    pub ca_file: Option<PathBuf>,
-}
-
-/// Proof that a server is the right one, not only alive.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Identity {
-    /// A header field of the answer has this value.
-    Header {
-        /// Field name, compared without case.
-        name: String,
-        /// The whole value, compared exactly.
-        value: String,
-    },
-    /// The first 64 KiB of the body contain this text.
-    Body(String),
-    /// The server's certificate carries this DNS name (HTTPS only).
-    Certificate(String),
-}
-
 /// `[[service.backend]]`: one server.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Backend {
@@ -365,8 +307,29 @@ pub struct Backend {
     /// The id that QUIC connection ids name it by; every backend of a service
     /// with [`Service::quic`] has one of its own, no other has any.
     pub server_id: Option<ServerId>,
+    /// Whether it is used always, or only while too few of the others are
+    /// healthy.
+    pub pool: Pool,
     /// An operator's wish: no new flows, old ones kept.
     pub drain: bool,
+}
+
+/// When a backend is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pool {
+    /// Always.
+    Primary,
+    /// While too few of the primary pool are healthy.
+    Backup,
+}
+
+impl fmt::Display for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Primary => "primary",
+            Self::Backup => "backup",
+        })
+    }
 }
 
 /// An Ethernet address.

@@ -12,12 +12,14 @@ mod endpoints;
 mod fields;
 mod health;
 mod node;
+mod pieces;
 mod ports;
 mod quic;
 mod service;
 mod sink;
 mod sources;
 mod values;
+mod webhook;
 
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
@@ -58,6 +60,11 @@ pub struct Parsed {
 
 /// Reads a configuration from TOML.
 pub fn parse(source: &str) -> Parsed {
+    pieces::parse(source).unwrap_or_else(|| whole(source))
+}
+
+/// Reads it with all of its tables in memory.
+fn whole(source: &str) -> Parsed {
     let (document, errors) = DeTable::parse_recoverable(source);
     let mut sink = Sink::default();
     let mut spans = Spans::default();

@@ -9,11 +9,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::model::{
-    Affinity, Apply, Backend, Config, Health, HttpProbe, Identity, Node, Ports, ProbeKind, Service,
-    TlsProbe, XdpMode,
+    Affinity, Apply, Backend, Config, Node, Pool, Ports, Service, Webhook, XdpMode,
 };
 use super::parse::defaults;
 
+mod health;
 pub mod settings;
 
 /// The configuration as TOML.
@@ -107,6 +107,8 @@ impl Text {
             self.key("peers", strings(&node.peers));
         }
         self.path("socket", &node.socket, defaults::SOCKET);
+        self.optional("read_group", node.read_group.as_ref(), string);
+        self.optional("change_group", node.change_group.as_ref(), string);
         self.path("state_dir", &node.state_dir, defaults::STATE_DIR);
         self.path("pin_dir", &node.pin_dir, defaults::PIN_DIR);
         self.key_unless("answer_echo", node.answer_echo, true, plain);
@@ -118,6 +120,21 @@ impl Text {
             duration,
         );
         self.key_unless("repair_drift", node.repair_drift, true, plain);
+        for webhook in &node.webhooks {
+            self.webhook(webhook);
+        }
+    }
+
+    fn webhook(&mut self, webhook: &Webhook) {
+        self.header("[[node.webhook]]");
+        self.key("name", string(&webhook.name));
+        self.key("url", string(&webhook.url));
+        self.key("kind", string(webhook.kind.name()));
+        let timeout = webhook.timeout;
+        self.key_unless("timeout", timeout, defaults::WEBHOOK_TIMEOUT, duration);
+        self.optional("ca_file", webhook.ca_file.as_ref(), |path| {
+            string(path.display())
+        });
     }
 
     /// What `nat` and `fullnat` read.
@@ -183,6 +200,8 @@ impl Text {
             self.key("allowed_backends", strings(&service.allowed_backends));
         }
         self.optional("fail_open_below", service.fail_open_below, float);
+        self.key_unless("backup_below", service.backup_below, 0.0, float);
+        self.key_unless("slow_start", service.slow_start, Duration::ZERO, duration);
         self.key_unless(
             "drain_timeout",
             service.drain_timeout,
@@ -240,66 +259,6 @@ impl Text {
         }
     }
 
-    fn health(&mut self, health: &Health) {
-        self.header("[service.health]");
-        let (kind, http, tls) = match &health.kind {
-            ProbeKind::Tcp => ("tcp", None, None),
-            ProbeKind::Http(http) => ("http", Some(http), None),
-            ProbeKind::Https(http, tls) => ("https", Some(http), Some(tls)),
-        };
-        self.key("kind", string(kind));
-        self.optional("port", health.port, plain);
-        if let Some(http) = http {
-            self.http(http);
-            if self.with_defaults || health.compare != defaults::compare() {
-                self.key("compare", strings(&health.compare));
-            }
-        }
-        if let (Some(tls), Some(http)) = (tls, http) {
-            self.tls(tls, http.identity.as_ref());
-        }
-        self.key_unless("interval", health.interval, defaults::INTERVAL, duration);
-        self.key_unless("jitter", health.jitter, defaults::JITTER, float);
-        self.key_unless("timeout", health.timeout, defaults::TIMEOUT, duration);
-        self.key_unless("rise", health.rise, defaults::RISE, plain);
-        self.key_unless("fall", health.fall, defaults::FALL, plain);
-    }
-
-    fn http(&mut self, http: &HttpProbe) {
-        let path = http.path.as_str();
-        self.key_unless("path", path, defaults::HTTP_PATH, string);
-        self.optional("host", http.host.as_ref(), string);
-        if !http.expect_status.is_empty() {
-            self.key("expect_status", listed(&http.expect_status, plain));
-        }
-        self.optional(
-            "identity",
-            http.identity.as_ref(),
-            |identity| match identity {
-                Identity::Header { name, value } => format!(
-                    "{{ header = {{ name = {}, value = {} }} }}",
-                    string(name),
-                    string(value)
-                ),
-                Identity::Body(body) => format!("{{ body = {} }}", string(body)),
-                Identity::Certificate(name) => format!("{{ certificate = {} }}", string(name)),
-            },
-        );
-    }
-
-    fn tls(&mut self, tls: &TlsProbe, identity: Option<&Identity>) {
-        let default = match identity {
-            Some(Identity::Certificate(name)) => Some(name),
-            _ => None,
-        };
-        if tls.server_name.as_ref() != default {
-            self.optional("server_name", tls.server_name.as_ref(), string);
-        }
-        self.optional("ca_file", tls.ca_file.as_ref(), |path| {
-            string(path.display())
-        });
-    }
-
     fn backend(&mut self, backend: &Backend) {
         self.header("[[service.backend]]");
         if backend.name != backend.address.to_string() {
@@ -313,6 +272,7 @@ impl Text {
         self.optional("capacity_flows_per_second", capacity, plain);
         self.optional("mac", backend.mac, string);
         self.optional("server_id", backend.server_id, string);
+        self.key_unless("pool", backend.pool, Pool::Primary, string);
         self.key_unless("drain", backend.drain, false, plain);
     }
 }

@@ -15,12 +15,26 @@ table_size = 65537
 tunnel_source_v4 = "198.51.100.1"
 tunnel_source_v6 = "2001:db8::1"
 socket = "/run/balancer/b.sock"
+read_group = "lb-readers"
+change_group = "lb-operators"
 state_dir = "/var/lib/b"
 pin_dir = "/sys/fs/bpf/b"
 answer_echo = false
 keep_forwarding = true
 resync_interval = "10s"
 repair_drift = false
+
+[[node.webhook]]
+name = "on-call"
+url = "http://10.0.0.9:9093"
+kind = "alertmanager"
+
+[[node.webhook]]
+name = "chat"
+url = "https://chat.example/hooks/1"
+kind = "json"
+timeout = "1500ms"
+ca_file = "/etc/chat.pem"
 
 [apply]
 stages = [5, 100]
@@ -152,9 +166,16 @@ port = [25, 587]
 protocol = "tcp"
 forward = "fullnat"
 fail_open_below = 0
+backup_below = 0.6
+slow_start = "45s"
 
 [service.health]
 kind = "tcp"
+fast_interval = "350ms"
+flap_limit = 2
+flap_window = "4m"
+flap_hold = "15s"
+flap_hold_max = "55s"
 
 [[service.backend]]
 name = "mail-1"
@@ -163,6 +184,11 @@ address = "2001:db8:1::25"
 [[service.backend]]
 name = "mail-2"
 address = "2001:db8:1::26"
+
+[[service.backend]]
+name = "mail-3"
+address = "2001:db8:1::37"
+pool = "backup"
 
 [[service]]
 name = "quic"

@@ -9,6 +9,7 @@
 
 mod basis;
 mod identity;
+mod ramping;
 mod rounds;
 mod template;
 
@@ -28,7 +29,6 @@ use super::staging::Blend;
 use super::{World, eligible, fails_open, probed};
 use crate::config::model::{Backend, Config, Protocol, Service};
 use crate::dataplane::{ServiceId, Table};
-use crate::health;
 use crate::member;
 
 /// No round is shorter, so that a tiny `drain_timeout` keeps nobody busy.
@@ -51,14 +51,25 @@ pub(super) struct Book {
     pub(super) table: Table,
     /// The last table that was not one of the middle of a change.
     whole: Option<Template>,
-    /// In the middle of a change: the one that it leads to.
+    /// In the middle of a change: the one that it leads to, and the one
+    /// that it comes from.
     coming: Option<Template>,
+    going: Option<Template>,
+    /// During a slow start: the table that it leads to, and the one without
+    /// those that are in it. Each step asks for both.
+    ramping: Vec<Template>,
     round: Option<Round>,
+    /// Whether slots are asked for one by one, as a rehearsal does: the table
+    /// is then kept packed.
+    pub(super) is_asked_often: bool,
+    /// Whether a seat may be in a drain that ends: mostly none is, and
+    /// nobody has to look at all of them.
+    may_drain: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Owner {
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     pub(super) address: IpAddr,
     pub(super) counter: u32,
     pub(super) slot_count: u32,
@@ -89,7 +100,11 @@ impl Book {
             table: Table::new(Arc::from(Vec::new())),
             whole: None,
             coming: None,
+            going: None,
+            ramping: Vec::new(),
             round: None,
+            is_asked_often: false,
+            may_drain: true,
         }
     }
 
@@ -109,6 +124,8 @@ impl Book {
         self.built_from = Arc::default();
         self.whole = None;
         self.coming = None;
+        self.going = None;
+        self.ramping.clear();
         self.table = Table::new(Arc::from(Vec::new()));
         self.round = None;
     }
@@ -117,7 +134,7 @@ impl Book {
     /// nearly always they are.
     pub(super) fn is_seated(&self, service: &Service) -> bool {
         let is_his = |(seat, backend): (&Option<Owner>, &Backend)| {
-            let is_same = |it: &Owner| it.name == backend.name && it.address == backend.address;
+            let is_same = |it: &Owner| *it.name == *backend.name && it.address == backend.address;
             seat.as_ref().is_some_and(is_same)
         };
         self.seats.len() == service.backends.len()
@@ -164,7 +181,7 @@ impl Book {
     pub(super) fn indexes(&self) -> HashMap<&str, u16> {
         let seats = self.seats.iter().zip(0u16..);
         seats
-            .filter_map(|(seat, index)| Some((seat.as_ref()?.name.as_str(), index)))
+            .filter_map(|(seat, index)| Some((&*seat.as_ref()?.name, index)))
             .collect()
     }
 
@@ -176,8 +193,9 @@ impl Book {
             .filter(|backend| backend.drain)
             .map(|backend| backend.name.as_str())
             .collect();
+        self.may_drain = false;
         for owner in self.seats.iter_mut().flatten() {
-            let is_wanted = drained.contains(&owner.name.as_str());
+            let is_wanted = drained.contains(&&*owner.name);
             owner.drain = match owner.drain {
                 _ if !is_wanted => Drain::No,
                 Drain::No if service.drain_timeout.is_zero() => Drain::Over,
@@ -185,6 +203,7 @@ impl Book {
                 Drain::Until(end) if end <= now => Drain::Over,
                 as_before => as_before,
             };
+            self.may_drain |= matches!(owner.drain, Drain::Until(_));
         }
     }
 
@@ -201,31 +220,38 @@ impl Book {
             earlier: blend
                 .filter(|blend| blend.percent < 100)
                 .map(|blend| (self.entries(blend.before, world), blend.percent)),
+            ramps: self.ramps(service, world),
             size,
         };
         let is_same = *self.built_from == basis;
         if is_same && self.vacated.is_empty() {
             return 0;
         }
+        if let Some(table) = self.taken_over(&basis, template) {
+            self.built_from = Arc::new(basis);
+            self.set_slot_counts(&table.counts());
+            self.table = table;
+            self.whole = self.template();
+            return 0;
+        }
         let mut built = 0;
         let after = self.owners(&basis.entries, size, template, &mut built);
-        let owners = match (&basis.earlier, blend) {
+        let mut owners = match (&basis.earlier, blend) {
             (Some((earlier, _)), Some(blend)) => {
-                if built > 0 {
-                    // Each stage asks for it.
-                    self.coming = Some(Template::of(&basis.entries, size, &after));
-                }
                 let before = self.owners(earlier, size, template, &mut built);
+                self.keep_both((&basis.entries, &after), (earlier, &before), size);
                 basis::blended(before, after, blend)
             }
             _ => {
                 self.coming = None;
+                self.going = None;
                 after
             }
         };
+        self.ramp(&basis, template, &mut owners, &mut built);
         self.count_slots(&owners);
         self.built_from = Arc::new(basis);
-        self.change(service, &owners, template, now);
+        self.change(service, &owners, now);
         if let Some(whole) = self.template() {
             self.whole = Some(whole);
         }
@@ -233,22 +259,7 @@ impl Book {
     }
 
     /// Brings the owners of the slots into the table.
-    fn change(
-        &mut self,
-        service: &Service,
-        owners: &[u16],
-        template: Option<&Template>,
-        now: Instant,
-    ) {
-        // A table that begins is a copy of one from the same basis.
-        if let Some(template) = template
-            && self.table.slot_count() == 0
-            && template.built_from == self.built_from
-            && template.table.is_pristine()
-        {
-            self.table = template.table.clone();
-            return;
-        }
+    fn change(&mut self, service: &Service, owners: &[u16], now: Instant) {
         // While nobody is wanted the slots stay as they are: flows of those
         // who still live go on, and what has a dead owner is dropped.
         if owners.is_empty() {
@@ -264,25 +275,29 @@ impl Book {
         if service.protocol == Protocol::Udp || service.drain_timeout.is_zero() {
             self.round = None;
             let settled: Vec<Slot> = slots.iter().map(|slot| slot.settle()).collect();
-            self.table = Table::of(&settled);
+            self.table = self.table_of(&settled);
             return;
         }
         self.note_round(&slots, service.drain_timeout.max(LEAST_ROUND), now);
-        self.table = Table::of(&slots);
+        self.table = self.table_of(&slots);
     }
 
     /// Who gets new flows: name, index and weight.
     fn entries(&self, service: &Service, world: &World) -> Entries {
         if self.is_seated(service) {
             return eligible(service, world)
-                .map(|(at, backend)| (backend.name.clone(), at as u16, backend.weight))
+                .filter_map(|(at, backend)| {
+                    let owner = self.seats.get(at)?.as_ref()?;
+                    Some((Arc::clone(&owner.name), at as u16, backend.weight))
+                })
                 .collect();
         }
         let indexes = self.indexes();
         eligible(service, world)
             .filter_map(|(_, backend)| {
                 let index = *indexes.get(backend.name.as_str())?;
-                Some((backend.name.clone(), index, backend.weight))
+                let owner = self.seats.get(usize::from(index))?.as_ref()?;
+                Some((Arc::clone(&owner.name), index, backend.weight))
             })
             .collect()
     }
@@ -319,6 +334,12 @@ impl Book {
         for owner in owners {
             counts[usize::from(*owner)] += 1;
         }
+        self.set_slot_counts(&counts);
+    }
+
+    /// By index; those beyond have none.
+    fn set_slot_counts(&mut self, counts: &[u32]) {
+        let counts = counts.iter().copied().chain(std::iter::repeat(0));
         for (seat, count) in self.seats.iter_mut().zip(counts) {
             if let Some(owner) = seat {
                 owner.slot_count = count;
@@ -336,7 +357,7 @@ impl Book {
         // Without names in it, each has the seat of its place in the file.
         let backend_of = |at: usize, owner: &Owner| match backends.is_empty() {
             true => service.backends.get(at),
-            false => backends.get(owner.name.as_str()).copied(),
+            false => backends.get(&*owner.name).copied(),
         };
         self.seats
             .iter()
@@ -349,7 +370,7 @@ impl Book {
                 let Some((owner, backend)) = found else {
                     return member::nobody(*incarnation);
                 };
-                let proven = open || probed(service, backend, world) == health::State::Up;
+                let proven = open || probed(service, backend, world).is_alive();
                 let alive = proven && owner.drain != Drain::Over;
                 let hop = world.hops.get(&backend.address);
                 member::build(

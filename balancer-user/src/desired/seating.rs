@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use balancer_common::layout::Member;
@@ -43,7 +43,7 @@ struct SeatedService {
 struct SeatedBackend {
     index: u16,
     incarnation: u16,
-    name: String,
+    name: Arc<str>,
     address: IpAddr,
     counter: u32,
     /// While it is drained: until when, in nanoseconds of `CLOCK_MONOTONIC`.
@@ -139,7 +139,7 @@ fn seated(book: &Book, clock: Clock) -> Vec<SeatedBackend> {
             Some(SeatedBackend {
                 index,
                 incarnation: *incarnation,
-                name: owner.name.clone(),
+                name: Arc::clone(&owner.name),
                 address: owner.address,
                 counter: owner.counter,
                 drained_until: match owner.drain {
@@ -192,7 +192,7 @@ fn book(
                 )
             })?;
         book.seats.push(Some(Owner {
-            name: owner.name.clone(),
+            name: Arc::clone(&owner.name),
             address: owner.address,
             counter: owner.counter,
             slot_count: 0,

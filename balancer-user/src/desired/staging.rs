@@ -194,10 +194,16 @@ impl Blend<'_> {
     /// scattered, so that every part of the slots has its share of each
     /// owner.
     pub(super) fn has_moved(&self, slot: usize) -> bool {
-        // The golden ratio's multiples spread evenly (Knuth, volume 3, 6.4).
-        let place = (slot as u32).wrapping_mul(0x9e37_79b9);
-        u64::from(place) * 100 < u64::from(self.percent) << 32
+        is_among(slot, self.percent)
     }
+}
+
+/// Whether a slot is among the first so many percent, in an order that is
+/// always the same, and scattered.
+pub(super) fn is_among(slot: usize, percent: u8) -> bool {
+    // The golden ratio's multiples spread evenly (Knuth, volume 3, 6.4).
+    let place = (slot as u32).wrapping_mul(0x9e37_79b9);
+    u64::from(place) * 100 < u64::from(percent) << 32
 }
 
 #[cfg(test)]

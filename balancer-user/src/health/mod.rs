@@ -16,12 +16,14 @@
 //! |----------|--------------------------|----------------------------|-------------|
 //! | Unproven | `rise`-th in a row: Up   | stays                      | stays       |
 //! | Up       | stays                    | `fall`-th in a row: Down   | stays       |
-//! | Down     | `rise`-th in a row: Up   | stays                      | stays       |
+//! | Down     | `rise`-th in a row: Up,  | stays                      | stays       |
+//! |          | or Held, see `damping`    |                            |             |
+//! | Held     | Up once its time is over | `fall`-th in a row: Down   | stays       |
 //!
 //! A good outcome ends a row of bad ones and the other way round. An outcome
 //! that is no evidence ([`Evidence::None`]) neither adds to a row nor ends
 //! one. Only `Up` is eligible for new flows: a backend gets none until it is
-//! proven.
+//! proven. One that is `Held` keeps the flows that it has.
 //!
 //! # How long a dead server still gets new flows
 //!
@@ -41,14 +43,18 @@
 //! less. A timer wakes up to 1 ms late, once a probe; the 100 ms that are
 //! allowed on top are for that and for the change of the table.
 
+mod damping;
+mod durations;
 mod outcome;
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
+pub use durations::{Durations, STEPS};
 pub use outcome::{Evidence, Failure, Outcome, Phase, shortened};
 
-use crate::config::model;
+use self::damping::Damping;
+use crate::config::model::{self, Flap};
 
 /// The least time between two probes, so that no setting makes a busy loop.
 const MIN_INTERVAL: Duration = Duration::from_millis(1);
@@ -64,12 +70,19 @@ pub enum State {
     Up,
     /// Has worked and no longer does.
     Down,
+    /// Works, and is kept out for a time as it has gone up and down.
+    Held,
 }
 
 impl State {
     /// Whether the backend may get new flows.
     pub fn is_eligible(self) -> bool {
         self == Self::Up
+    }
+
+    /// Whether its probes pass, so that flows that it has may go on.
+    pub fn is_alive(self) -> bool {
+        matches!(self, Self::Up | Self::Held)
     }
 }
 
@@ -79,6 +92,7 @@ impl fmt::Display for State {
             Self::Unproven => "unproven",
             Self::Up => "up",
             Self::Down => "down",
+            Self::Held => "held",
         })
     }
 }
@@ -105,6 +119,11 @@ pub struct Timing {
     pub interval: Duration,
     /// The share of the interval (0 to 1) by which a probe may be earlier.
     pub jitter: f64,
+    /// The interval while a row that may change the state has begun, where
+    /// it is shorter.
+    pub fast_interval: Duration,
+    /// What is done with a backend that goes up and down.
+    pub flap: Flap,
 }
 
 impl Timing {
@@ -124,6 +143,8 @@ impl From<&model::Health> for Timing {
             fall: health.fall,
             interval: health.interval,
             jitter: health.jitter,
+            fast_interval: health.fast_interval.unwrap_or(health.interval),
+            flap: health.flap,
         }
     }
 }
@@ -139,6 +160,8 @@ pub struct Counts {
     pub local: u64,
     /// Changes of state; many of them mean that the backend flaps.
     pub transitions: u64,
+    /// How long those took that say something about the backend.
+    pub durations: Durations,
 }
 
 /// Follows the outcomes of one backend's probes.
@@ -155,6 +178,7 @@ pub struct Monitor {
     counts: Counts,
     last_outcome: Option<(Instant, Outcome)>,
     last_failure: Option<(Instant, Failure)>,
+    damping: Damping,
 }
 
 impl Monitor {
@@ -179,6 +203,7 @@ impl Monitor {
             counts: Counts::default(),
             last_outcome: None,
             last_failure: None,
+            damping: Damping::default(),
         }
     }
 
@@ -200,6 +225,9 @@ impl Monitor {
         if let Some(reason) = outcome.failure() {
             self.last_failure = Some((now, reason.clone()));
         }
+        if outcome.evidence() != Evidence::None {
+            self.counts.durations.take(outcome.duration());
+        }
         match outcome.evidence() {
             Evidence::Good => {
                 self.counts.passed += 1;
@@ -219,9 +247,13 @@ impl Monitor {
                 return None;
             }
         }
-        let to = self.next_state();
+        let to = self.next_state(now);
         if to == self.state {
             return None;
+        }
+        if (self.state, to) == (State::Up, State::Down) {
+            let was_up = now.saturating_duration_since(self.since);
+            self.damping.fall(&self.timing.flap, was_up, now);
         }
         let from = std::mem::replace(&mut self.state, to);
         self.since = now;
@@ -230,13 +262,25 @@ impl Monitor {
     }
 
     /// The state that the rows as they now are lead to.
-    fn next_state(&self) -> State {
+    fn next_state(&self, now: Instant) -> State {
+        let has_risen = self.good_in_row >= self.timing.rise.max(1);
         match self.state {
-            State::Unproven | State::Down if self.good_in_row >= self.timing.rise.max(1) => {
-                State::Up
+            State::Up | State::Held if self.bad_in_row >= self.timing.fall.max(1) => State::Down,
+            State::Unproven | State::Down | State::Held if has_risen => {
+                match self.damping.holds(&self.timing.flap, now) {
+                    true => State::Held,
+                    false => State::Up,
+                }
             }
-            State::Up if self.bad_in_row >= self.timing.fall.max(1) => State::Down,
             state => state,
+        }
+    }
+
+    /// Whether a row that may change the state has begun.
+    fn is_changing(&self) -> bool {
+        match self.state {
+            State::Up | State::Held => self.bad_in_row > 0,
+            State::Unproven | State::Down => self.good_in_row > 0,
         }
     }
 
@@ -247,7 +291,11 @@ impl Monitor {
     /// notice a death rests on the interval.
     pub fn next_probe(&self, now: Instant, random_unit: f64) -> Instant {
         let random = share(random_unit);
-        let interval = self.timing.interval.clamp(MIN_INTERVAL, MAX_INTERVAL);
+        let interval = match self.is_changing() {
+            true => self.timing.fast_interval.min(self.timing.interval),
+            false => self.timing.interval,
+        };
+        let interval = interval.clamp(MIN_INTERVAL, MAX_INTERVAL);
         let due = match self.last_start {
             None => self.begun + interval.mul_f64(random),
             Some(start) => start + interval.mul_f64(1.0 - share(self.timing.jitter) * random),
@@ -291,6 +339,13 @@ impl Monitor {
         self.local_in_row
     }
 
+    /// Until when it is kept out for having gone up and down, and how many
+    /// times in a row it fell soon after it had come up.
+    pub fn held(&self) -> Option<(Instant, u32)> {
+        let until = self.damping.held_until()?;
+        (self.state == State::Held).then(|| (until, self.damping.falls()))
+    }
+
     /// The last outcome and when it came.
     pub fn last_outcome(&self) -> Option<(Instant, &Outcome)> {
         self.last_outcome.as_ref().map(|(at, last)| (*at, last))
@@ -312,221 +367,4 @@ fn share(number: f64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn timing(rise: u32, fall: u32) -> Timing {
-        Timing {
-            rise,
-            fall,
-            interval: SECOND,
-            jitter: 0.2,
-        }
-    }
-
-    fn outcome(evidence: Evidence) -> Outcome {
-        let duration = Duration::from_millis(3);
-        match evidence {
-            Evidence::Good => Outcome::Passed { duration },
-            Evidence::Bad => Outcome::Failed {
-                reason: Failure::Refused,
-                duration,
-            },
-            Evidence::None => Outcome::Failed {
-                reason: Failure::Local("too many open files".into()),
-                duration,
-            },
-        }
-    }
-
-    fn feed(monitor: &mut Monitor, now: Instant, outcomes: &str) -> Vec<State> {
-        let evidence = |letter| match letter {
-            'g' => Evidence::Good,
-            'b' => Evidence::Bad,
-            _ => Evidence::None,
-        };
-        outcomes
-            .chars()
-            .filter_map(|letter| monitor.record(now, &outcome(evidence(letter))))
-            .map(|transition| transition.to)
-            .collect()
-    }
-
-    #[test]
-    fn transitions_follow_the_table() {
-        use State::{Down, Up};
-        let cases: [(u32, u32, &str, &[State]); 9] = [
-            (2, 3, "g", &[]),
-            (2, 3, "gg", &[Up]),
-            (2, 3, "gbg", &[]),
-            (2, 3, "bbbbbb", &[]),
-            (2, 3, "ggbbgbb", &[Up]),
-            (2, 3, "ggbbb", &[Up, Down]),
-            (2, 3, "ggbbbgbgg", &[Up, Down, Up]),
-            (1, 1, "gbgb", &[Up, Down, Up, Down]),
-            (0, 0, "gb", &[Up, Down]),
-        ];
-        let now = Instant::now();
-        for (rise, fall, outcomes, expected) in cases {
-            let mut monitor = Monitor::new(timing(rise, fall), now);
-            assert_eq!(feed(&mut monitor, now, outcomes), expected, "{outcomes}");
-        }
-    }
-
-    #[test]
-    fn only_a_proven_backend_is_eligible() {
-        assert!(State::Up.is_eligible());
-        assert!(!State::Unproven.is_eligible());
-        assert!(!State::Down.is_eligible());
-    }
-
-    #[test]
-    fn local_failure_neither_adds_to_a_row_nor_ends_it() {
-        let now = Instant::now();
-        let mut monitor = Monitor::new(timing(2, 2), now);
-        assert_eq!(feed(&mut monitor, now, "glg"), [State::Up]);
-        assert_eq!(feed(&mut monitor, now, "llllll"), []);
-        assert_eq!(monitor.local_in_row(), 6);
-        assert_eq!(feed(&mut monitor, now, "blb"), [State::Down]);
-        assert_eq!(monitor.local_in_row(), 0);
-        assert_eq!(
-            monitor.counts(),
-            Counts {
-                passed: 2,
-                failed: 2,
-                local: 8,
-                transitions: 2
-            }
-        );
-    }
-
-    #[test]
-    fn a_transition_sets_since_and_the_last_failure_outlives_recovery() {
-        let begun = Instant::now();
-        let mut monitor = Monitor::resumed(timing(1, 1), State::Up, begun);
-        let down = monitor.record(begun + SECOND, &outcome(Evidence::Bad));
-        let expected = Transition {
-            from: State::Up,
-            to: State::Down,
-            at: begun + SECOND,
-        };
-        assert_eq!(down, Some(expected));
-        monitor.record(begun + 2 * SECOND, &outcome(Evidence::Good));
-        monitor.record(begun + 3 * SECOND, &outcome(Evidence::Good));
-        assert_eq!(monitor.since(), begun + 2 * SECOND);
-        assert_eq!(
-            monitor.last_failure(),
-            Some((begun + SECOND, &Failure::Refused))
-        );
-        let (at, last) = monitor.last_outcome().unwrap();
-        assert_eq!((at, last.failure()), (begun + 3 * SECOND, None));
-    }
-
-    #[test]
-    fn first_probes_spread_over_one_interval() {
-        let now = Instant::now();
-        let monitor = Monitor::new(timing(2, 3), now);
-        assert_eq!(monitor.next_probe(now, 0.0), now);
-        assert_eq!(monitor.next_probe(now, 0.25), now + SECOND / 4);
-        assert_eq!(monitor.next_probe(now, 1.0), now + SECOND);
-    }
-
-    #[test]
-    fn other_timing_keeps_state_and_rows() {
-        let now = Instant::now();
-        let mut monitor = Monitor::resumed(timing(2, 5), State::Up, now);
-        assert_eq!(feed(&mut monitor, now, "bbb"), []);
-        monitor.set_timing(timing(2, 3));
-        assert_eq!(monitor.state(), State::Up);
-        assert_eq!(feed(&mut monitor, now, "b"), [State::Down]);
-    }
-
-    #[test]
-    fn hang_is_noticed_after_fall_intervals_and_a_timeout() {
-        let timeout = Duration::from_millis(500);
-        let bound = timing(2, 3).worst_detection(timeout);
-        assert_eq!(bound, Duration::from_millis(3500));
-    }
-
-    /// The state from nothing but the last `rise` or `fall` outcomes.
-    fn model(rise: usize, fall: usize, outcomes: &[Evidence]) -> State {
-        let heard: Vec<_> = outcomes
-            .iter()
-            .filter(|evidence| **evidence != Evidence::None)
-            .collect();
-        let last = |end: usize, count: usize, wanted: Evidence| {
-            end >= count && heard[end - count..end].iter().all(|one| **one == wanted)
-        };
-        let mut state = State::Unproven;
-        for end in 1..=heard.len() {
-            if last(end, rise, Evidence::Good) {
-                state = State::Up;
-            } else if state == State::Up && last(end, fall, Evidence::Bad) {
-                state = State::Down;
-            }
-        }
-        state
-    }
-
-    fn any_evidence() -> impl Strategy<Value = Evidence> {
-        prop_oneof![
-            4 => Just(Evidence::Good),
-            4 => Just(Evidence::Bad),
-            1 => Just(Evidence::None),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn health_agrees_with_the_model(
-            rise in 1u32..5,
-            fall in 1u32..5,
-            outcomes in prop::collection::vec(any_evidence(), 0..60),
-        ) {
-            let now = Instant::now();
-            let mut monitor = Monitor::new(timing(rise, fall), now);
-            for (index, evidence) in outcomes.iter().enumerate() {
-                let before = monitor.state();
-                let transition = monitor.record(now, &outcome(*evidence));
-                let expected = model(rise as usize, fall as usize, &outcomes[..=index]);
-                prop_assert_eq!(monitor.state(), expected);
-                let told = transition.map(|one| (one.from, one.to));
-                prop_assert_eq!(told, (before != expected).then_some((before, expected)));
-            }
-        }
-
-        /// The bound of the module's doc, simulated: a server that passes
-        /// until it dies, then takes up to the timeout to fail each probe.
-        #[test]
-        fn a_death_is_noticed_within_the_bound(
-            fall in 1u32..6,
-            jitter in 0.0f64..=0.5,
-            death_millis in 0u64..20_000,
-            hang_millis in 0u64..999,
-            random in prop::collection::vec(0.0f64..=1.0, 1..40),
-        ) {
-            let begun = Instant::now();
-            let death = begun + Duration::from_millis(death_millis);
-            let hang = Duration::from_millis(hang_millis);
-            let timing = Timing { rise: 1, fall, interval: SECOND, jitter };
-            let mut monitor = Monitor::resumed(timing, State::Up, begun);
-            let mut random = random.iter().cycle();
-            let mut now = begun;
-            while monitor.state() == State::Up {
-                now = monitor.next_probe(now, *random.next().unwrap());
-                monitor.start_probe(now);
-                if now < death {
-                    monitor.record(now, &outcome(Evidence::Good));
-                } else {
-                    now += hang;
-                    monitor.record(now, &outcome(Evidence::Bad));
-                }
-            }
-            prop_assert!(now <= death + timing.worst_detection(hang));
-        }
-    }
-}
+mod tests;

@@ -14,6 +14,8 @@ pub fn needs_restart(before: &Node, after: &Node) -> Vec<&'static str> {
         ),
         ("listen", before.listen == after.listen),
         ("socket", before.socket == after.socket),
+        ("read_group", before.read_group == after.read_group),
+        ("change_group", before.change_group == after.change_group),
         ("state_dir", before.state_dir == after.state_dir),
         ("pin_dir", before.pin_dir == after.pin_dir),
         (

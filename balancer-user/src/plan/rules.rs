@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::established::covers;
 use super::types::{Fate, Plan};
 use super::{Base, Proofs, to_prove};
-use crate::config::capacity::{total_weight, weight_in_use};
+use crate::config::capacity::{is_wanted, total_weight, weight_in_use};
 use crate::config::check::finding;
 use crate::config::check::rules::{self, Rule};
 use crate::config::diagnostic::Finding;
@@ -249,7 +249,7 @@ impl Rules<'_> {
             }
             let place = Place::Backend(service, backend, "drain");
             let found = &self.candidate.services[service].backends[backend];
-            if weight_in_use(found) > 0 {
+            if is_wanted(found) {
                 let message = format!("{} gets new flows, and was drained by command", drain.id);
                 let help = "add `drain = true`, or make sure that the drain is over";
                 self.report(&rules::UNDRAINS, place, message, help);

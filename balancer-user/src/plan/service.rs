@@ -121,7 +121,8 @@ impl Step<'_> {
         slots: &[u16],
         tables: &TableMemo,
     ) -> Vec<u32> {
-        if desired::eligible(after, world).count() == in_use(after).count() {
+        let eligible = desired::eligible(after, world).map(|(position, _)| position);
+        if eligible.eq(in_use(after).map(|(position, ..)| position)) {
             let mut counts = vec![0; after.backends.len()];
             for position in slots {
                 counts[usize::from(*position)] += 1;

@@ -174,7 +174,7 @@ fn owners<'a>(held: Option<&'a Held>, after: Option<&'a Service>) -> (Vec<Owner<
     let mut owners: Vec<Owner<'a>> = seats
         .iter()
         .map(|seat| Owner {
-            name: seat.as_ref().map_or("", |seat| seat.backend.as_str()),
+            name: seat.as_ref().map_or("", |seat| &*seat.backend),
             address: seat.as_ref().map_or(nobody, |seat| seat.address),
             seat: seat.as_ref(),
             position: None,
@@ -182,16 +182,16 @@ fn owners<'a>(held: Option<&'a Held>, after: Option<&'a Service>) -> (Vec<Owner<
             slots_after: 0,
         })
         .collect();
-    let known: HashMap<(String, IpAddr), usize> = owners
+    let known: HashMap<(&'a str, IpAddr), usize> = owners
         .iter()
         .enumerate()
         .filter(|(_, owner)| owner.seat.is_some())
-        .map(|(at, owner)| ((owner.name.to_owned(), owner.address), at))
+        .map(|(at, owner)| ((owner.name, owner.address), at))
         .collect();
     let backends: &'a [Backend] = after.map_or(&[], |service| &service.backends);
     let mut to_owner = Vec::with_capacity(backends.len());
     for (position, backend) in backends.iter().enumerate() {
-        let at = known.get(&(backend.name.clone(), backend.address));
+        let at = known.get(&(backend.name.as_str(), backend.address));
         let at = at.copied().unwrap_or_else(|| {
             owners.push(Owner {
                 name: &backend.name,

@@ -382,7 +382,12 @@ fn owners_after(
                 .seats(&service.name)
                 .into_iter()
                 .flatten()
-                .map(|seat| ((service.name.clone(), seat.backend), seat.slot_count))
+                .map(|seat| {
+                    (
+                        (service.name.clone(), seat.backend.to_string()),
+                        seat.slot_count,
+                    )
+                })
         })
         .collect()
 }

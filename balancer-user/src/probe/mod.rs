@@ -18,6 +18,8 @@ pub mod scheduler;
 mod tcp;
 mod tls;
 
+pub(crate) use tls::authorities;
+
 use std::fmt;
 use std::future::Future;
 use std::io;

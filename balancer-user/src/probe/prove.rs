@@ -82,6 +82,7 @@ mod tests {
     use super::super::testing::{PATIENT, Server, closed_port, serve};
     use super::*;
     use crate::config::model::{Health, HttpProbe, Identity, ProbeKind};
+    use crate::config::parse::defaults;
     use crate::health::State;
 
     fn target(name: &str, address: SocketAddr, rise: u32) -> TargetSpec {
@@ -98,14 +99,11 @@ mod tests {
             },
             address,
             health: Health {
-                kind: ProbeKind::Http(probe),
-                port: None,
                 interval: Duration::from_millis(10),
                 jitter: 0.0,
                 timeout: PATIENT,
                 rise,
-                fall: 3,
-                compare: Vec::new(),
+                ..defaults::health(ProbeKind::Http(probe))
             },
             initial: State::Unproven,
         }

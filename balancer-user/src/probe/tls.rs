@@ -123,7 +123,7 @@ fn settings(
 }
 
 /// Reads the certificates of a PEM file as authorities.
-fn authorities(path: &Path) -> Result<RootCertStore, PrepareError> {
+pub(crate) fn authorities(path: &Path) -> Result<RootCertStore, PrepareError> {
     let unusable = |error: &dyn std::fmt::Display| PrepareError::CaFile {
         path: path.to_owned(),
         error: error.to_string(),

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use balancer_common::layout::{Member, Slot};
 
@@ -17,10 +18,13 @@ pub struct Names {
     services: BTreeMap<ServiceId, Named>,
 }
 
+/// A backend's name and its address.
+type Server = (Arc<str>, IpAddr);
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Named {
     name: String,
-    members: Vec<Option<(String, IpAddr)>>,
+    members: Vec<Option<Server>>,
 }
 
 /// A state and what its numbers mean.
@@ -61,8 +65,7 @@ impl Names {
     /// Name and address of a service's member.
     pub(super) fn server(&self, id: ServiceId, member: u16) -> Option<(&str, IpAddr)> {
         let seat = self.services.get(&id)?.members.get(usize::from(member))?;
-        seat.as_ref()
-            .map(|(name, address)| (name.as_str(), *address))
+        seat.as_ref().map(|(name, address)| (&**name, *address))
     }
 
     /// The number of a service.
@@ -92,7 +95,7 @@ impl Side<'_> {
         self.of.state.services.get(&self.id)
     }
 
-    fn backends(&self) -> Option<&[Option<(String, IpAddr)>]> {
+    fn backends(&self) -> Option<&[Option<Server>]> {
         let named = self.of.names.services.get(&self.id)?;
         Some(&named.members)
     }
@@ -118,7 +121,7 @@ pub(super) fn differ(one: &Side<'_>, other: &Side<'_>) -> bool {
         return true;
     }
     let same_indexes = names_a == names_b;
-    let places = |server: &Option<(String, IpAddr)>| {
+    let places = |server: &Option<Server>| {
         let server = server.as_ref()?;
         let at = names_b.iter().position(|it| it.as_ref() == Some(server))?;
         u16::try_from(at).ok()
@@ -130,7 +133,7 @@ pub(super) fn differ(one: &Side<'_>, other: &Side<'_>) -> bool {
     }
     let in_b = |index: u16| to_b.get(usize::from(index)).copied().flatten();
     members_differ(a, b, &in_b) || ids_differ(a, b, &in_b) || {
-        if same_indexes && a.table == b.table {
+        if same_indexes && (a.table == b.table || a.table.is_settled_like(&b.table)) {
             return false;
         }
         slots_differ(&a.table, &b.table, &in_b)
@@ -165,6 +168,8 @@ fn slots_differ(a: &Table, b: &Table, in_b: &impl Fn(u16) -> Option<u16>) -> boo
             || a.is_unsettled() != b.is_unsettled()
             || a.is_unsettled() && in_b(a.previous()) != Some(b.previous())
     };
-    a.slot_count() != b.slot_count()
-        || (0..a.slot_count()).any(|at| a.slot(at).zip(b.slot(at)).is_none_or(differ))
+    let (Some(a), Some(b)) = (a.slots(), b.slots()) else {
+        return true;
+    };
+    a.len() != b.len() || a.into_iter().zip(b).any(differ)
 }

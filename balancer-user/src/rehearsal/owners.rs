@@ -1,5 +1,6 @@
 //! Who must get the packets of a slot, as the plan has it.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -9,14 +10,13 @@ use super::Candidate;
 use super::names::Side;
 use crate::config::model::Service;
 use crate::dataplane::{ServiceId, Table};
-use crate::desired::{BackendState, backend_state, fails_open, keeps_flows};
+use crate::desired::{Standing, keeps_flows};
 use crate::maglev;
 
 /// A slot that no backend of the file has.
 pub(super) const NOBODY: u16 = u16::MAX;
 
-/// Owners of slots, as places of backends in the file. Few slots of a table
-/// are asked for, so they are looked up and not listed.
+/// Owners of slots, as places of backends in the file.
 pub(super) struct Owners<'a> {
     /// Who gets new flows, where the table was made anew.
     built: Vec<u16>,
@@ -29,6 +29,8 @@ pub(super) struct Owners<'a> {
 /// A table, and its members as places in the file.
 struct Seated<'a> {
     table: Option<&'a Table>,
+    /// Its slots, from the first time on that one of them is asked for.
+    slots: OnceCell<Vec<Slot>>,
     places: Places,
 }
 
@@ -110,6 +112,7 @@ impl<'a> Seated<'a> {
         let state = side.of.state.services.get(&side.id);
         Self {
             table: state.map(|state| &state.table),
+            slots: OnceCell::new(),
             places: Places::of(service, side),
         }
     }
@@ -119,7 +122,9 @@ impl<'a> Seated<'a> {
     }
 
     fn slot(&self, index: u32) -> Option<Slot> {
-        self.table?.slot(index)
+        let table = self.table?;
+        let slots = self.slots.get_or_init(|| table.slots().unwrap_or_default());
+        slots.get(index as usize).copied()
     }
 
     fn owner(&self, index: u32, of: impl Fn(Slot) -> u16) -> u16 {
@@ -131,16 +136,10 @@ impl<'a> Seated<'a> {
 /// Who is to get new flows; the index is the place in the file.
 fn entries<'a>(candidate: &Candidate, service: &'a Service) -> Vec<maglev::Entry<'a>> {
     let world = &candidate.world;
-    let is_open = fails_open(service, world);
+    let standing = Standing::of(service, world);
     let backends = service.backends.iter().zip(0..);
     backends
-        .filter(
-            |(backend, _)| match backend_state(service, backend, world) {
-                BackendState::Up => true,
-                BackendState::Unproven | BackendState::Down => is_open,
-                BackendState::Draining | BackendState::Disabled => false,
-            },
-        )
+        .filter(|(backend, _)| standing.takes(standing.state(service, backend, world)))
         .map(|(backend, index)| maglev::Entry {
             identity: &backend.name,
             index,

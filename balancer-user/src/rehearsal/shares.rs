@@ -4,7 +4,7 @@
 use super::Candidate;
 use super::report::{Difference, Rehearsal};
 use super::script::Script;
-use crate::desired::{BackendState, backend_state, fails_open};
+use crate::desired::Standing;
 
 /// A share of flows is off when it is farther from that of the slots than so
 /// many standard deviations of as many draws: by chance less than once in
@@ -85,11 +85,10 @@ fn slots(candidate: &Candidate, script: &Script<'_>) -> Vec<u32> {
 /// as it was.
 fn weights(candidate: &Candidate, script: &Script<'_>) -> Vec<u64> {
     let (service, world) = (script.service, &candidate.world);
-    let is_open = fails_open(service, world);
-    let weight = |backend| match backend_state(service, backend, world) {
-        BackendState::Up => u64::from(backend.weight),
-        BackendState::Unproven | BackendState::Down if is_open => u64::from(backend.weight),
-        _ => 0,
+    let standing = Standing::of(service, world);
+    let weight = |backend| match standing.takes(standing.state(service, backend, world)) {
+        true => u64::from(backend.weight),
+        false => 0,
     };
     service.backends.iter().map(weight).collect()
 }

@@ -9,6 +9,7 @@ mod check;
 mod corpus;
 mod lonely;
 mod pipes;
+mod prometheus;
 mod sarif;
 mod schema;
 mod trace;

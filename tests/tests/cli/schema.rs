@@ -27,11 +27,20 @@ nat_closed_timeout = "30s"
 handshake_sample = 0
 flow_table_size = 1024
 socket = "/run/b.sock"
+read_group = "readers"
+change_group = "operators"
 state_dir = "/var/lib/b"
 pin_dir = "/sys/fs/bpf/b"
 answer_echo = false
 keep_forwarding = true
 resync_interval = "1h"
+
+[[node.webhook]]
+name = "on-call"
+url = "http://10.0.0.9:9093"
+kind = "alertmanager"
+timeout = "2s"
+ca_file = "/etc/ca.pem"
 
 [[service]]
 name = "web"

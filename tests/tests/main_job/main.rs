@@ -6,19 +6,24 @@
 //! the machine's CPUs, so they run one at a time: `--test-threads=1`. Figures
 //! that were measured are printed, and shown with `--nocapture`.
 
+mod access;
+mod alerts;
 mod answers;
 mod apply;
 mod atomic;
 mod commands;
 mod crash;
 mod decap;
+mod demo;
 mod drain;
 mod explain;
 mod failure;
+mod faults;
 mod fixture;
 mod forwarding;
 mod generic;
 mod incidents;
+mod metrics;
 mod network;
 mod outages;
 mod ping;
@@ -33,6 +38,7 @@ mod restart;
 mod restart_adopts;
 mod revisions;
 mod state_dir;
+mod states;
 mod stop;
 mod udp;
 mod verify;

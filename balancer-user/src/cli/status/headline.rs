@@ -39,8 +39,9 @@ fn all_is_well(status: &Status) -> String {
         [service] => format!("service {} up", service.name),
         services => format!("all {} services up", services.len()),
     };
-    line.push_str(&format!(", {} of {wanted} backends", with("up")));
-    for state in ["draining", "disabled"] {
+    let up = backends().filter(|it| it.is_up()).count();
+    line.push_str(&format!(", {up} of {wanted} backends"));
+    for state in ["slow-start", "standby", "draining", "disabled"] {
         if with(state) > 0 {
             line.push_str(&format!(", {} {state}", with(state)));
         }
@@ -58,7 +59,7 @@ fn describe(service: &ServiceStatus) -> String {
     let unwell: Vec<&BackendStatus> = service
         .backends
         .iter()
-        .filter(|backend| is_wanted(backend) && backend.state != "up")
+        .filter(|backend| is_wanted(backend) && !backend.is_up())
         .collect();
     let mut parts: Vec<String> = unwell
         .iter()
@@ -106,5 +107,5 @@ fn and_others(others: &[&ServiceStatus]) -> String {
 
 /// Whether an operator wants it to take new flows.
 fn is_wanted(backend: &BackendStatus) -> bool {
-    !matches!(backend.state.as_str(), "draining" | "disabled")
+    !matches!(backend.state.as_str(), "draining" | "disabled" | "standby")
 }

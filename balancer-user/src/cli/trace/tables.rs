@@ -51,6 +51,7 @@ impl Tables {
         let world = World {
             health: all_up(config),
             hops,
+            ..World::default()
         };
         let mut builder = Builder::default();
         let state = builder.build(config, seed, &world, Instant::now()).state;
@@ -79,7 +80,7 @@ impl Tables {
     /// The seat of a service's backend.
     pub(in crate::cli) fn seat(&self, service: &str, backend: &str) -> Option<&Seat> {
         let mut seats = self.seats.get(service)?.iter().flatten();
-        seats.find(|seat| seat.backend == backend)
+        seats.find(|seat| *seat.backend == *backend)
     }
 
     /// Its member, as the program sees it.
@@ -88,7 +89,7 @@ impl Tables {
             .seats
             .get(service)?
             .iter()
-            .position(|seat| seat.as_ref().is_some_and(|seat| seat.backend == backend))?;
+            .position(|seat| seat.as_ref().is_some_and(|seat| *seat.backend == *backend))?;
         let id = self.named.names.id(service)?;
         self.named.state.services.get(&id)?.members.get(at)
     }

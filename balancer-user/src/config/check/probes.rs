@@ -84,6 +84,29 @@ fn probe_timing(context: &mut Context<'_>, index: usize, name: &str, health: &He
             finding.help(format!("try timeout = {}", show(health.interval / 2)))
         });
     }
+    if let Some(fast) = health.fast_interval.filter(|fast| *fast > health.interval) {
+        let message = format!(
+            "{object}: fast_interval {} is above interval {}",
+            show(fast),
+            show(health.interval)
+        );
+        let place = Place::Health(index, "fast_interval");
+        context.report(&rules::PROBE_TIMING, place, message, |finding| {
+            finding.help(format!("try fast_interval = {}", show(health.interval / 4)))
+        });
+    }
+    let flap = &health.flap;
+    if flap.limit > 0 && flap.hold > flap.hold_max {
+        let message = format!(
+            "{object}: flap_hold {} is above flap_hold_max {}",
+            show(flap.hold),
+            show(flap.hold_max)
+        );
+        let place = Place::Health(index, "flap_hold");
+        context.report(&rules::PROBE_TIMING, place, message, |finding| {
+            finding.help("lengthen flap_hold_max, or leave it out")
+        });
+    }
     for (key, count) in [("rise", health.rise), ("fall", health.fall)] {
         if count >= 2 {
             continue;

@@ -188,7 +188,7 @@ rules! {
 
     PROBE_TIMING "probe-timing" Error Shape true
     "probe times that flap or that detect too late"
-    "A timeout not below the interval is an error: probes would overlap. Warnings: rise or fall under 2, and interval times fall over 30 s or under 1 s."
+    "A timeout not below the interval is an error: probes would overlap; so is a fast_interval above it, or a flap_hold above flap_hold_max. Warnings: rise or fall under 2, and interval times fall over 30 s or under 1 s."
 
     FAIL_OPEN_UNSET "fail-open-unset" Warning Shape true
     "no stated behaviour for when too few backends are healthy"

@@ -3,10 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use super::super::capacity::weight_in_use;
+use super::super::capacity::{is_wanted, weight_in_use};
 use super::super::diagnostic::Level;
 use super::super::model::{
-    Backend, Config, Forward, Identity, Node, Ports, ProbeKind, Protocol, Service,
+    Backend, Config, Forward, Identity, Node, Pool, Ports, ProbeKind, Protocol, Service,
 };
 use super::super::parse::unusable;
 use super::super::spans::Place;
@@ -166,6 +166,7 @@ fn identity(service: &Service) -> Option<&Identity> {
 
 fn eligible(context: &mut Context<'_>, index: usize, service: &Service) {
     let takes_traffic = |backend: &&Backend| weight_in_use(backend) > 0;
+    let is_reserve = |backend: &Backend| backend.pool == Pool::Backup && is_wanted(backend);
     let mut eligible = service.backends.iter().filter(takes_traffic);
     let (rule, text, help) = match (eligible.next(), eligible.next()) {
         (None, _) => {
@@ -173,12 +174,16 @@ fn eligible(context: &mut Context<'_>, index: usize, service: &Service) {
                 "no backend"
             } else if service.backends.iter().all(|backend| backend.drain) {
                 "only drained backends"
+            } else if service.backends.iter().any(is_reserve) {
+                "no backend that is not a backup"
             } else {
                 "no backend with a weight above 0 that is not drained"
             };
             let help = "add a `[[service.backend]]`, give one weight, or remove the service";
             (&rules::NO_BACKENDS, why.to_owned(), help)
         }
+        // With a backup there are two.
+        (Some(_), None) if service.backends.iter().any(is_reserve) => return,
         (Some(only), None) => {
             let text = format!("only backend {} takes traffic", only.name);
             (&rules::SINGLE_BACKEND, text, "add a second backend")

@@ -373,6 +373,46 @@ fn the_loss_of_a_backend_or_a_zone_is_reckoned_with() {
 }
 
 #[test]
+fn backups_bear_a_part_once_a_loss_brings_them_in_and_none_before() {
+    let with_backup = |peak, below: &str, zone: &str| {
+        let text = loaded(peak, &[(1, 60, "a"), (1, 60, "b"), (1, 60, zone)]);
+        let text = text.replace("name = \"b2\"\n", "name = \"b2\"\npool = \"backup\"\n");
+        text.replace(
+            "fail_open_below = 0.3\n",
+            &format!("fail_open_below = 0.3\n{below}"),
+        )
+    };
+    // Two of 60 bear 120 while all is well, and never 121.
+    let found = findings(&with_backup(121, "backup_below = 0.6\n", "c"));
+    let message = "service web: backend b0 would get 61 new flows a second at peak, limit 60";
+    assert_eq!(found[0], ("capacity", message.to_owned()));
+    // With one lost the backup comes in, and two bear it again.
+    assert_eq!(findings(&with_backup(120, "backup_below = 0.6\n", "c")), []);
+    // Where half is enough it does not.
+    let found = findings(&with_backup(120, "backup_below = 0.5\n", "c"));
+    let message = "service web: without backend b1, backend b0 would get 120 new flows a second at peak, limit 60";
+    assert_eq!(found[0], ("capacity-n-1", message.to_owned()));
+    // It does not help where it is lost with the zone.
+    let found = findings(&with_backup(120, "backup_below = 0.6\n", "b"));
+    let message = "service web: without zone b, backend b0 would get 120 new flows a second at peak, limit 60";
+    assert_eq!(found, [("capacity-n-1", message.to_owned())]);
+}
+
+#[test]
+fn service_of_backups_alone_has_no_backend_and_one_beside_them_is_not_single() {
+    let text = loaded(10, &[(1, 0, ""), (1, 0, "")]);
+    let backup = |text: &str, name: &str| {
+        let line = format!("name = \"{name}\"\n");
+        text.replace(&line, &format!("{line}pool = \"backup\"\n"))
+    };
+    let one = backup(&text, "b1");
+    assert_eq!(findings(&one), []);
+    let found = findings(&backup(&one, "b0"));
+    let message = "service web: there is no backend that is not a backup".to_owned();
+    assert_eq!(found, [("no-backends", message)]);
+}
+
+#[test]
 fn a_table_too_small_for_its_backends_is_found() {
     let small = second_service("table_size = 65537", "table_size = 211");
     assert!(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::model::{Apply, Keep};
+use super::super::model::{Apply, Flap, Health, Keep, ProbeKind};
 
 /// `node.table_size`.
 pub const TABLE_SIZE: u32 = 65_537;
@@ -26,6 +26,8 @@ pub const NAT_CLOSED_TIMEOUT: Duration = Duration::from_secs(30);
 pub const HANDSHAKE_SAMPLE: f64 = 0.01;
 /// `node.flow_table_size`.
 pub const FLOW_TABLE_SIZE: u32 = 131_072;
+/// A webhook's `timeout`.
+pub const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// A service's `flow_idle_timeout`.
 pub const FLOW_IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// `source_limit.prefix_length` of an IPv4 service.
@@ -51,9 +53,33 @@ pub const RISE: u32 = 2;
 /// A probe's `fall`.
 pub const FALL: u32 = 3;
 
+/// A probe's `flap_…`.
+pub const FLAP: Flap = Flap {
+    limit: 3,
+    window: Duration::from_secs(300),
+    hold: Duration::from_secs(30),
+    hold_max: Duration::from_secs(600),
+};
+
 /// A probe's `compare`.
 pub fn compare() -> Vec<String> {
     vec!["/".to_owned()]
+}
+
+/// `[service.health]` of which only the kind is said.
+pub fn health(kind: ProbeKind) -> Health {
+    Health {
+        kind,
+        port: None,
+        interval: INTERVAL,
+        jitter: JITTER,
+        timeout: TIMEOUT,
+        rise: RISE,
+        fall: FALL,
+        fast_interval: None,
+        flap: FLAP,
+        compare: compare(),
+    }
 }
 
 /// `[apply]`.

@@ -289,7 +289,8 @@ impl<'t, 's> Fields<'t, 's> {
         let header = if dotted.is_empty() {
             key.to_owned()
         } else {
-            format!("service.{key}")
+            let table = dotted.split('.').next().unwrap_or_default();
+            format!("{table}.{key}")
         };
         let help = format!("write `[[{header}]]`, once for each");
         let DeValue::Array(array) = value.get_ref() else {

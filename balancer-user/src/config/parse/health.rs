@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::super::model::{Health, HttpProbe, Identity, Ports, ProbeKind, Protocol, TlsProbe};
+use super::super::model::{
+    Flap, Health, HttpProbe, Identity, Ports, ProbeKind, Protocol, TlsProbe,
+};
 use super::super::spans::TableSpans;
 use super::defaults;
 use super::fields::{Fields, Path, Step};
@@ -26,6 +28,11 @@ const KEYS: &[&str] = &[
     "timeout",
     "rise",
     "fall",
+    "fast_interval",
+    "flap_limit",
+    "flap_window",
+    "flap_hold",
+    "flap_hold_max",
     "compare",
 ];
 
@@ -85,6 +92,9 @@ pub(super) fn health(
     let timeout = fields.optional("timeout", duration(times));
     let rise = fields.optional("rise", integer(1..=100));
     let fall = fields.optional("fall", integer(1..=100));
+    let times = Duration::from_millis(10)..=HOUR;
+    let fast_interval = fields.optional("fast_interval", duration(times));
+    let flap = flap(&mut fields);
     let compare = compare(&mut fields, kind, head.map(|(_, protocol)| protocol));
     *spans = fields.into_spans();
     Some(Health {
@@ -99,8 +109,33 @@ pub(super) fn health(
         timeout: timeout.unwrap_or(defaults::TIMEOUT),
         rise: rise.unwrap_or(defaults::RISE),
         fall: fall.unwrap_or(defaults::FALL),
+        fast_interval,
+        flap,
         compare,
     })
+}
+
+fn flap(fields: &mut Fields<'_, '_>) -> Flap {
+    let unset = defaults::FLAP;
+    let second = Duration::from_secs(1);
+    let limit = fields.optional("flap_limit", integer(0..=100));
+    let window = fields.optional("flap_window", duration(second..=HOUR));
+    let hold = fields.optional("flap_hold", duration(second..=HOUR));
+    let hold_max = fields.optional("flap_hold_max", duration(second..=24 * HOUR));
+    let hold = hold.unwrap_or(unset.hold);
+    if limit == Some(0) {
+        for key in ["flap_window", "flap_hold", "flap_hold_max"] {
+            let help = "remove it, or set `flap_limit` to 1 or more";
+            fields.refuse(key, "does nothing with flap_limit 0", help);
+        }
+    }
+    Flap {
+        limit: limit.unwrap_or(unset.limit),
+        window: window.unwrap_or(unset.window),
+        hold,
+        // A longer hold says by itself that it may last.
+        hold_max: hold_max.unwrap_or(unset.hold_max.max(hold)),
+    }
 }
 
 /// The paths whose answers are compared; only what is reached over TCP and

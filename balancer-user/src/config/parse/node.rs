@@ -20,8 +20,9 @@ use super::ports::{port, source_range};
 use super::sink::Sink;
 use super::sources::{addresses, tunnel_source_v4, tunnel_source_v6};
 use super::values::{
-    boolean, choice, duration, hex_byte, integer, list, path, share, text, text_where, whole,
+    boolean, choice, duration, hex_byte, integer, list, name, path, share, text, text_where, whole,
 };
+use super::webhook::webhooks;
 
 const KEYS: &[&str] = &[
     "interfaces",
@@ -41,12 +42,15 @@ const KEYS: &[&str] = &[
     "listen",
     "peers",
     "socket",
+    "read_group",
+    "change_group",
     "state_dir",
     "pin_dir",
     "answer_echo",
     "keep_forwarding",
     "resync_interval",
     "repair_drift",
+    "webhook",
 ];
 
 const MAX_INTERFACES: usize = 64;
@@ -87,6 +91,8 @@ pub(super) fn node(
     let flow_table_size = fields.optional("flow_table_size", integer(FLOW_TABLE_SIZES));
     let group = group(&mut fields);
     let socket = fields.optional("socket", path(MAX_SOCKET_LEN));
+    let read_group = fields.optional("read_group", name);
+    let change_group = fields.optional("change_group", name);
     let state_dir = fields.optional("state_dir", path(MAX_PATH_LEN));
     let pin_dir = fields.optional("pin_dir", path(MAX_PATH_LEN));
     let answer_echo = fields.optional("answer_echo", boolean);
@@ -94,6 +100,7 @@ pub(super) fn node(
     let limits = Duration::from_secs(1)..=Duration::from_secs(3600);
     let resync_interval = fields.optional("resync_interval", duration(limits));
     let repair_drift = fields.optional("repair_drift", boolean);
+    let webhooks = webhooks(&mut fields);
     let node = interfaces.map(|interfaces| Node {
         interfaces,
         xdp_mode: xdp_mode.unwrap_or(XdpMode::Auto),
@@ -112,12 +119,15 @@ pub(super) fn node(
         listen: group.listen,
         peers: group.peers,
         socket: socket.unwrap_or_else(|| PathBuf::from(defaults::SOCKET)),
+        read_group: read_group.map(str::to_owned),
+        change_group: change_group.map(str::to_owned),
         state_dir: state_dir.unwrap_or_else(|| PathBuf::from(defaults::STATE_DIR)),
         pin_dir: pin_dir.unwrap_or_else(|| PathBuf::from(defaults::PIN_DIR)),
         answer_echo: answer_echo.unwrap_or(true),
         keep_forwarding: keep_forwarding.unwrap_or(false),
         resync_interval: resync_interval.unwrap_or(defaults::RESYNC),
         repair_drift: repair_drift.unwrap_or(true),
+        webhooks,
     });
     (node, fields.into_spans())
 }

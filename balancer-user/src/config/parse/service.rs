@@ -8,7 +8,7 @@ use serde_json::json;
 use toml::de::DeTable;
 
 use super::super::check::rules;
-use super::super::model::{Affinity, Backend, Backends, Forward, Ports, Protocol, Service};
+use super::super::model::{Affinity, Backend, Backends, Forward, Pool, Ports, Protocol, Service};
 use super::super::spans::{ServiceSpans, TableSpans};
 use super::MAX_BACKENDS;
 use super::addresses::{address, network};
@@ -31,6 +31,8 @@ const SERVICE_KEYS: &[&str] = &[
     "forward",
     "allowed_backends",
     "fail_open_below",
+    "backup_below",
+    "slow_start",
     "drain_timeout",
     "peak_flows_per_second",
     "affinity",
@@ -55,6 +57,7 @@ const BACKEND_KEYS: &[&str] = &[
     "capacity_flows_per_second",
     "mac",
     "server_id",
+    "pool",
     "drain",
 ];
 
@@ -93,6 +96,10 @@ pub(super) fn service<'t>(
     let known = head.as_ref().map(|head| (&head.ports, head.protocol));
     let health = health::health(&mut fields, known, &mut spans.health);
     let backends = backends(&mut fields, &mut spans.backends);
+    if !backends.iter().any(|it| it.pool == Pool::Backup) {
+        let help = "remove it, or give a backend `pool = \"backup\"`";
+        fields.refuse("backup_below", "does nothing without a backup", help);
+    }
     let service = head.map(|head| Service {
         allow,
         allow_reason,
@@ -128,6 +135,9 @@ fn head(fields: &mut Fields<'_, '_>) -> Option<Service> {
     let forward = fields.required("forward", "forward = \"ipip\"", choice(FORWARDS, &[]));
     let allowed_backends = fields.optional("allowed_backends", list(MAX_NETWORKS, network));
     let fail_open_below = fields.optional("fail_open_below", share(1.0));
+    let backup_below = fields.optional("backup_below", share(1.0));
+    let hour = Duration::from_secs(3600);
+    let slow_start = fields.optional("slow_start", duration(Duration::ZERO..=hour));
     let day = Duration::from_secs(24 * 3600);
     let drain_timeout = fields.optional("drain_timeout", duration(Duration::ZERO..=day));
     let peak = fields.optional("peak_flows_per_second", integer(RATES));
@@ -145,6 +155,8 @@ fn head(fields: &mut Fields<'_, '_>) -> Option<Service> {
         forward: forward?,
         allowed_backends: allowed_backends.unwrap_or_default(),
         fail_open_below,
+        backup_below: backup_below.unwrap_or(0.0),
+        slow_start: slow_start.unwrap_or(Duration::ZERO),
         drain_timeout: drain_timeout.unwrap_or(defaults::DRAIN_TIMEOUT),
         peak_flows_per_second: peak,
         affinity: affinity?,
@@ -305,6 +317,8 @@ fn backend(fields: &mut Fields<'_, '_>, default_name: &str) -> Option<Backend> {
     let capacity = fields.optional("capacity_flows_per_second", integer(RATES));
     let mac = fields.optional("mac", mac);
     let server_id = fields.optional("server_id", server_id);
+    let pools = &[("primary", Pool::Primary), ("backup", Pool::Backup)];
+    let pool = fields.optional("pool", choice(pools, &[]));
     let drain = fields.optional("drain", boolean);
     Some(Backend {
         name: own_name.unwrap_or(default_name).to_owned(),
@@ -315,6 +329,7 @@ fn backend(fields: &mut Fields<'_, '_>, default_name: &str) -> Option<Backend> {
         capacity_flows_per_second: capacity,
         mac,
         server_id,
+        pool: pool.unwrap_or(Pool::Primary),
         drain: drain.unwrap_or(false),
     })
 }

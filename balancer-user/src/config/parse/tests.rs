@@ -31,6 +31,23 @@ fn samples_are_faultless() {
 }
 
 #[test]
+fn what_does_nothing_is_refused() {
+    let text = spoiled_in(PATH_SAMPLE, "pool = \"backup\"\n", "");
+    assert_finds(
+        &text.replace("backup_below", "§backup_below"),
+        "unknown-key",
+        "error",
+    );
+    let text = spoiled_in(PATH_SAMPLE, "flap_limit = 2\n", "flap_limit = 0\n");
+    let text = spoiled_in(&text, "flap_window = \"4m\"\nflap_hold = \"15s\"\n", "");
+    assert_finds(
+        &text.replace("flap_hold_max", "§flap_hold_max"),
+        "unknown-key",
+        "error",
+    );
+}
+
+#[test]
 #[rustfmt::skip]
 fn faults_of_the_node_are_found_at_their_place() {
     run(&[
@@ -56,11 +73,28 @@ fn faults_of_the_node_are_found_at_their_place() {
         ("\"198.51.100.1\"", "§\"127.0.0.1\"", "bad-value", "\"10.9.9.9\""),
         ("\"2001:db8::1\"", "§\"fe80::1\"", "bad-value", "\"2001:db8::2\""),
         ("\"/run/balancer/b.sock\"", "§\"b.sock\"", "bad-value", "\"/b.sock\""),
+        ("\"lb-readers\"", "§\"lb readers\"", "bad-value", "\"readers\""),
+        ("\"lb-operators\"", "§7", "wrong-type", "\"operators\""),
         ("\"/var/lib/b\"", "§\"/a\\u0000b\"", "bad-value", "\"/a\""),
         ("keep_forwarding = true", "keep_forwarding = §\"true\"", "wrong-type", "keep_forwarding = false"),
         ("\"10s\"", "§10", "wrong-type", "\"1h\""),
         ("\"10s\"", "§\"999ms\"", "bad-value", "\"1s\""),
         ("\"10s\"", "§\"10\"", "bad-value", "\"1m 30s\""),
+    ]);
+}
+
+#[test]
+#[rustfmt::skip]
+fn faults_of_a_webhook_are_found_at_their_place() {
+    run(&[
+        ("\"chat\"", "§\"on-call\"", "duplicate-name", "\"pager\""),
+        ("[[node.webhook]]\nname = \"on-call\"\n", "§[[node.webhook]]\n", "missing-key", ""),
+        ("\"http://10.0.0.9:9093\"", "§\"10.0.0.9:9093\"", "bad-value", "\"https://[2001:db8::9]/x?y=z\""),
+        ("\"http://10.0.0.9:9093\"", "§\"ftp://10.0.0.9\"", "bad-value", "\"http://am\""),
+        ("\"http://10.0.0.9:9093\"", "§\"http://user:secret@10.0.0.9\"", "bad-value", ""),
+        ("kind = \"alertmanager\"", "kind = §\"pager\"", "bad-value", "kind = \"json\""),
+        ("\"1500ms\"", "§\"61s\"", "bad-value", "\"60s\""),
+        ("\"/etc/chat.pem\"", "§\"chat.pem\"", "bad-value", "\"/c.pem\""),
     ]);
 }
 
@@ -123,6 +157,10 @@ fn faults_of_ports_are_found_at_their_place() {
 fn faults_of_what_the_packet_path_reads_are_found_at_their_place() {
     let deny = "deny_sources = [\"203.0.113.0/24\"]";
     run_on(PATH_SAMPLE, &[
+        ("backup_below = 0.6", "backup_below = §60", "bad-value", "backup_below = 1"),
+        ("slow_start = \"45s\"", "slow_start = §\"2h\"", "bad-value", "slow_start = \"0s\""),
+        ("flap_hold = \"15s\"", "flap_hold = §\"56s\"", "probe-timing", "flap_hold = \"55s\""),
+        ("\"350ms\"", "§\"1001ms\"", "probe-timing", "\"1s\""),
         ("based_on = 41", "based_on = §0", "bad-value", "based_on = 1"),
         ("based_on = 41", "based_on = §\"41\"", "wrong-type", ""),
         ("based_on = 41", "based_on = §-1", "bad-value", ""),

@@ -31,7 +31,11 @@ pub fn of_nodes(before: &Node, after: &Node) -> Vec<SettingChange> {
         return Vec::new();
     }
     let mut changes = changes(|text| text.node(before), |text| text.node(after));
-    for change in changes.iter_mut().filter(|change| change.key == "seed") {
+    let is_secret = |change: &&mut SettingChange| {
+        // A receiver's URL may be all that it takes to write there.
+        change.key == "seed" || change.key.starts_with("webhook ") && change.key.ends_with(".url")
+    };
+    for change in changes.iter_mut().filter(is_secret) {
         for value in [&mut change.before, &mut change.after] {
             *value = value.take().map(|_| HIDDEN.to_owned());
         }
@@ -95,17 +99,21 @@ fn settings(write: impl FnOnce(&mut Text)) -> BTreeMap<String, String> {
     };
     write(&mut text);
     let mut settings = BTreeMap::new();
-    let mut table = "";
+    let mut table = String::new();
     for line in text.written.lines() {
         if let Some(header) = line.strip_prefix('[') {
             let header = header.trim_matches(['[', ']']);
             // A table below the one that was asked for: `service.health`.
             table = match header.split_once('.') {
-                Some((_, below)) if below != "backend" => below,
-                _ => "",
+                Some((_, below)) if below != "backend" => below.to_owned(),
+                _ => String::new(),
             };
         } else if let Some((key, value)) = line.split_once(" = ") {
-            let key = match table {
+            if table == "webhook" && key == "name" {
+                // There may be several; the name stands first.
+                table = format!("webhook {}", value.trim_matches('"'));
+            }
+            let key = match table.as_str() {
                 "" => key.to_owned(),
                 table => format!("{table}.{key}"),
             };
@@ -187,6 +195,21 @@ mod tests {
                 .all(|it| it.before.is_some() && it.after.is_some())
         );
         assert_eq!(of_apply(&before, &before), []);
+    }
+
+    #[test]
+    fn webhooks_are_told_apart_and_their_urls_are_not_shown() {
+        let before = examined(SAMPLE).config.unwrap().node;
+        let after = spoiled("http://10.0.0.9:9093", "http://10.0.0.8:9093");
+        let after = after.replace("timeout = \"1500ms\"", "timeout = \"3s\"");
+        let after = examined(&after).config.unwrap().node;
+        assert_eq!(
+            lines(&of_nodes(&before, &after)),
+            [
+                "webhook chat.timeout \"1s 500ms\" -> \"3s\"",
+                "webhook on-call.url (secret) -> (secret)"
+            ]
+        );
     }
 
     #[test]

@@ -7,7 +7,8 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::super::model::{
-    Apply, Forward, Keep, Mac, Protocol, Quic, Seed, ServerId, SourceLimit, TunnelSource,
+    Apply, Flap, Forward, Health, HttpProbe, Identity, Keep, Mac, ProbeKind, Protocol, Quic, Seed,
+    ServerId, SourceLimit, TlsProbe, TunnelSource, Webhook, WebhookKind,
 };
 use super::super::parse::parse;
 use super::super::testing::{PATH_SAMPLE, SAMPLE};
@@ -161,6 +162,25 @@ fn probe() -> impl Strategy<Value = ProbeKind> {
     prop_oneof![Just(ProbeKind::Tcp), plain, tls]
 }
 
+fn flap() -> impl Strategy<Value = Flap> {
+    let of = |limit: u32, (window, hold, hold_max)| Flap {
+        limit,
+        window,
+        hold,
+        hold_max,
+    };
+    let seconds = || (1_u64..=3_600).prop_map(Duration::from_secs);
+    let on = (1_u32..=100, (seconds(), seconds(), seconds()));
+    let off = Flap {
+        limit: 0,
+        ..super::defaults::FLAP
+    };
+    prop_oneof![
+        on.prop_map(move |(limit, times)| of(limit, times)),
+        Just(off)
+    ]
+}
+
 fn health() -> impl Strategy<Value = Health> {
     (
         probe(),
@@ -171,21 +191,27 @@ fn health() -> impl Strategy<Value = Health> {
         1_u32..=100,
         1_u32..=100,
         vec("/[!-~]{0,20}", 0..=4),
+        option::of(millis(10..=3_600_000)),
+        flap(),
     )
         .prop_map(
-            |(kind, port, interval, jitter, timeout, rise, fall, compare)| Health {
-                // As the parser: nobody can be asked for it.
-                compare: match kind {
-                    ProbeKind::Tcp => super::defaults::compare(),
-                    _ => compare,
-                },
-                kind,
-                port: Some(port),
-                interval,
-                jitter,
-                timeout,
-                rise,
-                fall,
+            |(kind, port, interval, jitter, timeout, rise, fall, compare, fast_interval, flap)| {
+                Health {
+                    // As the parser: nobody can be asked for it.
+                    compare: match kind {
+                        ProbeKind::Tcp => super::defaults::compare(),
+                        _ => compare,
+                    },
+                    kind,
+                    port: Some(port),
+                    interval,
+                    jitter,
+                    timeout,
+                    rise,
+                    fall,
+                    fast_interval,
+                    flap,
+                }
             },
         )
 }
@@ -204,9 +230,10 @@ fn backend() -> impl Strategy<Value = Backend> {
         option::of(any::<[u8; 5]>()),
         option::of(vec(any::<u8>(), 1..=8)),
         any::<bool>(),
+        any::<bool>(),
     )
         .prop_map(
-            |(address, port, weight, zone, capacity, mac, server_id, drain)| Backend {
+            |(address, port, weight, zone, capacity, mac, server_id, drain, backup)| Backend {
                 name: String::new(),
                 address,
                 port,
@@ -215,6 +242,7 @@ fn backend() -> impl Strategy<Value = Backend> {
                 capacity_flows_per_second: capacity,
                 mac: mac.map(|[a, b, c, d, e]| Mac([2, a, b, c, d, e])),
                 server_id: server_id.and_then(|id| ServerId::new(&id)),
+                pool: if backup { Pool::Backup } else { Pool::Primary },
                 drain,
             },
         )
@@ -303,7 +331,7 @@ fn service() -> impl Strategy<Value = Service> {
         ports(),
         vec(network(), 0..3),
         option::of(0.0..=1.0),
-        millis(0..=86_400_000),
+        (millis(0..=86_400_000), 0.0..=1.0, millis(0..=3_600_000)),
         option::of(1_u64..=1_000_000_000_000),
         allow,
     );
@@ -314,11 +342,15 @@ fn service() -> impl Strategy<Value = Service> {
     )
         .prop_map(
             |(
-                ((v4, tcp, path), ports, allowed_backends, fail_open, drain, peak, allow),
+                ((v4, tcp, path), ports, allowed_backends, fail_open, times, peak, allow),
                 health,
                 backends,
             )| {
                 let (allow, allow_reason) = allow.unzip();
+                let (drain, backup_below, slow_start) = times;
+                let has_backup = backends
+                    .values()
+                    .any(|it: &Backend| it.pool == Pool::Backup);
                 // Nobody is asked over TCP for a UDP service.
                 let health = health.map(|health: Health| match tcp {
                     true => health,
@@ -339,6 +371,9 @@ fn service() -> impl Strategy<Value = Service> {
                     forward: path.forward,
                     allowed_backends,
                     fail_open_below: fail_open,
+                    // As the parser: it is about backups.
+                    backup_below: if has_backup { backup_below } else { 0.0 },
+                    slow_start,
                     drain_timeout: drain,
                     peak_flows_per_second: peak,
                     affinity: path.affinity,
@@ -412,7 +447,12 @@ fn node() -> impl Strategy<Value = Node> {
         any::<[bool; 3]>(),
         millis(1000..=3_600_000),
         (1_u16.., 0.0..=1.0, 1024..=16_777_216_u32),
-        (option::of(endpoint()), btree_set(endpoint(), 0..3)),
+        (
+            option::of(endpoint()),
+            btree_set(endpoint(), 0..3),
+            webhooks(),
+            (option::of("[a-z]{1,9}"), option::of("[a-z]{1,9}")),
+        ),
     )
         .prop_map(
             |(
@@ -425,7 +465,7 @@ fn node() -> impl Strategy<Value = Node> {
                 switches,
                 resync,
                 (gue_port, handshake_sample, flow_table_size),
-                (listen, peers),
+                (listen, peers, webhooks, groups),
             )| Node {
                 interfaces: interfaces.into_iter().collect(),
                 xdp_mode,
@@ -445,14 +485,40 @@ fn node() -> impl Strategy<Value = Node> {
                 handshake_sample,
                 flow_table_size,
                 socket: paths.0,
+                read_group: groups.0,
+                change_group: groups.1,
                 state_dir: paths.1,
                 pin_dir: paths.2,
                 answer_echo: switches[0],
                 keep_forwarding: switches[1],
                 resync_interval: resync,
                 repair_drift: switches[2],
+                webhooks,
             },
         )
+}
+
+fn webhooks() -> impl Strategy<Value = Vec<Webhook>> {
+    let one = (
+        any::<bool>(),
+        "https?://[a-z]{1,9}(:80)?(/[a-z]{1,9})?",
+        millis(100..=60_000),
+        option::of(absolute()),
+    );
+    proptest::collection::vec(one, 0..3).prop_map(|all| {
+        let all = all.into_iter().enumerate();
+        all.map(|(at, (is_json, url, timeout, ca_file))| Webhook {
+            name: format!("hook-{at}"),
+            url,
+            kind: match is_json {
+                true => WebhookKind::Json,
+                false => WebhookKind::Alertmanager,
+            },
+            timeout,
+            ca_file,
+        })
+        .collect()
+    })
 }
 
 fn endpoint() -> impl Strategy<Value = SocketAddr> {

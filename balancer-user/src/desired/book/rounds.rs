@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use balancer_common::layout::{SLOTS_PER_BLOCK, Slot};
 
 use super::{Book, Drain};
-use crate::dataplane::Table;
 
 /// A wait for silence.
 #[derive(Debug)]
@@ -48,7 +47,8 @@ impl Book {
     }
 
     fn drain_ends(&self) -> impl Iterator<Item = Instant> {
-        self.seats
+        let seats = if self.may_drain { &*self.seats } else { &[] };
+        seats
             .iter()
             .flatten()
             .filter_map(|owner| match owner.drain {
@@ -83,7 +83,7 @@ impl Book {
             self.round = Some(Round::begin(slots.len(), round.length, now));
         }
         if slots != before {
-            self.table = Table::of(&slots);
+            self.table = self.table.with_same_owners(&slots);
         }
     }
 }

@@ -58,7 +58,7 @@ impl Bench {
         let seats = self.builder.seats("web");
         let name = |slot: &Slot| {
             let seat = seats[usize::from(slot.current())].as_ref();
-            seat.unwrap().backend.clone()
+            seat.unwrap().backend.to_string()
         };
         service.table.slots().unwrap().iter().map(name).collect()
     }
@@ -115,7 +115,7 @@ fn each_stage_moves_its_part_and_keeps_what_moved() {
             .seats("web")
             .iter()
             .flatten()
-            .any(|seat| seat.backend == "c")
+            .any(|seat| *seat.backend == *"c")
     );
     let service = bench.whole(&after);
     assert_eq!(bench.owners(&service), last);
@@ -125,7 +125,7 @@ fn each_stage_moves_its_part_and_keeps_what_moved() {
             .seats("web")
             .iter()
             .flatten()
-            .any(|seat| seat.backend == "c")
+            .any(|seat| *seat.backend == *"c")
     );
 }
 

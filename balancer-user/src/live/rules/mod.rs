@@ -6,10 +6,11 @@ mod peers;
 mod ways;
 
 use super::host::Host;
+use crate::config::capacity::is_wanted;
 use crate::config::check::finding;
 use crate::config::check::rules::Rule;
 use crate::config::diagnostic::Finding;
-use crate::config::model::{Backend, Config};
+use crate::config::model::Config;
 use crate::config::spans::{Place, Spans};
 
 /// All findings of the live rules; with empty `spans` they have paths but no
@@ -48,11 +49,6 @@ impl Context<'_> {
         let finding = finding(self.config, self.spans, rule, place, message);
         self.findings.push(adjust(finding));
     }
-}
-
-/// Whether a backend is meant to take new flows.
-fn is_wanted(backend: &Backend) -> bool {
-    backend.weight > 0 && !backend.drain
 }
 
 #[cfg(test)]

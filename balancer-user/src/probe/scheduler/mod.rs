@@ -18,6 +18,7 @@ mod task;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -32,13 +33,15 @@ pub use self::target::{Event, TargetError, TargetId, TargetSpec, TargetStatus};
 use self::task::{Random, Task};
 use super::{PrepareError, Prober};
 use crate::config::model::ProbeKind;
-use crate::health::{Monitor, Outcome, Timing};
+use crate::health::{Counts, Monitor, Outcome, State, Timing};
 
 /// Probes under way at a time. Each holds a file descriptor: a daemon with
 /// many backends raises its limit to this and what it needs besides.
 const MAX_CONCURRENT_PROBES: usize = 4096;
 /// Events that wait for the daemon; when they are full, probes wait too.
 const MAX_WAITING_EVENTS: usize = 1024;
+/// Targets that are looked at while the tasks wait.
+const PAGE: usize = 1024;
 
 /// The events of a [`Scheduler`], for the one loop that acts on them.
 #[derive(Debug)]
@@ -213,9 +216,40 @@ impl States {
         targets.values().map(Entry::status).collect()
     }
 
+    /// The state of every target.
+    pub fn health(&self) -> BTreeMap<TargetId, State> {
+        let targets = self.shared.targets();
+        let states = targets.iter();
+        states
+            .map(|(id, entry)| (id.clone(), entry.monitor.state()))
+            .collect()
+    }
+
     /// One target.
     pub fn one(&self, id: &TargetId) -> Option<TargetStatus> {
         self.shared.targets().get(id).map(Entry::status)
+    }
+
+    /// How many probes of each target ended how, by service and backend. Taken
+    /// a page at a time: tasks that have a probe to note do not wait for all.
+    pub fn counts(&self) -> Vec<(TargetId, Counts)> {
+        let mut all: Vec<(TargetId, Counts)> = Vec::new();
+        loop {
+            let targets = self.shared.targets();
+            let after = match all.last() {
+                Some((id, _)) => Bound::Excluded(id.clone()),
+                None => Bound::Unbounded,
+            };
+            let rest = targets.range((after, Bound::Unbounded));
+            let before = all.len();
+            all.extend(
+                rest.take(PAGE)
+                    .map(|(id, entry)| (id.clone(), entry.monitor.counts())),
+            );
+            if all.len() < before + PAGE {
+                return all;
+            }
+        }
     }
 
     /// Probes that started late because too many were under way.

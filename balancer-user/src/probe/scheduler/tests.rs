@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::config::model::{self, Health};
+use crate::config::parse::defaults;
 use crate::health::{Evidence, Failure, State};
 use crate::probe::testing;
 
@@ -91,14 +92,10 @@ fn scripted(max_concurrent: usize) -> (Scheduler, Events, Arc<Script>) {
 
 fn health() -> Health {
     Health {
-        kind: ProbeKind::Tcp,
-        port: None,
         interval: SECOND,
         jitter: 0.2,
         timeout: SECOND / 2,
-        rise: 2,
-        fall: 3,
-        compare: Vec::new(),
+        ..defaults::health(ProbeKind::Tcp)
     }
 }
 
@@ -368,6 +365,7 @@ fn targets_come_from_the_configuration() {
         capacity_flows_per_second: None,
         mac: None,
         server_id: None,
+        pool: model::Pool::Primary,
         drain: false,
     };
     let service = |name: &str, ports, health| model::Service {
@@ -378,6 +376,8 @@ fn targets_come_from_the_configuration() {
         forward: model::Forward::Ipip,
         allowed_backends: Vec::new(),
         fail_open_below: None,
+        backup_below: 0.0,
+        slow_start: Duration::ZERO,
         drain_timeout: SECOND,
         peak_flows_per_second: None,
         affinity: model::Affinity::Hash,

@@ -1,14 +1,19 @@
-//! `test`: every test there is, in five parts, and what came of them.
+//! `test`: every test there is, and what came of it.
 //!
-//! First the unit and property tests of the default members, which need
-//! nothing, and the seeds of the fuzz targets, each once; then the suites of
-//! the `tests` crate, which make namespaces and load programs and therefore
-//! run one at a time, but for those that only wait; then a moment of fuzzing.
-//! All but that use the release profile, so that each crate is compiled once
-//! for binary and tests.
+//! First the unit and property tests of all crates, and the seeds of the fuzz targets, each once; then the suites of
+//! the `tests` crate, which make namespaces and load programs, as many tests
+//! of each at a time as it bears; then a moment of fuzzing. All but that use
+//! the release profile, so that each crate is compiled once for binary and
+//! tests.
+//!
+//! A machine that does something else for seconds can fail a test of the lab
+//! that has no fault. Such a test runs once more with the machine to itself,
+//! and the summary names it: passing then, it does not fail the run, and is
+//! still to be mended.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
+use std::mem;
 use std::ops::AddAssign;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -46,6 +51,9 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     times.push(timed("build", || {
         build::run(workspace, &build::Args::default())
     })?);
+    times.push(timed("build of the tests", || {
+        process::run(test_command(workspace).args(["--tests", "--no-run"]))
+    })?);
     let mut parts = Vec::new();
     for (name, mut command) in [
         (
@@ -53,17 +61,17 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
             unit_tests(workspace, args.filter.as_deref()),
         ),
         ("fuzz seeds", seed_tests(workspace, args.filter.as_deref())),
-        (
-            "lab, as root",
-            lab_tests(workspace, false, args.filter.as_deref())?,
-        ),
-        (
-            "lab, several at once",
-            lab_tests(workspace, true, args.filter.as_deref())?,
-        ),
     ] {
         println!("\n== {name}: `{}`", process::spell(&command));
         parts.push(run_part(name, &mut command, &mut io::stdout().lock())?);
+    }
+    let suites = suites(&workspace.root().join("tests/tests"))?;
+    for at_a_time in [1, 2, 4] {
+        let mut command = lab_tests(workspace, &suites, at_a_time, args.filter.as_deref());
+        println!("\n== lab: `{}`", process::spell(&command));
+        let name = lab_name(at_a_time);
+        let part = run_part(name, &mut command, &mut io::stdout().lock())?;
+        parts.push(second_try(workspace, part)?);
     }
     parts.extend(fuzz_a_moment(workspace, args.filter.as_deref())?);
     summarise(&times, &parts)
@@ -87,6 +95,8 @@ fn fuzz_a_moment(workspace: &Workspace, filter: Option<&str>) -> Result<Option<P
             failed: failed.len() as u64,
         },
         succeeded: failed.is_empty(),
+        failed,
+        unsteady: Vec::new(),
     }))
 }
 
@@ -98,37 +108,73 @@ fn seed_tests(workspace: &Workspace, filter: Option<&str>) -> Command {
 }
 
 fn unit_tests(workspace: &Workspace, filter: Option<&str>) -> Command {
-    let mut cargo = workspace.cargo_in_target("test");
-    cargo.args(["--release", "--no-fail-fast"]).args(filter);
+    let mut cargo = test_command(workspace);
+    cargo.args(["--lib", "--bins"]).args(filter);
     cargo
 }
 
-/// Suites that mostly wait for neighbours that do not answer, and measure
-/// nothing: several of their tests run at a time.
-const WAITING: [&str; 1] = ["live"];
-/// How many of these.
-const WAITING_AT_A_TIME: &str = "--test-threads=4";
-
-/// The tests that need root; `waiting` picks [`WAITING`] or the others.
-fn lab_tests(workspace: &Workspace, waiting: bool, filter: Option<&str>) -> Result<Command> {
+/// Always of the same packages: with others their dependencies have other
+/// features, and all is compiled again.
+fn test_command(workspace: &Workspace) -> Command {
     let mut cargo = workspace.cargo_in_target("test");
-    cargo.args(["--release", "--no-fail-fast", "--package", "balancer-tests"]);
-    if !waiting {
-        cargo.args(["--lib", "--bins"]);
-    }
-    let suites = suites(&workspace.root().join("tests/tests"))?;
-    for suite in suites {
-        if WAITING.contains(&suite.as_str()) == waiting {
-            cargo.args(["--test", &suite]);
-        }
-    }
-    let threads = match waiting {
-        true => WAITING_AT_A_TIME,
-        false => "--test-threads=1",
-    };
-    cargo.args(filter).args(["--", threads]);
+    cargo.args(["--release", "--no-fail-fast", "--workspace"]);
+    cargo.args(["--exclude", "balancer-ebpf"]);
     cargo.env("BALANCER_BIN", workspace.balancer("release"));
-    Ok(cargo)
+    cargo
+}
+
+/// How many tests of a suite run at a time, where that is not one: suites
+/// that mostly wait, and measure nothing that a neighbour disturbs.
+const AT_A_TIME: [(&str, u8); 3] = [("live", 4), ("main_job", 2), ("modes", 2)];
+
+fn at_a_time(suite: &str) -> u8 {
+    let found = AT_A_TIME.iter().find(|(name, _)| *name == suite);
+    found.map_or(1, |(_, count)| *count)
+}
+
+fn lab_name(at_a_time: u8) -> &'static str {
+    match at_a_time {
+        1 => "lab, one at a time",
+        2 => "lab, two at a time",
+        _ => "lab, four at a time",
+    }
+}
+
+/// Those of the suites, which need root, that run so many tests at a time.
+fn lab_tests(workspace: &Workspace, suites: &[String], count: u8, filter: Option<&str>) -> Command {
+    let mut cargo = test_command(workspace);
+    for suite in suites.iter().filter(|suite| at_a_time(suite) == count) {
+        cargo.args(["--test", suite]);
+    }
+    cargo.args(filter).arg("--");
+    cargo.arg(format!("--test-threads={count}"));
+    cargo
+}
+
+/// More failed tests than this are no accident of the machine.
+const SECOND_TRIES: usize = 3;
+
+/// Runs what failed once more, alone; what passes then is unsteady.
+fn second_try(workspace: &Workspace, mut part: Part) -> Result<Part> {
+    let again = part.failed.len();
+    if part.succeeded || !(1..=SECOND_TRIES).contains(&again) || again as u64 != part.tally.failed {
+        return Ok(part);
+    }
+    let mut command = test_command(workspace);
+    command.args(["--tests", "--"]);
+    command
+        .args(["--test-threads=1", "--exact"])
+        .args(&part.failed);
+    println!("\n== once more, alone: `{}`", process::spell(&command));
+    let second = run_part(part.name, &mut command, &mut io::stdout().lock())?;
+    part.took += second.took;
+    part.succeeded = second.succeeded && second.tally.passed >= again as u64;
+    if part.succeeded {
+        part.tally.passed += part.tally.failed;
+        part.tally.failed = 0;
+        part.unsteady = mem::take(&mut part.failed);
+    }
+    Ok(part)
 }
 
 /// Names of the suites: each file and each directory is one.
@@ -164,6 +210,10 @@ struct Part {
     took: Duration,
     tally: Tally,
     succeeded: bool,
+    /// Names of the tests that failed.
+    failed: Vec<String>,
+    /// Names of those that passed at the second try only.
+    unsteady: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -187,14 +237,17 @@ fn run_part(name: &'static str, command: &mut Command, out: &mut impl Write) -> 
         .spawn()
         .with_context(|| format!("`{}` cannot be started", process::spell(command)))?;
     let mut tally = Tally::default();
+    let mut failed = Vec::new();
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).split(b'\n') {
             let line = line.context("output of the tests cannot be read")?;
             out.write_all(&line)?;
             out.write_all(b"\n")?;
-            if let Some(result) = parse_result(&String::from_utf8_lossy(&line)) {
+            let line = String::from_utf8_lossy(&line);
+            if let Some(result) = parse_result(&line) {
                 tally += result;
             }
+            failed.extend(parse_failed(&line).map(str::to_owned));
         }
     }
     let succeeded = child.wait()?.success();
@@ -203,7 +256,14 @@ fn run_part(name: &'static str, command: &mut Command, out: &mut impl Write) -> 
         took: started.elapsed(),
         tally,
         succeeded,
+        failed,
+        unsteady: Vec::new(),
     })
+}
+
+/// Reads `test drain::nobody_notices ... FAILED`.
+fn parse_failed(line: &str) -> Option<&str> {
+    line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
 }
 
 /// Reads `test result: ok. 3 passed; 0 failed; …`.
@@ -231,6 +291,8 @@ fn summarise(times: &[Timed], parts: &[Part]) -> Result<()> {
         took,
         tally,
         succeeded,
+        unsteady,
+        ..
     } in parts
     {
         let word = if *succeeded { "" } else { "  FAILED" };
@@ -239,6 +301,9 @@ fn summarise(times: &[Timed], parts: &[Part]) -> Result<()> {
             "{name:<20} {:>12}  {passed} passed, {failed} failed{word}",
             format_duration(*took)
         );
+        for test in unsteady {
+            println!("  unsteady: {test} passed at the second try, alone; to be mended");
+        }
         total += *tally;
     }
     println!("{} passed, {} failed", total.passed, total.failed);
@@ -276,25 +341,28 @@ mod tests {
     }
 
     #[test]
-    fn suites_are_all_there_is_and_those_that_wait_are_among_them() {
+    fn suites_are_all_there_is_and_each_is_run() {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/tests");
         let found = suites(&directory).unwrap();
         assert!(found.contains(&"main_job".to_owned()), "{found:?}");
         assert!(found.contains(&"netlink".to_owned()), "{found:?}");
-        for suite in WAITING {
+        for (suite, count) in AT_A_TIME {
             assert!(found.contains(&suite.to_owned()), "{suite}");
+            assert!([2, 4].contains(&count), "nothing runs {suite}");
         }
     }
 
     #[test]
     fn part_adds_up_all_its_binaries() {
         let script = "echo 'test result: ok. 1 passed; 0 failed; 0 ignored'; \
+                      echo 'test a::b ... FAILED'; echo 'test a::c ... ok'; \
                       echo 'test result: FAILED. 2 passed; 1 failed; 0 ignored'; exit 101";
         // Not to stdout: whoever counts our own result lines would count these.
         let mut out = Vec::new();
         let mut command = Command::new("sh");
         let part = run_part("x", command.args(["-c", script]), &mut out).unwrap();
-        assert_eq!(out.split(|it| *it == b'\n').count(), 3);
+        assert_eq!(out.split(|it| *it == b'\n').count(), 5);
+        assert_eq!(part.failed, ["a::b"]);
         assert_eq!(
             part.tally,
             Tally {
@@ -316,6 +384,8 @@ mod tests {
             took: Duration::ZERO,
             tally,
             succeeded: false,
+            failed: Vec::new(),
+            unsteady: Vec::new(),
         };
         assert!(summarise(&[], &[part]).is_err());
     }
@@ -327,6 +397,8 @@ mod tests {
             took: Duration::ZERO,
             tally: Tally::default(),
             succeeded: true,
+            failed: Vec::new(),
+            unsteady: Vec::new(),
         };
         assert!(summarise(&[], &[part]).is_err());
     }

@@ -309,15 +309,15 @@ fn flows_on_record_and_flows_of_a_capture_show_where_they_would_go() -> Result<(
     );
     ensure!(captured.moved <= third + FLOWS as u64 / 20, "{captured:?}");
     let recorded = planned.recorded.context("nothing on record")?;
-    let seen = balancer.status()?;
-    let counted = |name: &str| backend_of(&seen, "games", name).map_or(0, |it| it.flows);
-    let arrived: u64 = ["backend0", "backend1", "backend2"]
-        .map(counted)
-        .iter()
-        .sum();
-    ensure!(arrived >= FLOWS as u64 * 9 / 10, "{seen:?}");
+    // What the counters say is published once a second.
+    let (arrived, of_backend2) = balancer.wait_status("all flows counted", LIMIT, |status| {
+        let of = |name: &str| backend_of(status, "games", name).map_or(0, |it| it.flows);
+        let all = of("backend0") + of("backend1") + of("backend2");
+        (all >= recorded.flows).then(|| (all, of("backend2")))
+    })?;
+    ensure!(arrived >= FLOWS as u64 * 9 / 10, "{recorded:?}");
     ensure!(recorded.flows == arrived, "{arrived}: {recorded:?}");
-    ensure!(recorded.moved == counted("backend2"), "{recorded:?}");
+    ensure!(recorded.moved == of_backend2, "{recorded:?}");
     ensure!(recorded.moved == of_third(&recorded), "{recorded:?}");
     let said = ended(draft.plan(&balancer, &web_text, &options[1..])?, 3)?;
     for part in [

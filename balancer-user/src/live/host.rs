@@ -83,6 +83,8 @@ pub struct Interface {
     pub vlan_stripping: bool,
     /// VLAN interfaces that stand on it.
     pub vlans: Vec<String>,
+    /// The bond, or the team, that it is a port of.
+    pub bond: Option<String>,
 }
 
 /// An XDP program on an interface.

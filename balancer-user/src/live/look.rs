@@ -157,6 +157,10 @@ async fn look_at_interfaces(config: &Config, links: &[Link], host: &mut Host) {
                 .filter(above)
                 .map(|it| it.name.clone())
                 .collect(),
+            bond: link.bond.map(|index| {
+                let bond = links.iter().find(|it| it.index == index);
+                bond.map_or_else(|| format!("number {index}"), |it| it.name.clone())
+            }),
         };
         if let Some(drivers) = &mut drivers {
             interface.native_xdp = drivers.has_native_xdp(link.index).await;

@@ -1,7 +1,8 @@
 //! Interfaces, as the kernel reports them. Pure: messages in, types out.
 
 use rtnetlink::packet_route::link::{
-    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
+    InfoKind, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    LinkXdp, XdpAttached,
 };
 
 use crate::config::model::Mac;
@@ -27,6 +28,8 @@ pub struct Link {
     pub xdp: Option<AttachedXdp>,
     /// It is a VLAN's: the index of the interface whose frames carry the tag.
     pub vlan_of: Option<u32>,
+    /// It is a port of a bond, or of a team: that one's index.
+    pub bond: Option<u32>,
 }
 
 /// An XDP program that an interface runs.
@@ -55,6 +58,7 @@ pub(super) fn decode(message: &LinkMessage) -> Option<Link> {
     let is_ethernet = header.link_layer_type == LinkLayerType::Ether;
     let (mut name, mut mtu, mut mac, mut xdp) = (None, 0, None, None);
     let (mut below, mut is_vlan) = (None, false);
+    let (mut above, mut is_bonded) = (None, false);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(value) => name = Some(value.clone()),
@@ -62,8 +66,12 @@ pub(super) fn decode(message: &LinkMessage) -> Option<Link> {
             LinkAttribute::Address(bytes) if is_ethernet => mac = decode_mac(bytes),
             LinkAttribute::Xdp(values) => xdp = decode_xdp(values),
             LinkAttribute::Link(index) => below = Some(*index),
+            LinkAttribute::Controller(index) => above = Some(*index),
             LinkAttribute::LinkInfo(values) => {
                 is_vlan = values.contains(&LinkInfo::Kind(InfoKind::Vlan));
+                is_bonded = [InfoPortKind::Bond, InfoPortKind::Team]
+                    .into_iter()
+                    .any(|kind| values.contains(&LinkInfo::PortKind(kind)));
             }
             _ => {}
         }
@@ -78,6 +86,7 @@ pub(super) fn decode(message: &LinkMessage) -> Option<Link> {
         loopback: header.flags.contains(LinkFlags::Loopback),
         xdp,
         vlan_of: below.filter(|_| is_vlan),
+        bond: above.filter(|_| is_bonded),
     })
 }
 
@@ -147,6 +156,7 @@ mod tests {
             loopback: false,
             xdp: None,
             vlan_of: None,
+            bond: None,
         };
         assert_eq!(decode(&message), Some(expected));
     }
@@ -163,6 +173,23 @@ mod tests {
         // The other end of a veth, and what a macvlan stands on.
         assert_eq!(above(InfoKind::Veth).vlan_of, None);
         assert_eq!(above(InfoKind::MacVlan).vlan_of, None);
+    }
+
+    #[test]
+    fn port_of_a_bond_is_told_from_one_of_a_bridge() {
+        let port = |kind| {
+            let name = LinkAttribute::IfName("eth0".to_owned());
+            let info = LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Veth),
+                LinkInfo::PortKind(kind),
+            ]);
+            let attributes = vec![name, LinkAttribute::Controller(9), info];
+            decode(&message(LinkLayerType::Ether, attributes)).unwrap()
+        };
+        assert_eq!(port(InfoPortKind::Bond).bond, Some(9));
+        assert_eq!(port(InfoPortKind::Team).bond, Some(9));
+        assert_eq!(port(InfoPortKind::Bridge).bond, None);
+        assert_eq!(port(InfoPortKind::Vrf).bond, None);
     }
 
     #[test]

@@ -242,6 +242,10 @@ rules! {
     "an interface that does not exist or is down"
     "The program can only be attached to what is there. An interface that is down is a warning."
 
+    BOND_PORT "bond-port" Error Live true
+    "an interface is a port of a bond"
+    "Packets arrive on whichever port the switch chooses, and move to another one when a link fails: a program on one port misses the rest. Name the bond; the kernel puts the program on each of its ports, also on those that join later. The same holds for a team."
+
     NEIGHBOUR "neighbour" Error Live true
     "no way to a backend"
     "An `l2` backend is not on-link or its neighbour does not resolve, there is no route to a tunnel backend, or no source address for the tunnel. A warning where the backend takes no new flows. The kernel is asked as `ip route get` and `ip neighbour` ask it."

@@ -41,10 +41,26 @@ pub(super) fn check(context: &mut Context<'_>) {
                 finding.level(Level::Warning).help(help)
             });
         }
+        bonded(context, name, interface);
         foreign(context, name, interface);
         let hook = mode(context, name, interface);
         offloads(context, name, interface, hook);
     }
+}
+
+fn bonded(context: &mut Context<'_>, name: &str, interface: &Interface) {
+    let Some(bond) = &interface.bond else {
+        return;
+    };
+    let message = format!(
+        "interface {name} is a port of {bond}: packets that come in on its other ports would \
+         not be balanced"
+    );
+    context.report(&rules::BOND_PORT, PLACE, message, |finding| {
+        finding.help(format!(
+            "name {bond} instead: the kernel runs the program on each of its ports"
+        ))
+    });
 }
 
 fn foreign(context: &mut Context<'_>, name: &str, interface: &Interface) {

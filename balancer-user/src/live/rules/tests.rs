@@ -28,6 +28,7 @@ fn interface() -> Interface {
         gro: true,
         vlan_stripping: true,
         vlans: Vec::new(),
+        bond: None,
     }
 }
 
@@ -85,6 +86,15 @@ fn vlan_stripping_is_a_warning_where_a_vlan_stands_on_the_interface() {
     };
     assert_eq!(only(FILE, vlan), ("offloads", Level::Warning, VALUE));
     assert_eq!(findings(FILE, unstripped), []);
+}
+
+#[test]
+fn port_of_a_bond_is_an_error() {
+    let port = Interface {
+        bond: Some("bond0".to_owned()),
+        ..interface()
+    };
+    assert_eq!(only(FILE, port), ("bond-port", Level::Error, VALUE));
 }
 
 #[test]

@@ -18,6 +18,7 @@ fn link(name: &str) -> Link {
         loopback: false,
         xdp: None,
         vlan_of: None,
+        bond: None,
     }
 }
 

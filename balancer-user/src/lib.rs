@@ -16,6 +16,7 @@ pub mod member;
 pub mod metrics;
 pub mod moment;
 pub mod netlink;
+pub mod page;
 mod parallel;
 pub mod plan;
 pub mod probe;

@@ -108,7 +108,7 @@ impl Counted {
     }
 
     /// The first bucket up to which at least this share of the handshakes is.
-    fn quantile(&self, share: f64) -> Option<usize> {
+    pub(crate) fn quantile(&self, share: f64) -> Option<usize> {
         let wanted = self.timed() as f64 * share;
         let mut sum = 0;
         (0..HANDSHAKE_BUCKETS).find(|bucket| {

@@ -1,33 +1,39 @@
-//! What is served over TCP to whoever can reach it: nothing here changes
-//! anything or shows a secret, and nothing waits for the controller.
+//! What is served over TCP to whoever can reach it, the status page among it:
+//! nothing here changes anything or shows a secret, and nothing waits for the
+//! controller.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::ListenerExt;
 use axum::{Json, Router};
 use futures_util::stream;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::TcpUserTimeout;
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use super::page;
 use crate::config::model::{Config, Seed};
 use crate::group::GroupDigest;
 use crate::live::peers;
 use crate::metrics::Detail;
-use crate::metrics::scrape::{Refusal, Scraper};
+use crate::metrics::scrape::{Published, Refusal, Scraper};
 use crate::metrics::text::Format;
 
 /// What runs, as the public side knows it. The digest is made when somebody
 /// first asks, as that reads all services.
 #[derive(Debug)]
 pub struct Running {
-    config: Config,
+    config: Arc<Config>,
     seed: Seed,
     revision: Option<u64>,
     digest: OnceLock<GroupDigest>,
@@ -37,7 +43,7 @@ impl Running {
     /// A configuration in force.
     pub fn new(config: Config, seed: Seed, revision: Option<u64>) -> Self {
         Self {
-            config,
+            config: Arc::new(config),
             seed,
             revision,
             digest: OnceLock::new(),
@@ -50,11 +56,19 @@ impl Running {
         self.digest.get_or_init(make)
     }
 
+    /// What is in force.
+    pub fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
     /// The other balancers of its group.
     pub fn peers(&self) -> &[SocketAddr] {
         &self.config.node.peers
     }
 }
+
+/// Data that a peer takes none of for that long end its connection.
+const UNTAKEN: Duration = Duration::from_secs(30);
 
 /// Answered while too many ask, so that they come again.
 const BUSY: &str = "too many scrapes at a time; ask again\n";
@@ -69,15 +83,32 @@ struct Asked {
 /// What runs, as it changes.
 pub type Runs = watch::Receiver<Arc<Running>>;
 
-/// Serves until the future is dropped.
+/// What is told, and of what.
+#[derive(Debug)]
+pub struct Sources {
+    /// For the digest, and the page's addresses.
+    pub runs: Runs,
+    /// For metrics.
+    pub scraper: Arc<Scraper>,
+    /// For the page.
+    pub published: watch::Receiver<Published>,
+}
+
+/// Serves until the future is dropped; nothing where nobody asked for that.
 ///
 /// # Errors
 /// The listener fails.
-pub async fn serve(
-    listener: TcpListener,
-    runs: Runs,
-    scraper: Arc<Scraper>,
-) -> std::io::Result<()> {
+pub async fn serve(listener: Option<TcpListener>, sources: Sources) -> std::io::Result<()> {
+    let Some(listener) = listener else {
+        return std::future::pending().await;
+    };
+    let Sources {
+        runs,
+        scraper,
+        published,
+    } = sources;
+    let (boards, shown) = watch::channel(None);
+    let kept = page::keep(published, runs.clone(), boards);
     let router = Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route(
@@ -85,8 +116,20 @@ pub async fn serve(
             get(async move |asked, headers| metrics(&scraper, asked, headers).await),
         )
         .route(peers::PATH, get(digest))
-        .with_state(runs);
-    axum::serve(listener, router).await
+        .with_state(runs)
+        .merge(page::routes(shown));
+    let listener = listener.tap_io(|stream| {
+        // Who takes nothing for that long is gone, whatever it says.
+        let millis = u32::try_from(UNTAKEN.as_millis()).unwrap_or(u32::MAX);
+        if let Err(error) = setsockopt(stream, TcpUserTimeout, &millis) {
+            tracing::debug!(%error, "a connection without a time limit");
+        }
+    });
+    tokio::select! {
+        result = axum::serve(listener, router) => result,
+        // It ends with the loop that publishes.
+        () = kept => std::future::pending().await,
+    }
 }
 
 async fn metrics(

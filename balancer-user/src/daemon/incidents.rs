@@ -12,6 +12,7 @@ use super::probe_times::ProbeTimes;
 use super::sampling::Sampling;
 use super::unix_now;
 use crate::api::events::Heard;
+use crate::metrics::MAX_CLOSED;
 use crate::revision::Outcome;
 use crate::watch::incident::{Book, Event, Incident, Since};
 use crate::watch::{Kind, Sign, Watch};
@@ -57,6 +58,15 @@ impl Incidents {
     /// Those that are open.
     pub(super) fn open(&self) -> Vec<Incident> {
         self.book.open().cloned().collect()
+    }
+
+    /// The latest of those that are over, the latest first.
+    pub(super) fn closed(&self) -> Vec<Incident> {
+        let closed = self.kept.iter().rev().filter_map(|event| match event {
+            Event::Closed { incident } => Some(incident.clone()),
+            Event::Opened { .. } => None,
+        });
+        closed.take(MAX_CLOSED).collect()
     }
 
     /// How many were opened, by kind.

@@ -56,7 +56,7 @@ use self::preparing::Done;
 use self::revisions::Revisions;
 use self::store::{Resumed, Store};
 use crate::api::access::Doors;
-use crate::api::public::{self, Running, Runs};
+use crate::api::public::{self, Running};
 use crate::api::server;
 use crate::change::{TableMemo, examine};
 use crate::config;
@@ -64,7 +64,6 @@ use crate::config::model::{Config, Node, Seed, Service};
 use crate::dataplane::attach::{self, Attached};
 use crate::dataplane::aya::Placement;
 use crate::desired::World;
-use crate::metrics::scrape::Scraper;
 use crate::netlink::{Changes, Netlink};
 use crate::probe::scheduler::{Events, Scheduler, TargetSpec};
 use crate::revision::{self, Author};
@@ -173,12 +172,16 @@ async fn serve(
         commands: receiver,
         hangup,
     };
-    let (runs, watching) = (controller.group.runs(), controller.group.watch());
-    let scraper = controller.scraper();
+    let watching = controller.group.watch();
+    let told = public::Sources {
+        runs: controller.group.runs(),
+        scraper: controller.scraper(),
+        published: controller.published(),
+    };
     tokio::select! {
         () = controller.run(&mut sources) => {}
         () = watching => {}
-        result = serve_public(public, runs, scraper) => {
+        result = public::serve(public, told) => {
             controller.stop();
             return result.context("serving node.listen");
         }
@@ -190,18 +193,6 @@ async fn serve(
     }
     controller.stop();
     Ok(())
-}
-
-/// Serves what everybody may see; where nobody asked for that, never ends.
-async fn serve_public(
-    listener: Option<TcpListener>,
-    runs: Runs,
-    scraper: Arc<Scraper>,
-) -> std::io::Result<()> {
-    match listener {
-        Some(listener) => public::serve(listener, runs, scraper).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Proves the backends, then attaches with the first table in force.

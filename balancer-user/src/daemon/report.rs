@@ -36,22 +36,11 @@ impl Controller {
         for service in &services {
             problems.extend(service_problems(service));
         }
-        for (name, mode) in &self.modes {
-            if !matches!(
-                mode.as_str(),
-                "native" | "generic" | "offloaded" | "attached"
-            ) {
-                problems.push(format!("interface {name}: the program is {mode}"));
-            }
-        }
+        problems.extend(self.node_problems());
         problems.extend(self.verifier.problems(now));
-        problems.extend(self.storage_problem());
         problems.extend(self.group.problems());
         problems.extend(self.pressure.problems());
         problems.extend(self.incidents.problems());
-        if let Some(apply) = self.last_apply.as_ref().filter(|apply| !apply.succeeded) {
-            problems.push(format!("the last change was not applied: {}", apply.cause));
-        }
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -95,6 +84,24 @@ impl Controller {
             problems,
             incidents: self.incidents.open(),
         }
+    }
+
+    /// What is wrong with the node and no incident, a sentence each.
+    pub(super) fn node_problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for (name, mode) in &self.modes {
+            if !matches!(
+                mode.as_str(),
+                "native" | "generic" | "offloaded" | "attached"
+            ) {
+                problems.push(format!("interface {name}: the program is {mode}"));
+            }
+        }
+        problems.extend(self.storage_problem());
+        if let Some(apply) = self.last_apply.as_ref().filter(|apply| !apply.succeeded) {
+            problems.push(format!("the last change was not applied: {}", apply.cause));
+        }
+        problems
     }
 
     /// What could not be written to the state directory and is tried again.

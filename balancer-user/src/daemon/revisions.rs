@@ -142,6 +142,11 @@ impl Revisions {
         self.known.get(&number)
     }
 
+    /// All of them, the newest first.
+    pub(super) fn newest(&self) -> impl Iterator<Item = &Revision> {
+        self.known.values().rev()
+    }
+
     /// The newest one that is over.
     pub(super) fn last_over(&self) -> Option<&Revision> {
         let mut newest = self.known.values().rev();

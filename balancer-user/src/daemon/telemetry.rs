@@ -4,21 +4,22 @@
 //! gone through only after the tables may have changed, and copied only where
 //! they did. Where nothing is served, nothing is published.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use super::controller::Controller;
+use super::protocol::UnderWay;
 use super::unix_now;
 use crate::config::model::{Protocol, Service};
 use crate::dataplane::shadow::Blueprint;
 use crate::desired::BackendState;
 use crate::metrics::scrape::{Published, Scraper};
 use crate::metrics::{
-    BackendObserved, MAX_INCIDENTS, MapObserved, Observed, RevisionObserved, ServiceObserved,
-    Shape, Unix, WriteObserved,
+    BackendObserved, MAX_INCIDENTS, MAX_REVISIONS, MapObserved, Observed, RateObserved,
+    RevisionObserved, ServiceObserved, Shape, Unix, WriteObserved,
 };
 use crate::revision::{Outcome, Revision};
 use crate::watch::{Look, ServiceLook};
@@ -44,6 +45,11 @@ impl Controller {
     pub(super) fn scraper(&self) -> Arc<Scraper> {
         let published = self.telemetry.published.subscribe();
         Arc::new(Scraper::new(published, self.scheduler.states()))
+    }
+
+    /// What is published, for the status page.
+    pub(super) fn published(&self) -> watch::Receiver<Published> {
+        self.telemetry.published.subscribe()
     }
 
     /// Publishes what is known, and what the watch has just looked at.
@@ -85,6 +91,12 @@ impl Controller {
     fn observed(&self, look: &Look, blueprint: Option<&Blueprint>) -> Observed {
         let services = self.config.services.iter().zip(&self.telemetry.shapes);
         let services = services.zip(&look.services);
+        let ramping: HashSet<(&str, &str)> = self
+            .world
+            .ramps
+            .keys()
+            .map(|id| (id.service.as_str(), id.backend.as_str()))
+            .collect();
         let at = unix_now_exactly();
         let ago = |then: Instant| at - then.elapsed().as_secs_f64();
         let (mut incidents, open_incidents) = (self.incidents.open(), self.incidents.by_kind());
@@ -93,7 +105,9 @@ impl Controller {
             at,
             started_at: ago(self.started),
             services: services
-                .map(|((service, shape), look)| self.service_observed(service, shape, look))
+                .map(|((service, shape), look)| {
+                    self.service_observed(service, shape, look, &ramping)
+                })
                 .collect(),
             revision: self
                 .number
@@ -122,6 +136,15 @@ impl Controller {
             drifts: self.verifier.drifts(),
             webhooks: self.incidents.notifier.observed(),
             peers: (self.config.node.peers.len(), self.group.problems().len()),
+            revisions: self
+                .revisions
+                .newest()
+                .take(MAX_REVISIONS)
+                .map(in_short)
+                .collect(),
+            change_under_way: self.under_way.as_ref().map(UnderWay::describe),
+            closed: self.incidents.closed(),
+            problems: self.node_problems(),
         }
     }
 
@@ -130,16 +153,31 @@ impl Controller {
         service: &Service,
         shape: &Arc<Shape>,
         look: &ServiceLook,
+        ramping: &HashSet<(&str, &str)>,
     ) -> ServiceObserved {
-        let backends = look.backends.iter().map(|backend| BackendObserved {
+        let watched = self.incidents.watch.history(&service.name);
+        let is_ramping =
+            |name: &str| !ramping.is_empty() && ramping.contains(&(service.name.as_str(), name));
+        let backends = (0..).zip(&look.backends);
+        let backends = backends.map(|(place, backend)| BackendObserved {
             state: backend.state,
+            is_ramping: is_ramping(&backend.name),
             share: backend.share,
             recent: 0.0,
+            rate: RateObserved::default(),
+            probe_micros: backend.probes[0].map(micros),
+            handshake_micros: watched.and_then(|it| it.handshake_micros(place)),
+            failure: backend.last_failure.as_deref().map(Arc::from),
         });
         let mut backends: Vec<BackendObserved> = backends.collect();
         for (counter, position) in &shape.counters {
-            let recent = self.rates.recent(*counter);
+            let (recent, rate) = (self.rates.recent(*counter), self.rates.of(*counter));
             if let Some(backend) = backends.get_mut(*position as usize) {
+                backend.rate += RateObserved {
+                    flows: rate.flows as f32,
+                    packets: rate.packets as f32,
+                    bits: rate.bits as f32,
+                };
                 backend.recent += match service.protocol {
                     Protocol::Tcp => recent.flows,
                     Protocol::Udp => recent.packets,
@@ -155,6 +193,7 @@ impl Controller {
             shape: Arc::clone(shape),
             state: state(&backends, look),
             slot_count: self.builder.slot_count(&service.name),
+            is_even: look.is_even,
             backends,
         }
     }
@@ -261,7 +300,16 @@ fn in_short(revision: &Revision) -> RevisionObserved {
         cause: revision.cause.name(),
         outcome: revision.outcome.name(),
         at: at as Unix,
+        summary: revision.summary.clone(),
+        why: match &revision.outcome {
+            Outcome::Undone { why, .. } => Some(why.clone()),
+            _ => None,
+        },
     }
+}
+
+fn micros(duration: Duration) -> u32 {
+    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
 }
 
 fn unix_now_exactly() -> Unix {

@@ -30,6 +30,10 @@ pub const MAX_WITH_HISTOGRAMS: usize = 1000;
 pub const MAX_BACKENDS: usize = 20_000;
 /// Open incidents that are told one by one.
 pub const MAX_INCIDENTS: usize = 100;
+/// Incidents that are over and still told of.
+pub const MAX_CLOSED: usize = 5;
+/// Revisions that are told one by one.
+pub const MAX_REVISIONS: usize = 10;
 
 /// How much is told of single backends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
@@ -105,6 +109,14 @@ pub struct Observed {
     pub webhooks: Vec<WebhookObserved>,
     /// Other balancers of the group, and those that differ or are silent.
     pub peers: (usize, usize),
+    /// The newest revisions, the newest first, [`MAX_REVISIONS`] at most.
+    pub revisions: Vec<RevisionObserved>,
+    /// The change under way, in one sentence.
+    pub change_under_way: Option<String>,
+    /// Incidents that are over, the latest first, [`MAX_CLOSED`] at most.
+    pub closed: Vec<Incident>,
+    /// What is wrong with the node and no incident, a sentence each.
+    pub problems: Vec<String>,
 }
 
 impl Observed {
@@ -123,6 +135,8 @@ pub struct ServiceObserved {
     pub state: &'static str,
     /// Slots of its table.
     pub slot_count: u32,
+    /// Whether shares of new flows are to be those of the slots.
+    pub is_even: bool,
     /// The backends, in the order of the shape's.
     pub backends: Vec<BackendObserved>,
 }
@@ -157,14 +171,43 @@ pub struct Shape {
 }
 
 /// A backend in one second.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct BackendObserved {
     /// Whether it takes traffic, and why not.
     pub state: BackendState,
+    /// Whether it is in its slow start.
+    pub is_ramping: bool,
     /// Its share of the slots, 0 to 1.
     pub share: f64,
     /// New flows (TCP) or packets (UDP) of late; older ones fade.
     pub recent: f64,
+    /// What it got in the last second.
+    pub rate: RateObserved,
+    /// How long its last good probe took.
+    pub probe_micros: Option<u32>,
+    /// Median of the handshakes timed in the last seconds, as a power of two.
+    pub handshake_micros: Option<u32>,
+    /// Why its last probe was bad, where it is unwell.
+    pub failure: Option<Arc<str>>,
+}
+
+/// Traffic in a second.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct RateObserved {
+    /// New flows.
+    pub flows: f32,
+    /// Packets.
+    pub packets: f32,
+    /// Bits.
+    pub bits: f32,
+}
+
+impl std::ops::AddAssign for RateObserved {
+    fn add_assign(&mut self, other: Self) {
+        self.flows += other.flows;
+        self.packets += other.packets;
+        self.bits += other.bits;
+    }
 }
 
 /// A revision, in short.
@@ -176,10 +219,14 @@ pub struct RevisionObserved {
     pub author: String,
     /// How it came: `apply`, `command`, `reload`, `rollback` or `start`.
     pub cause: &'static str,
-    /// What became of it: `committed`, `undone` or `interrupted`.
+    /// What became of it: `pending`, `committed`, `undone` or `interrupted`.
     pub outcome: &'static str,
     /// When.
     pub at: Unix,
+    /// What it does, in one sentence.
+    pub summary: String,
+    /// Why it was undone.
+    pub why: Option<String>,
 }
 
 /// A change of the kernel's tables.

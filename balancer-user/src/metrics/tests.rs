@@ -28,13 +28,19 @@ fn observed(services: usize, backends: usize) -> Observed {
         };
         let backend = |it: usize| BackendObserved {
             state: BackendState::Up,
+            is_ramping: false,
             share: 1.0 / backends as f64,
             recent: it as f64,
+            rate: RateObserved::default(),
+            probe_micros: None,
+            handshake_micros: None,
+            failure: None,
         };
         ServiceObserved {
             shape: Arc::new(shape),
             state: "up",
             slot_count: 65_537,
+            is_even: true,
             backends: (0..backends).map(backend).collect(),
         }
     };
@@ -95,6 +101,7 @@ fn snapshot(mut observed: Observed, counters: &Counters, detail: Detail) -> Arc<
         cause: "apply",
         outcome: "committed",
         at: 1_789_999_000.0,
+        ..RevisionObserved::default()
     });
     observed.last_change = observed.revision.clone();
     let probes = probes(&observed, 3);

@@ -130,6 +130,13 @@ impl Ward {
         })
     }
 
+    /// Median of the recent handshakes with the backend at that place.
+    pub(super) fn handshake_micros(&self, place: usize) -> Option<u32> {
+        let patient = self.0.get(place)?.as_ref()?;
+        let bucket = patient.recent().quantile(0.5)?;
+        1_u32.checked_shl(u32::try_from(bucket).ok()?)
+    }
+
     fn signs(&self, service: &ServiceLook) -> Vec<Sign> {
         let known: Vec<(&BackendLook, Counted, &Counted)> = service
             .backends

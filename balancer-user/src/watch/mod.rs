@@ -175,14 +175,15 @@ pub struct Sign {
     pub cause: String,
 }
 
-/// What is remembered of each service.
+/// What is remembered of all services.
 #[derive(Debug, Default)]
 pub struct Watch {
     services: BTreeMap<String, History>,
 }
 
+/// What is remembered of a service.
 #[derive(Debug, Default)]
-struct History {
+pub struct History {
     /// Each backend at the last look.
     last: Vec<Last>,
     skew: skew::Windows,
@@ -202,6 +203,11 @@ struct Last {
 }
 
 impl Watch {
+    /// What is remembered of a service that was looked at.
+    pub fn history(&self, service: &str) -> Option<&History> {
+        self.services.get(service)
+    }
+
     /// Takes what is known in one second; gives all that is wrong then.
     pub fn look(&mut self, look: &Look) -> Vec<Sign> {
         let there: HashSet<&str> = look.services.iter().map(|it| it.name.as_str()).collect();
@@ -224,6 +230,12 @@ impl Watch {
 }
 
 impl History {
+    /// Median of the handshakes of the last seconds with the backend at that
+    /// place, in microseconds, as a power of two; none where none was timed.
+    pub fn handshake_micros(&self, place: usize) -> Option<u32> {
+        self.ailing.handshake_micros(place)
+    }
+
     fn look(&mut self, at: Duration, service: &ServiceLook, signs: &mut Vec<Sign>) {
         let backends = &service.backends;
         let is_same = self.last.len() == backends.len()

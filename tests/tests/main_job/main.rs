@@ -26,6 +26,7 @@ mod incidents;
 mod metrics;
 mod network;
 mod outages;
+mod page;
 mod ping;
 mod plan;
 mod pressure;

@@ -62,6 +62,21 @@ impl Kernel {
         })
     }
 
+    /// As [`Kernel::change_slots_of`], in tables that name more than two members.
+    pub(crate) fn change_slots_of_many(&self, ten: usize) -> Result<()> {
+        self.change("SLOTS", |block: &mut [u8; size_of::<SlotBlock>()]| {
+            let slots: &mut [Slot] = bytemuck::cast_slice_mut(block);
+            if slots.iter().all(|slot| slot.current() < 2) {
+                return;
+            }
+            for (at, slot) in slots.iter_mut().enumerate() {
+                if at % 10 < ten {
+                    *slot = Slot::settled(2);
+                }
+            }
+        })
+    }
+
     /// Everybody is at another Ethernet address.
     fn change_members(&self) -> Result<()> {
         self.change("MEMBERS", |member: &mut [u8; size_of::<Member>()]| {

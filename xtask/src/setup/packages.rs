@@ -79,6 +79,14 @@ const PROGRAMS: &[Program] = &[
         UNPACKAGED,
         UNPACKAGED,
     ),
+    // What the status page is looked at with.
+    Program {
+        command: "chromium",
+        scope: Scope::Test,
+        apt: "chromium",
+        dnf: "chromium",
+        pacman: "chromium",
+    },
     // libFuzzer is C++.
     Program {
         command: "c++",

@@ -4,6 +4,7 @@
 //! A client that is refused, times out or gets nonsense gives a report that says
 //! so. An error means that the measurement itself did not happen.
 
+mod browser;
 mod curl;
 mod dig;
 mod held;
@@ -13,6 +14,7 @@ mod ngtcp2;
 mod quic;
 mod wrk;
 
+pub use browser::{Browser, Scheme};
 pub use curl::{Curl, Response, fetch};
 pub use dig::{Answer, Dig};
 pub use held::{Broken, Downloads, HeldConnections, Target};

@@ -22,7 +22,10 @@ mod webhook;
 
 pub use apply::{Apply, Keep};
 pub use backends::Backends;
-pub use health::{Flap, Health, HttpProbe, Identity, ProbeKind, TlsProbe};
+pub use health::{
+    CommandProbe, DnsProbe, DnsRecord, Flap, GrpcProbe, Health, HttpProbe, Identity, Payload,
+    ProbeKind, TlsProbe, UdpProbe,
+};
 pub use packet_path::{Affinity, MAX_HOST_BITS, Quic, ServerId, SourceLimit, TunnelSource};
 pub use ports::Ports;
 pub use webhook::{Webhook, WebhookKind};

@@ -14,6 +14,7 @@ mod health;
 mod node;
 mod pieces;
 mod ports;
+mod probes;
 mod quic;
 mod service;
 mod sink;

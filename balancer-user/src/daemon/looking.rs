@@ -4,6 +4,8 @@
 //! members only that got a new flow lately, so that services without traffic
 //! cost nothing.
 
+mod certificates;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -46,6 +48,7 @@ impl Controller {
                 .collect(),
         };
         let mut signs = self.incidents.watch.look(&look);
+        signs.extend(self.certificate_signs());
         signs.extend(self.drift_signs());
         signs.extend(self.node_signs());
         self.tell_of(look.at, signs);

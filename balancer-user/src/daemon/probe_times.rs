@@ -66,6 +66,7 @@ mod tests {
         let mut times = ProbeTimes::default();
         let passed = |millis| Outcome::Passed {
             duration: Duration::from_millis(millis),
+            certificate_ends: None,
         };
         for millis in 1..=4 {
             times.take(&id, &passed(millis));

@@ -48,7 +48,7 @@ mod durations;
 mod outcome;
 
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 pub use durations::{Durations, STEPS};
 pub use outcome::{Evidence, Failure, Outcome, Phase, shortened};
@@ -178,6 +178,7 @@ pub struct Monitor {
     counts: Counts,
     last_outcome: Option<(Instant, Outcome)>,
     last_failure: Option<(Instant, Failure)>,
+    certificate_ends: Option<SystemTime>,
     damping: Damping,
 }
 
@@ -203,6 +204,7 @@ impl Monitor {
             counts: Counts::default(),
             last_outcome: None,
             last_failure: None,
+            certificate_ends: None,
             damping: Damping::default(),
         }
     }
@@ -225,6 +227,8 @@ impl Monitor {
         if let Some(reason) = outcome.failure() {
             self.last_failure = Some((now, reason.clone()));
         }
+        // While probes fail, what it last showed is what is known.
+        self.certificate_ends = outcome.certificate_ends().or(self.certificate_ends);
         if outcome.evidence() != Evidence::None {
             self.counts.durations.take(outcome.duration());
         }
@@ -349,6 +353,11 @@ impl Monitor {
     /// The last outcome and when it came.
     pub fn last_outcome(&self) -> Option<(Instant, &Outcome)> {
         self.last_outcome.as_ref().map(|(at, last)| (*at, last))
+    }
+
+    /// When the certificate ends that the server last showed.
+    pub fn certificate_ends(&self) -> Option<SystemTime> {
+        self.certificate_ends
     }
 
     /// The last failure and when it came; kept after the backend recovers.

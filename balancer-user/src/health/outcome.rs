@@ -6,7 +6,7 @@
 //! into our logs what it likes.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Characters of a server's text that a message repeats.
 const SHOWN_CHARS: usize = 64;
@@ -18,6 +18,8 @@ pub enum Outcome {
     Passed {
         /// From the start of the probe to the last byte it needed.
         duration: Duration,
+        /// When the certificate ends that it showed, if it did.
+        certificate_ends: Option<SystemTime>,
     },
     /// It did not, or the probe could not be made.
     Failed {
@@ -46,10 +48,20 @@ impl Outcome {
         }
     }
 
+    /// When the certificate ends that the server showed.
+    pub fn certificate_ends(&self) -> Option<SystemTime> {
+        match self {
+            Self::Passed {
+                certificate_ends, ..
+            } => *certificate_ends,
+            Self::Failed { .. } => None,
+        }
+    }
+
     /// How long the probe took.
     pub fn duration(&self) -> Duration {
         match self {
-            Self::Passed { duration } | Self::Failed { duration, .. } => *duration,
+            Self::Passed { duration, .. } | Self::Failed { duration, .. } => *duration,
         }
     }
 }
@@ -71,6 +83,10 @@ pub enum Evidence {
 pub enum Phase {
     /// TCP's handshake.
     Connect,
+    /// Waiting for a datagram.
+    Datagram,
+    /// A program of the operator's runs.
+    Command,
     /// The TLS handshake.
     Handshake,
     /// Sending the request, and the answer up to the end of its header.
@@ -83,6 +99,8 @@ impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Connect => "the TCP handshake",
+            Self::Datagram => "the wait for an answer",
+            Self::Command => "the command's run",
             Self::Handshake => "the TLS handshake",
             Self::Answer => "the answer's header",
             Self::Body => "the answer's body",
@@ -133,6 +151,50 @@ pub enum Failure {
     },
     /// The answer is not HTTP/1.
     BadHttp(String),
+    /// The answer is not HTTP/2, or the server gave the request up.
+    BadHttp2(String),
+    /// The server does not take up HTTP/2 within TLS.
+    NoHttp2 {
+        /// What it chose by ALPN instead.
+        got: String,
+    },
+    /// The answer is not gRPC's.
+    BadGrpc(String),
+    /// The gRPC call failed.
+    GrpcStatus {
+        /// gRPC's number of the error.
+        code: u32,
+        /// Its name, and what the server said, shortened.
+        text: String,
+    },
+    /// The gRPC server says that the service is not served.
+    NotServing {
+        /// The word that it answered.
+        status: String,
+    },
+    /// A datagram or a DNS answer holds something else.
+    UnexpectedAnswer {
+        /// What would have passed, as text.
+        expected: String,
+        /// What came, shortened.
+        got: String,
+    },
+    /// What came is no DNS answer.
+    BadDns(String),
+    /// The DNS server answered with an error, such as `NXDomain`.
+    DnsError(String),
+    /// The command ended with another status than 0.
+    CommandFailed {
+        /// How it ended.
+        status: String,
+        /// What it wrote, shortened.
+        output: String,
+    },
+    /// The command writes more than is read of it.
+    OutputTooLarge {
+        /// The most that is read, in bytes.
+        limit: usize,
+    },
     /// The header of the answer is longer than a probe reads.
     HeaderTooLarge {
         /// The most that a probe reads, in bytes.
@@ -177,6 +239,16 @@ impl Failure {
             Self::BadStatus { .. } => "bad-status",
             Self::IdentityMismatch { .. } => "identity-mismatch",
             Self::BadHttp(_) => "bad-http",
+            Self::BadHttp2(_) => "bad-http2",
+            Self::NoHttp2 { .. } => "no-http2",
+            Self::BadGrpc(_) => "bad-grpc",
+            Self::GrpcStatus { .. } => "grpc-status",
+            Self::NotServing { .. } => "not-serving",
+            Self::UnexpectedAnswer { .. } => "unexpected-answer",
+            Self::BadDns(_) => "bad-dns",
+            Self::DnsError(_) => "dns-error",
+            Self::CommandFailed { .. } => "command-failed",
+            Self::OutputTooLarge { .. } => "output-too-large",
             Self::HeaderTooLarge { .. } => "header-too-large",
             Self::Tls(_) => "tls",
             Self::CertificateName { .. } => "certificate-name",
@@ -207,6 +279,27 @@ impl fmt::Display for Failure {
                 write!(f, "wrong server: expected {expected}, got {got}")
             }
             Self::BadHttp(text) => write!(f, "answer is not valid HTTP/1: {text}"),
+            Self::BadHttp2(text) => write!(f, "answer is not valid HTTP/2: {text}"),
+            Self::NoHttp2 { got } => {
+                write!(f, "server does not speak HTTP/2 over TLS: ALPN chose {got}")
+            }
+            Self::BadGrpc(text) => write!(f, "answer is not valid gRPC: {text}"),
+            Self::GrpcStatus { code, text } => write!(f, "gRPC status {code} ({text})"),
+            Self::NotServing { status } => write!(f, "health is {status}, expected SERVING"),
+            Self::UnexpectedAnswer { expected, got } => {
+                write!(f, "expected {expected}, got {got}")
+            }
+            Self::BadDns(text) => write!(f, "answer is not valid DNS: {text}"),
+            Self::DnsError(text) => write!(f, "DNS server answered {text}"),
+            Self::CommandFailed { status, output } if output.is_empty() => {
+                write!(f, "command ended with {status}")
+            }
+            Self::CommandFailed { status, output } => {
+                write!(f, "command ended with {status}: {output}")
+            }
+            Self::OutputTooLarge { limit } => {
+                write!(f, "command wrote more than {limit} bytes")
+            }
             Self::HeaderTooLarge { limit } => {
                 write!(
                     f,
@@ -310,7 +403,11 @@ mod tests {
             let outcome = Outcome::Failed { reason, duration };
             assert_eq!(outcome.evidence(), evidence, "{outcome:?}");
         }
-        assert_eq!(Outcome::Passed { duration }.evidence(), Evidence::Good);
+        let passed = Outcome::Passed {
+            duration,
+            certificate_ends: None,
+        };
+        assert_eq!(passed.evidence(), Evidence::Good);
     }
 
     #[test]

@@ -25,7 +25,10 @@ const OFF: Flap = Flap {
 fn outcome(evidence: Evidence) -> Outcome {
     let duration = Duration::from_millis(3);
     match evidence {
-        Evidence::Good => Outcome::Passed { duration },
+        Evidence::Good => Outcome::Passed {
+            duration,
+            certificate_ends: None,
+        },
         Evidence::Bad => Outcome::Failed {
             reason: Failure::Refused,
             duration,

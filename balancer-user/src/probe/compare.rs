@@ -184,11 +184,12 @@ impl Asker {
     /// None where nothing can be asked, which no panel has.
     fn new(health: &Health) -> Result<Option<Self>, PrepareError> {
         let (probe, tls, port): (&HttpProbe, Option<&TlsProbe>, u16) = match &health.kind {
-            ProbeKind::Tcp => return Ok(None),
             ProbeKind::Http(probe) => (probe, None, 80),
             ProbeKind::Https(probe, tls) => (probe, Some(tls), 443),
+            // What else is probed speaks something else.
+            _ => return Ok(None),
         };
-        let tls = tls.map(|tls| tls::Client::new(tls, probe.identity.as_ref()));
+        let tls = tls.map(|tls| tls::Client::new(tls, probe.identity.as_ref(), tls::Alpn::Http1));
         let clients = health.compare.iter().map(|path| {
             let probe = HttpProbe {
                 path: path.clone(),

@@ -7,32 +7,37 @@
 //! at most. The end is a reset, also where a server is still sending: the
 //! probe has seen what it came for.
 
+mod judge;
+
 use std::error::Error as _;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 
+use futures_util::TryFutureExt;
 use futures_util::future::{Either, select};
 use http_body_util::{BodyExt, Empty};
-use hyper::body::{Body, Bytes, Incoming};
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{Connection, SendRequest};
-use hyper::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use hyper::header::{CONNECTION, HOST, HeaderName, HeaderValue, USER_AGENT};
 use hyper::http::response::Parts;
 use hyper::{Request, Uri};
 use hyper_util::rt::TokioIo;
+use regex::bytes::Regex;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub(crate) use self::judge::regex;
+pub(super) use self::judge::{Chunks, judge_header};
+use self::judge::{judge_body, judge_pattern, read_body};
 use super::{Deadline, PrepareError, tls};
 use crate::config::model::{HttpProbe, Identity};
-use crate::health::{Failure, Phase, shortened};
+use crate::health::{Failure, Phase};
 
 /// The most of an answer's header that a probe reads.
-const HEADER_LIMIT: usize = 16 * 1024;
-/// The most of an answer's body that a probe reads.
-const BODY_LIMIT: usize = 64 * 1024;
+pub(super) const HEADER_LIMIT: usize = 16 * 1024;
 /// How probes show in the servers' logs.
-const AGENT: &str = concat!("balancer-probe/", env!("CARGO_PKG_VERSION"));
+pub(super) const AGENT: &str = concat!("balancer-probe/", env!("CARGO_PKG_VERSION"));
 
 /// A request and what its answer must be, ready to be sent to any address.
 #[derive(Debug)]
@@ -49,6 +54,17 @@ pub(super) struct Client {
 enum Proof {
     Header { name: HeaderName, value: String },
     Body(String),
+    Pattern(Regex),
+}
+
+impl Chunks for Incoming {
+    async fn next(&mut self, deadline: &Deadline) -> Result<Option<Bytes>, Failure> {
+        match deadline.within(Phase::Body, self.frame()).await? {
+            None => Ok(None),
+            Some(Ok(frame)) => Ok(Some(frame.into_data().unwrap_or_default())),
+            Some(Err(error)) => Err(http_failure(&error, Phase::Body, deadline)),
+        }
+    }
 }
 
 impl Client {
@@ -74,6 +90,9 @@ impl Client {
                 value: value.clone(),
             }),
             Some(Identity::Body(text)) => Some(Proof::Body(text.clone())),
+            Some(Identity::Pattern(pattern)) => Some(Proof::Pattern(
+                regex(pattern).map_err(PrepareError::Pattern)?,
+            )),
             Some(Identity::Certificate(_)) | None => None,
         };
         Ok(Self {
@@ -98,14 +117,10 @@ impl Client {
         let (mut sender, connection) = open(stream, deadline).await?;
         let answer = async {
             let (head, body) = self.send(&mut sender, address, deadline).await?;
-            self.judge_status(head.status.as_u16())?;
-            match &self.proof {
-                None => Ok(()),
-                Some(Proof::Header { name, value }) => judge_header(&head.headers, name, value),
-                Some(Proof::Body(text)) => judge_body(body, text, deadline).await,
-            }
+            self.judge(&head, body, deadline).await
         };
-        drive(connection, answer, deadline).await
+        let named = |error| http_failure(&error, Phase::Answer, deadline);
+        drive(connection.map_err(named), answer).await
     }
 
     /// Sends the request over a connection, waits for the whole answer and
@@ -125,7 +140,8 @@ impl Client {
             read_body(body, deadline).await?;
             Ok(head.status.as_u16())
         };
-        drive(connection, answer, deadline).await
+        let named = |error| http_failure(&error, Phase::Answer, deadline);
+        drive(connection.map_err(named), answer).await
     }
 
     async fn send(
@@ -157,6 +173,38 @@ impl Client {
         headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
         Ok(request)
+    }
+
+    /// Judges an answer, of any version of HTTP.
+    pub(super) async fn judge(
+        &self,
+        head: &Parts,
+        body: impl Chunks,
+        deadline: &Deadline,
+    ) -> Result<(), Failure> {
+        self.judge_status(head.status.as_u16())?;
+        match &self.proof {
+            None => Ok(()),
+            Some(Proof::Header { name, value }) => judge_header(&head.headers, name, value),
+            Some(Proof::Body(text)) => judge_body(body, text, deadline).await,
+            Some(Proof::Pattern(pattern)) => judge_pattern(body, pattern, deadline).await,
+        }
+    }
+
+    /// The target of a request over HTTP/2, whose authority says what the
+    /// `Host` field does.
+    pub(super) fn uri(&self, scheme: &str, address: SocketAddr) -> Result<Uri, Failure> {
+        let local = |error: &dyn std::fmt::Display| Failure::Local(error.to_string());
+        let authority = match &self.host {
+            Some(host) => host.to_str().map_err(|error| local(&error))?.to_owned(),
+            None => host_of(address, self.default_port),
+        };
+        Uri::builder()
+            .scheme(scheme)
+            .authority(authority)
+            .path_and_query(self.target.to_string())
+            .build()
+            .map_err(|error| local(&error))
     }
 
     fn judge_status(&self, got: u16) -> Result<(), Failure> {
@@ -202,7 +250,7 @@ where
 
 /// The `Host` field for an address: RFC 9110, 7.2 leaves out a default port
 /// and puts an IPv6 address in brackets.
-fn host_of(address: SocketAddr, default_port: u16) -> String {
+pub(super) fn host_of(address: SocketAddr, default_port: u16) -> String {
     match address {
         _ if address.port() != default_port => address.to_string(),
         SocketAddr::V4(v4) => v4.ip().to_string(),
@@ -211,10 +259,9 @@ fn host_of(address: SocketAddr, default_port: u16) -> String {
 }
 
 /// Runs the connection until the answer has been judged.
-async fn drive<T>(
-    connection: impl Future<Output = hyper::Result<()>>,
+pub(super) async fn drive<T>(
+    connection: impl Future<Output = Result<(), Failure>>,
     answer: impl Future<Output = Result<T, Failure>>,
-    deadline: &Deadline,
 ) -> Result<T, Failure> {
     match select(pin!(answer), pin!(connection)).await {
         Either::Left((judged, _)) => judged,
@@ -222,82 +269,10 @@ async fn drive<T>(
         // ended in an error that the request did not get, the error it keeps
         // is the cause and the request's only says that it was given up.
         Either::Right((ended, answer)) => match (answer.await, ended) {
-            (Err(_), Err(error)) => Err(http_failure(&error, Phase::Answer, deadline)),
+            (Err(_), Err(error)) => Err(error),
             (judged, _) => judged,
         },
     }
-}
-
-fn judge_header(headers: &HeaderMap, name: &HeaderName, value: &str) -> Result<(), Failure> {
-    let mut values = headers.get_all(name).iter().peekable();
-    let first = values.peek().map(|first| shortened(first.as_bytes()));
-    if values.any(|one| one.as_bytes() == value.as_bytes()) {
-        return Ok(());
-    }
-    Err(Failure::IdentityMismatch {
-        expected: format!("{name}: {}", shortened(value.as_bytes())),
-        got: match first {
-            Some(first) => format!("{name}: {first}"),
-            None => format!("no {name} field"),
-        },
-    })
-}
-
-async fn judge_body<B>(body: B, text: &str, deadline: &Deadline) -> Result<(), Failure>
-where
-    B: Body<Data = Bytes, Error = hyper::Error>,
-{
-    let mut body = pin!(body);
-    let mut read = Vec::new();
-    let wanted = text.as_bytes();
-    loop {
-        // Only what came last can complete the text: searching all of it
-        // again for each byte of a drip would cost a minute of CPU.
-        let unsearched = read.len().saturating_sub(wanted.len().saturating_sub(1));
-        let frame = deadline.within(Phase::Body, body.frame()).await?;
-        let ended = frame.is_none();
-        if let Some(frame) = frame {
-            let frame = frame.map_err(|error| http_failure(&error, Phase::Body, deadline))?;
-            let data = frame.data_ref().map_or(&[][..], |data| data.as_ref());
-            let room = BODY_LIMIT - read.len();
-            read.extend_from_slice(&data[..data.len().min(room)]);
-        }
-        if contains(&read[unsearched..], wanted) {
-            return Ok(());
-        }
-        if ended || read.len() == BODY_LIMIT {
-            return Err(Failure::IdentityMismatch {
-                expected: format!("a body with \"{}\"", shortened(wanted)),
-                got: format!("one of {}", describe(&read, ended)),
-            });
-        }
-    }
-}
-
-/// Waits for the end of a body, or for as much of it as is read.
-async fn read_body<B>(body: B, deadline: &Deadline) -> Result<(), Failure>
-where
-    B: Body<Data = Bytes, Error = hyper::Error>,
-{
-    let mut body = pin!(body);
-    let mut len = 0;
-    while let Some(frame) = deadline.within(Phase::Body, body.frame()).await? {
-        let frame = frame.map_err(|error| http_failure(&error, Phase::Body, deadline))?;
-        len += frame.data_ref().map_or(0, Bytes::len);
-        if len >= BODY_LIMIT {
-            break;
-        }
-    }
-    Ok(())
-}
-
-fn describe(read: &[u8], ended: bool) -> String {
-    let more = if ended { "" } else { " or more" };
-    format!("{} bytes{more}: {}", read.len(), shortened(read))
-}
-
-fn contains(text: &[u8], wanted: &[u8]) -> bool {
-    wanted.is_empty() || text.windows(wanted.len()).any(|window| window == wanted)
 }
 
 /// Names an error of the HTTP library by its cause.

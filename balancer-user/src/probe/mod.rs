@@ -7,100 +7,41 @@
 //!
 //! Invariants: one deadline covers a whole probe, so a server that drips or
 //! never ends is caught as surely as one that hangs; a probe spawns no task,
-//! so dropping it ends it; what is read is bounded; and each connection is
+//! so dropping it ends it, and a command's processes with it; what is read is bounded; and each connection is
 //! reset when it is done with, so that probes leave no TIME_WAIT behind (a
 //! thousand backends a second would use up the local ports in a minute).
 
+mod command;
 pub mod compare;
+mod dns;
+mod error;
+mod grpc;
 mod http;
+mod http2;
 pub mod prove;
 pub mod scheduler;
 mod tcp;
 mod tls;
+mod udp;
 
+pub use error::PrepareError;
+pub(crate) use http::regex;
 pub(crate) use tls::authorities;
 
-use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
+use self::scheduler::TargetId;
 use crate::config::model::{Identity, ProbeKind};
 use crate::health::{Failure, Outcome, Phase, shortened};
 
 /// The most that a probe may take, so that the deadline can be reckoned.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// Why a probe cannot be made from its configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PrepareError {
-    /// The authorities' file cannot be read or holds something unusable.
-    CaFile {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        error: String,
-    },
-    /// The authorities' file holds no certificate.
-    CaFileEmpty {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The path is no request target.
-    Path(String),
-    /// The host cannot stand in a header field.
-    Host(String),
-    /// The name of the identity's header field is none.
-    HeaderName(String),
-    /// The server name is neither a DNS name nor an address.
-    ServerName(String),
-    /// The certificate identity is no DNS name.
-    CertificateName(String),
-    /// A certificate identity on a probe without TLS.
-    CertificateWithoutTls,
-    /// The TLS library refuses its own defaults.
-    Tls(String),
-}
-
-impl fmt::Display for PrepareError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::CaFile { path, error } => {
-                write!(f, "ca_file {} cannot be used: {error}", path.display())
-            }
-            Self::CaFileEmpty { path } => write!(
-                f,
-                "ca_file {} holds no certificate; it must hold at least one in PEM",
-                path.display()
-            ),
-            Self::Path(path) => write!(f, "path {path:?} is no request target; try \"/\""),
-            Self::Host(host) => write!(f, "host {host:?} cannot stand in a header field"),
-            Self::HeaderName(name) => {
-                write!(f, "identity header {name:?} is no name of a header field")
-            }
-            Self::ServerName(name) => {
-                write!(
-                    f,
-                    "server_name {name:?} is neither a DNS name nor an address"
-                )
-            }
-            Self::CertificateName(name) => write!(
-                f,
-                "identity certificate {name:?} is no DNS name; give one name without a wildcard"
-            ),
-            Self::CertificateWithoutTls => {
-                f.write_str("identity certificate needs a probe of kind \"https\"")
-            }
-            Self::Tls(error) => write!(f, "TLS cannot be set up: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for PrepareError {}
 
 /// Makes probes of one kind.
 #[derive(Debug)]
@@ -111,55 +52,111 @@ pub struct Prober {
 #[derive(Debug)]
 enum Prepared {
     Tcp,
-    Http(http::Client),
-    Https(http::Client, tls::Client),
+    Http(http::Client, Option<tls::Client>),
+    Http2(http::Client, Option<tls::Client>),
+    Grpc(grpc::Client, Option<tls::Client>),
+    Udp(udp::Client),
+    Dns(dns::Client),
+    Command(command::Client),
 }
+
+/// When a certificate ends that was shown.
+type Ends = Option<SystemTime>;
 
 impl Prober {
     /// Prepares probes of that kind. The `ca_file` is read here and never
     /// again: a prober keeps to the authorities it was made with.
     pub fn new(kind: &ProbeKind) -> Result<Self, PrepareError> {
+        if let (Some(Identity::Certificate(_)), None) = (kind.identity(), kind.tls()) {
+            return Err(PrepareError::CertificateWithoutTls);
+        }
+        let tls = |alpn| {
+            let tls = kind.tls();
+            tls.map(|tls| tls::Client::new(tls, kind.identity(), alpn))
+                .transpose()
+        };
         let prepared = match kind {
             ProbeKind::Tcp => Prepared::Tcp,
-            ProbeKind::Http(http) => {
-                if let Some(Identity::Certificate(_)) = http.identity {
-                    return Err(PrepareError::CertificateWithoutTls);
-                }
-                Prepared::Http(http::Client::new(http, 80)?)
+            ProbeKind::Http(http) => Prepared::Http(http::Client::new(http, 80)?, None),
+            ProbeKind::Https(http, _) => {
+                Prepared::Http(http::Client::new(http, 443)?, tls(tls::Alpn::Http1)?)
             }
-            ProbeKind::Https(http, tls) => Prepared::Https(
-                http::Client::new(http, 443)?,
-                tls::Client::new(tls, http.identity.as_ref())?,
-            ),
+            ProbeKind::H2c(http) => Prepared::Http2(http::Client::new(http, 80)?, None),
+            ProbeKind::H2(http, _) => {
+                Prepared::Http2(http::Client::new(http, 443)?, tls(tls::Alpn::Http2)?)
+            }
+            ProbeKind::Grpc(grpc) | ProbeKind::Grpcs(grpc, _) => {
+                Prepared::Grpc(grpc::Client::new(grpc)?, tls(tls::Alpn::Http2)?)
+            }
+            ProbeKind::Udp(udp) => Prepared::Udp(udp::Client::new(udp)),
+            ProbeKind::Dns(dns) => Prepared::Dns(dns::Client::new(dns)?),
+            ProbeKind::Command(command) => Prepared::Command(command::Client::new(command)?),
         };
         Ok(Self { prepared })
     }
 
     /// Looks at the server at `address`; is back after `timeout` at most.
-    pub async fn probe(&self, address: SocketAddr, timeout: Duration) -> Outcome {
+    pub async fn probe(&self, id: &TargetId, address: SocketAddr, timeout: Duration) -> Outcome {
         let start = Instant::now();
         let timeout = timeout.min(MAX_TIMEOUT);
         let deadline = Deadline {
             at: start + timeout,
             limit: timeout,
         };
-        let result = self.attempt(address, &deadline).await;
+        let result = self.attempt(id, address, &deadline).await;
         let duration = start.elapsed();
         match result {
-            Ok(()) => Outcome::Passed { duration },
+            Ok(certificate_ends) => Outcome::Passed {
+                duration,
+                certificate_ends,
+            },
             Err(reason) => Outcome::Failed { reason, duration },
         }
     }
 
-    async fn attempt(&self, address: SocketAddr, deadline: &Deadline) -> Result<(), Failure> {
-        let stream = tcp::connect(address, deadline).await?;
+    async fn attempt(
+        &self,
+        id: &TargetId,
+        address: SocketAddr,
+        deadline: &Deadline,
+    ) -> Result<Ends, Failure> {
         match &self.prepared {
-            Prepared::Tcp => Ok(()),
-            Prepared::Http(http) => http.exchange(stream, address, deadline).await,
-            Prepared::Https(http, tls) => {
+            Prepared::Udp(udp) => udp.exchange(address, deadline).await.map(|()| None),
+            Prepared::Dns(dns) => dns.exchange(address, deadline).await.map(|()| None),
+            Prepared::Command(command) => command.run(id, address, deadline).await.map(|()| None),
+            Prepared::Tcp => tcp::connect(address, deadline).await.map(|_| None),
+            Prepared::Http(_, tls) | Prepared::Http2(_, tls) | Prepared::Grpc(_, tls) => {
+                let stream = tcp::connect(address, deadline).await?;
+                let Some(tls) = tls else {
+                    return self
+                        .ask(stream, ("http", address), deadline)
+                        .await
+                        .map(|()| None);
+                };
                 let stream = tls.handshake(stream, address, deadline).await?;
-                http.exchange(stream, address, deadline).await
+                let ends = tls::certificate_ends(&stream);
+                self.ask(stream, ("https", address), deadline).await?;
+                Ok(ends)
             }
+        }
+    }
+
+    /// Asks over a connection, of either scheme.
+    async fn ask<S>(
+        &self,
+        stream: S,
+        at: (&'static str, SocketAddr),
+        deadline: &Deadline,
+    ) -> Result<(), Failure>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        match &self.prepared {
+            Prepared::Http(http, _) => http.exchange(stream, at.1, deadline).await,
+            Prepared::Http2(http, _) => http2::exchange(http, stream, at, deadline).await,
+            Prepared::Grpc(grpc, _) => grpc.exchange(stream, at, deadline).await,
+            // Nothing is asked of these over a connection.
+            Prepared::Tcp | Prepared::Udp(_) | Prepared::Dns(_) | Prepared::Command(_) => Ok(()),
         }
     }
 }

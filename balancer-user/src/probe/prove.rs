@@ -58,7 +58,9 @@ async fn prove_one(prober: &Prober, target: &TargetSpec) -> Result<(), String> {
     let mut passed = 0;
     loop {
         let start = Instant::now();
-        let outcome = prober.probe(target.address, health.timeout).await;
+        let outcome = prober
+            .probe(&target.id, target.address, health.timeout)
+            .await;
         left -= 1;
         match outcome.failure() {
             None => passed += 1,

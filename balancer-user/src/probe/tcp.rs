@@ -33,7 +33,7 @@ mod tests {
 
     use tokio::io::AsyncReadExt;
 
-    use super::super::testing::{PATIENT, closed_port, failure, full_listener, listener};
+    use super::super::testing::{PATIENT, closed_port, failure, full_listener, listener, target};
     use super::super::{Outcome, Prober};
     use super::*;
     use crate::config::model::ProbeKind;
@@ -43,7 +43,9 @@ mod tests {
     async fn open_port_passes_and_is_left_with_a_reset() {
         let (listener, address) = listener().await;
         let prober = Prober::new(&ProbeKind::Tcp).unwrap();
-        let (outcome, accepted) = tokio::join!(prober.probe(address, PATIENT), listener.accept());
+        let id = target();
+        let (outcome, accepted) =
+            tokio::join!(prober.probe(&id, address, PATIENT), listener.accept());
         assert!(matches!(outcome, Outcome::Passed { .. }), "{outcome:?}");
         let (mut stream, _) = accepted.unwrap();
         let error = stream.read(&mut [0]).await.unwrap_err();

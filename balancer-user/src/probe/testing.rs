@@ -4,9 +4,10 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::task::JoinHandle;
 
+use super::scheduler::TargetId;
 use super::{ProbeKind, Prober};
 use crate::health::{Failure, Outcome};
 
@@ -66,7 +67,32 @@ pub(crate) async fn full_listener() -> ((TcpListener, TcpStream), SocketAddr) {
 
 pub(crate) async fn outcome(kind: &ProbeKind, address: SocketAddr, timeout: Duration) -> Outcome {
     let prober = Prober::new(kind).unwrap();
-    prober.probe(address, timeout).await
+    prober.probe(&target(), address, timeout).await
+}
+
+/// Whose probes these are.
+pub(crate) fn target() -> TargetId {
+    TargetId {
+        service: "web".to_owned(),
+        backend: "web-1".to_owned(),
+    }
+}
+
+/// Answers each datagram with what is made of it.
+pub(crate) async fn answering_udp(
+    answer: impl Fn(&[u8]) -> Option<Vec<u8>> + Send + 'static,
+) -> Server {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let task = tokio::spawn(async move {
+        let mut buffer = vec![0; 65_535];
+        while let Ok((len, from)) = socket.recv_from(&mut buffer).await {
+            if let Some(answer) = answer(&buffer[..len]) {
+                let _ = socket.send_to(&answer, from).await;
+            }
+        }
+    });
+    Server { address, task }
 }
 
 /// The failure of a probe that must fail.

@@ -1,4 +1,4 @@
-//! The TLS side of an HTTPS probe.
+//! The TLS side of a probe.
 //!
 //! A probe asks for life and identity, not for secrecy, so without a
 //! `ca_file` any chain is taken, expired or self-made: internal servers often
@@ -13,7 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name};
@@ -39,6 +39,24 @@ pub(super) struct Client {
     connector: TlsConnector,
     server_name: Option<ServerName<'static>>,
     identity: Option<ServerName<'static>>,
+    alpn: Alpn,
+}
+
+/// The protocol that is asked for within TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Alpn {
+    Http1,
+    /// A server that does not take it up has failed (RFC 9113, 3.2).
+    Http2,
+}
+
+impl Alpn {
+    fn name(self) -> &'static [u8] {
+        match self {
+            Self::Http1 => b"http/1.1",
+            Self::Http2 => b"h2",
+        }
+    }
 }
 
 impl std::fmt::Debug for Client {
@@ -51,7 +69,11 @@ impl std::fmt::Debug for Client {
 }
 
 impl Client {
-    pub(super) fn new(tls: &TlsProbe, identity: Option<&Identity>) -> Result<Self, PrepareError> {
+    pub(super) fn new(
+        tls: &TlsProbe,
+        identity: Option<&Identity>,
+        alpn: Alpn,
+    ) -> Result<Self, PrepareError> {
         let server_name = match &tls.server_name {
             None => None,
             Some(name) => Some(
@@ -74,9 +96,10 @@ impl Client {
             algorithms: provider.signature_verification_algorithms,
         };
         Ok(Self {
-            connector: TlsConnector::from(Arc::new(settings(provider, verifier)?)),
+            connector: TlsConnector::from(Arc::new(settings(provider, verifier, alpn)?)),
             server_name,
             identity,
+            alpn,
         })
     }
 
@@ -96,8 +119,13 @@ impl Client {
             .within(Phase::Handshake, self.connector.connect(name, stream))
             .await?
             .map_err(|error| io_failure(&error, Phase::Handshake, deadline))?;
+        let (_, session) = stream.get_ref();
+        let chosen = session.alpn_protocol();
+        if self.alpn == Alpn::Http2 && chosen != Some(Alpn::Http2.name()) {
+            let got = chosen.map_or_else(|| "none".to_owned(), shortened);
+            return Err(Failure::NoHttp2 { got });
+        }
         if let Some(identity) = &self.identity {
-            let (_, session) = stream.get_ref();
             let chain = session.peer_certificates().unwrap_or_default();
             judge_identity(chain, identity)?;
         }
@@ -105,9 +133,19 @@ impl Client {
     }
 }
 
+/// When the server's certificate ends, if that can be read.
+pub(super) fn certificate_ends(stream: &TlsStream<TcpStream>) -> Option<SystemTime> {
+    let chain = stream.get_ref().1.peer_certificates()?;
+    let (_, certificate) = x509_parser::parse_x509_certificate(chain.first()?).ok()?;
+    // A time before 1970 has long ended.
+    let ends = certificate.validity().not_after.timestamp().max(0);
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(ends.unsigned_abs()))
+}
+
 fn settings(
     provider: Arc<CryptoProvider>,
     verifier: Verifier,
+    alpn: Alpn,
 ) -> Result<ClientConfig, PrepareError> {
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -115,7 +153,7 @@ fn settings(
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![alpn.name().to_vec()];
     // A resumed session shows no certificate: one that was replaced or has
     // run out since would go unnoticed.
     config.resumption = Resumption::disabled();

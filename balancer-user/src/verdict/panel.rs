@@ -93,7 +93,7 @@ pub fn choose(before: &Config, after: &Config, is_up: impl Fn(&TargetId) -> bool
 /// How a service's backends can be asked, if they can.
 fn asked_by(service: &Service) -> Option<&Health> {
     let health = service.health.as_ref()?;
-    let is_http = !matches!(health.kind, ProbeKind::Tcp);
+    let is_http = matches!(health.kind, ProbeKind::Http(_) | ProbeKind::Https(..));
     let is_asked = is_http && service.protocol == Protocol::Tcp && !health.compare.is_empty();
     is_asked.then_some(health)
 }

@@ -159,7 +159,8 @@ fn command(sign: &Sign, since: Option<&Since>) -> String {
         Kind::Skew | Kind::Drift => "balancer verify".to_owned(),
         Kind::Unconfirmed => "balancer confirm".to_owned(),
         Kind::PeerDigest | Kind::MapCapacity => "balancer check --live FILE".to_owned(),
-        Kind::OneSource | Kind::HotByBytes => "balancer status".to_owned(),
+        // No change of ours is behind it.
+        Kind::OneSource | Kind::HotByBytes | Kind::CertificateEnds => "balancer status".to_owned(),
         _ if since.is_some_and(|it| it.seconds_before <= SUSPICIOUS && it.revision > 1) => {
             "balancer rollback".to_owned()
         }

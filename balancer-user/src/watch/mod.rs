@@ -8,6 +8,7 @@
 
 mod ailing;
 mod answers;
+pub mod certificates;
 mod heat;
 pub mod incident;
 mod skew;
@@ -105,6 +106,8 @@ pub enum Kind {
     BackendDown,
     /// A backend goes up and down, and is kept out for a time.
     BackendHeld,
+    /// A backend's certificate ends soon, or has ended.
+    CertificateEnds,
     /// Too few of the primary pool are healthy, so backups are used.
     BackupsUsed,
     /// No backend of a service is up.
@@ -142,6 +145,7 @@ impl Kind {
             Self::Skew => "skew",
             Self::BackendDown => "backend-down",
             Self::BackendHeld => "backend-held",
+            Self::CertificateEnds => "certificate-ends",
             Self::BackupsUsed => "backups-used",
             Self::ServiceDown => "service-down",
             Self::FailOpen => "fail-open",

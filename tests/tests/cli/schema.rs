@@ -68,6 +68,7 @@ expect_status = [200, 204]
 identity = { header = { name = "x-service", value = "web" } }
 server_name = "www.web.example"
 ca_file = "/etc/ca.pem"
+certificate_warning = "30d"
 interval = "2s"
 jitter = 0.2
 timeout = "250ms"
@@ -92,9 +93,53 @@ forward = "l2"
 affinity = "flow"
 flow_idle_timeout = "1m"
 quic = { server_id_offset = 1, server_id_length = 2 }
+[service.health]
+kind = "dns"
+port = 53
+query_name = "www.example.com"
+query_type = "AAAA"
+expect_answer = ["2001:db8::1"]
 [[service.backend]]
 address = "2001:db8::54"
 server_id = "0a1b"
+
+[[service]]
+name = "calls"
+address = "192.0.2.11"
+port = 50051
+protocol = "tcp"
+forward = "l2"
+[service.health]
+kind = "grpc"
+grpc_service = "shop.Cart"
+[[service.backend]]
+address = "10.0.0.12"
+
+[[service]]
+name = "syslog"
+address = "192.0.2.12"
+port = 514
+protocol = "udp"
+forward = "l2"
+[service.health]
+kind = "udp"
+send_hex = "00ff"
+expect = "ok"
+[[service.backend]]
+address = "10.0.0.13"
+
+[[service]]
+name = "special"
+address = "192.0.2.13"
+port = 99
+protocol = "tcp"
+forward = "l2"
+[service.health]
+kind = "command"
+command = ["/usr/local/bin/check", "-v"]
+command_user = "probe"
+[[service.backend]]
+address = "10.0.0.14"
 "#;
 
 fn printed() -> Value {
@@ -191,6 +236,19 @@ fn slips_that_check_finds_in_single_values_are_invalid() {
         ("\"10.0.0.0/24\", ", "\"10.0.0.0\", "),
         ("expect_status = [200, 204]", "expect_status = [200, 99]"),
         ("compare = [\"/\", \"/cart\"]", "compare = \"/\""),
+        ("kind = \"grpc\"", "kind = \"grp\""),
+        ("grpc_service = \"shop.Cart\"", "grpc_service = 1"),
+        ("query_type = \"AAAA\"", "query_type = \"aaaa\""),
+        (
+            "expect_answer = [\"2001:db8::1\"]",
+            "expect_answer = \"2001:db8::1\"",
+        ),
+        (
+            "command = [\"/usr/local/bin/check\", \"-v\"]",
+            "command = \"/usr/local/bin/check\"",
+        ),
+        ("send_hex = \"00ff\"", "send_hex = 255"),
+        ("certificate_warning = \"30d\"", "certificate_warning = 30"),
         ("{ header = {", "{ body = \"web\", header = {"),
         ("mac = \"02:00:00:00:00:01\"", "mac = \"02-00-00-00-00-01\""),
         ("server_id = \"0a1b\"", "server_id = \"0a1\""),

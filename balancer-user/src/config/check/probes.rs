@@ -46,7 +46,7 @@ pub(super) fn check(context: &mut Context<'_>, index: usize, service: &Service) 
         let message = format!("service {name}: any server would pass this probe");
         let place = Place::Health(index, "kind");
         context.report(&rules::PROBE_WITHOUT_PROOF, place, message, |finding| {
-            finding.help("add `expect_status = [200]` and an `identity`")
+            finding.help(proofs_of(&health.kind))
         });
     }
     probe_timing(context, index, name, health);
@@ -62,12 +62,25 @@ fn has_port(ports: &Ports, port: u16) -> bool {
 }
 
 fn passes_any_server(kind: &ProbeKind) -> bool {
-    let (http, proven_name) = match kind {
-        ProbeKind::Tcp => return false,
-        ProbeKind::Http(http) => (http, false),
-        ProbeKind::Https(http, tls) => (http, tls.server_name.is_some()),
-    };
-    http.expect_status.is_empty() && http.identity.is_none() && !proven_name
+    if kind.identity().is_some() || kind.tls().is_some_and(|tls| tls.server_name.is_some()) {
+        return false;
+    }
+    match kind {
+        ProbeKind::Udp(udp) => udp.expect.is_none(),
+        _ if kind.grpc().is_some_and(|grpc| grpc.service.is_empty()) => true,
+        _ => kind
+            .http()
+            .is_some_and(|http| http.expect_status.is_empty()),
+    }
+}
+
+/// What would let it tell servers apart.
+fn proofs_of(kind: &ProbeKind) -> &'static str {
+    match kind {
+        ProbeKind::Udp(_) => "add `expect` or `expect_hex`",
+        ProbeKind::Grpc(_) | ProbeKind::Grpcs(..) => "add `grpc_service`, or an `identity`",
+        _ => "add `expect_status = [200]` and an `identity`",
+    }
 }
 
 fn probe_timing(context: &mut Context<'_>, index: usize, name: &str, health: &Health) {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::super::capacity::{is_wanted, weight_in_use};
 use super::super::diagnostic::Level;
 use super::super::model::{
-    Backend, Config, Forward, Identity, Node, Pool, Ports, ProbeKind, Protocol, Service,
+    Backend, Config, Forward, Identity, Node, Pool, Ports, Protocol, Service,
 };
 use super::super::parse::unusable;
 use super::super::spans::Place;
@@ -158,10 +158,7 @@ fn shared_backend(context: &mut Context<'_>) {
 }
 
 fn identity(service: &Service) -> Option<&Identity> {
-    match &service.health.as_ref()?.kind {
-        ProbeKind::Tcp => None,
-        ProbeKind::Http(http) | ProbeKind::Https(http, _) => http.identity.as_ref(),
-    }
+    service.health.as_ref()?.kind.identity()
 }
 
 fn eligible(context: &mut Context<'_>, index: usize, service: &Service) {

@@ -29,6 +29,8 @@ pub struct Health {
     /// Paths whose answers are compared with the siblings' while a change
     /// gives a backend traffic; only read with HTTP and TCP.
     pub compare: Vec<String>,
+    /// A certificate that ends sooner than this is warned of; 0 warns of none.
+    pub certificate_warning: Duration,
 }
 
 /// How a backend that goes up and down is held back.
@@ -55,6 +57,171 @@ pub enum ProbeKind {
     Http(HttpProbe),
     /// The same over TLS.
     Https(HttpProbe, TlsProbe),
+    /// The same over HTTP/2 without TLS, begun with prior knowledge
+    /// (RFC 9113, 3.3).
+    H2c(HttpProbe),
+    /// The same over HTTP/2 and TLS, which is negotiated by ALPN.
+    H2(HttpProbe, TlsProbe),
+    /// gRPC's health protocol over HTTP/2 without TLS.
+    Grpc(GrpcProbe),
+    /// The same over TLS.
+    Grpcs(GrpcProbe, TlsProbe),
+    /// A datagram and its answer.
+    Udp(UdpProbe),
+    /// A question to a DNS server, over UDP.
+    Dns(DnsProbe),
+    /// A program of the operator's.
+    Command(CommandProbe),
+}
+
+impl ProbeKind {
+    /// The word for it in the file.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Http(_) => "http",
+            Self::Https(..) => "https",
+            Self::H2c(_) => "h2c",
+            Self::H2(..) => "h2",
+            Self::Grpc(_) => "grpc",
+            Self::Grpcs(..) => "grpcs",
+            Self::Udp(_) => "udp",
+            Self::Dns(_) => "dns",
+            Self::Command(_) => "command",
+        }
+    }
+
+    /// What it asks over HTTP, of any version.
+    pub fn http(&self) -> Option<&HttpProbe> {
+        match self {
+            Self::Http(http) | Self::Https(http, _) | Self::H2c(http) | Self::H2(http, _) => {
+                Some(http)
+            }
+            _ => None,
+        }
+    }
+
+    /// What it asks by gRPC.
+    pub fn grpc(&self) -> Option<&GrpcProbe> {
+        match self {
+            Self::Grpc(grpc) | Self::Grpcs(grpc, _) => Some(grpc),
+            _ => None,
+        }
+    }
+
+    /// Its side of TLS.
+    pub fn tls(&self) -> Option<&TlsProbe> {
+        match self {
+            Self::Https(_, tls) | Self::H2(_, tls) | Self::Grpcs(_, tls) => Some(tls),
+            _ => None,
+        }
+    }
+
+    /// What proves that it is the right server.
+    pub fn identity(&self) -> Option<&Identity> {
+        match (self.http(), self.grpc()) {
+            (Some(http), _) => http.identity.as_ref(),
+            (_, Some(grpc)) => grpc.identity.as_ref(),
+            _ => None,
+        }
+    }
+}
+
+/// A call of `grpc.health.v1.Health/Check`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GrpcProbe {
+    /// The service that is asked for; empty means the whole server.
+    pub service: String,
+    /// Value of `:authority`; `None` means the backend's address.
+    pub host: Option<String>,
+    /// What proves that it is the right server: a header or the certificate.
+    pub identity: Option<Identity>,
+}
+
+/// A datagram and what must come back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UdpProbe {
+    /// What is sent.
+    pub send: Payload,
+    /// What the first answer must contain; `None` means that any will do.
+    pub expect: Option<Payload>,
+}
+
+/// Bytes, as they stand in the file.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Payload {
+    /// A text.
+    Text(String),
+    /// Hex digits.
+    Hex(Vec<u8>),
+}
+
+impl Payload {
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Text(text) => text.as_bytes(),
+            Self::Hex(bytes) => bytes,
+        }
+    }
+}
+
+/// A question and what the answer must hold.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DnsProbe {
+    /// The name that is asked for, without the final dot; `.` is the root.
+    pub name: String,
+    /// The type that is asked for.
+    pub record: DnsRecord,
+    /// One of these must be among the answers; empty means that any record
+    /// of the type will do.
+    pub expect: Vec<String>,
+}
+
+/// Types of records that a probe can ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are those of the RFCs")]
+pub enum DnsRecord {
+    A,
+    Aaaa,
+    Cname,
+    Mx,
+    Ns,
+    Ptr,
+    Soa,
+    Srv,
+    Txt,
+}
+
+impl DnsRecord {
+    /// All of them, with their names.
+    pub const ALL: &[(&'static str, Self)] = &[
+        ("A", Self::A),
+        ("AAAA", Self::Aaaa),
+        ("CNAME", Self::Cname),
+        ("MX", Self::Mx),
+        ("NS", Self::Ns),
+        ("PTR", Self::Ptr),
+        ("SOA", Self::Soa),
+        ("SRV", Self::Srv),
+        ("TXT", Self::Txt),
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        let mut all = Self::ALL.iter();
+        all.find(|(_, record)| *record == self)
+            .map_or("", |(name, _)| name)
+    }
+}
+
+/// A program whose end with status 0 passes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CommandProbe {
+    /// The program's absolute path, and its arguments; never empty.
+    pub command: Vec<String>,
+    /// The user that it runs as.
+    pub user: String,
 }
 
 /// The request of an HTTP probe and what its answer must be.
@@ -70,7 +237,7 @@ pub struct HttpProbe {
     pub identity: Option<Identity>,
 }
 
-/// TLS side of an HTTPS probe.
+/// TLS side of a probe.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TlsProbe {
     /// Name sent as SNI and that the certificate must carry; `None` means
@@ -93,6 +260,9 @@ pub enum Identity {
     },
     /// The first 64 KiB of the body contain this text.
     Body(String),
-    /// The server's certificate carries this DNS name (HTTPS only).
+    /// A regular expression finds something in the body, of which the first
+    /// 64 KiB are searched.
+    Pattern(String),
+    /// The server's certificate carries this DNS name (TLS only).
     Certificate(String),
 }

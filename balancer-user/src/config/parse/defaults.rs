@@ -66,6 +66,11 @@ pub fn compare() -> Vec<String> {
     vec!["/".to_owned()]
 }
 
+/// A probe's `certificate_warning`.
+pub const CERTIFICATE_WARNING: Duration = Duration::from_secs(14 * 24 * 3600);
+/// The user that a probe's `command` runs as.
+pub const COMMAND_USER: &str = "nobody";
+
 /// `[service.health]` of which only the kind is said.
 pub fn health(kind: ProbeKind) -> Health {
     Health {
@@ -79,6 +84,7 @@ pub fn health(kind: ProbeKind) -> Health {
         fast_interval: None,
         flap: FLAP,
         compare: compare(),
+        certificate_warning: CERTIFICATE_WARNING,
     }
 }
 

@@ -360,7 +360,10 @@ fn faults_of_a_probe_are_found_at_their_place() {
     let identity = "{ certificate = \"web.example\" }";
     run(&[
         ("kind = \"https\"", "kind = §\"htps\"", "bad-value", ""),
-        ("kind = \"https\"", "kind = §\"grpc\"", "bad-value", ""),
+        (identity, "{ pattern = §\"a(\" }", "bad-value", "{ pattern = \"^build [0-9]+$\" }"),
+        (identity, "{ pattern = §\"(a{999}){999}\" }", "bad-value", ""),
+        ("kind = \"https\"", "kind = \"https\"\ncertificate_warning = §\"400d\"", "bad-value",
+            "kind = \"https\"\ncertificate_warning = \"30d\""),
         ("[service.health]\nkind = \"https\"", "§[service.health]", "missing-key", ""),
         ("port = 8443", "port = §0", "port-mismatch", "port = 1"),
         ("\"/healthz\"", "§\"healthz\"", "bad-value", "\"/\""),
@@ -425,6 +428,54 @@ fn a_key_that_does_not_fit_the_kind_is_found() {
         );
     }
     assert_clean(&spoiled(from, http));
+}
+
+#[test]
+fn faults_of_the_other_kinds_are_found_at_their_place() {
+    let from = "kind = \"tcp\"";
+    let wrong = |text: &str, rule: &str| assert_finds(&spoiled(from, text), rule, "error");
+    for text in [
+        "kind = \"udp\"\nsend = \"x\"\nexpect = §\"\"",
+        "kind = \"udp\"\nsend_hex = §\"0\"",
+        "kind = \"udp\"\nsend_hex = §\"0g\"",
+        "kind = \"dns\"\nquery_name = §\"a..b\"",
+        "kind = \"dns\"\nquery_name = \"a.b\"\nquery_type = §\"a\"",
+        "kind = \"dns\"\nquery_name = \"a.b\"\nexpect_answer = [§\"::1\"]",
+        "kind = \"command\"\ncommand = §[\"check\"]",
+        "kind = \"command\"\ncommand = [\"/check\", §\"\\u0000\"]",
+        "kind = \"command\"\ncommand = [\"/check\"]\ncommand_user = §\"a b\"",
+        "kind = \"grpc\"\ngrpc_service = §\"a b\"",
+    ] {
+        wrong(text, "bad-value");
+    }
+    for text in [
+        "kind = \"udp\"\nsend = \"x\"\n§send_hex = \"00\"",
+        "kind = \"udp\"\nsend = \"x\"\n§query_name = \"a.b\"",
+        "kind = \"dns\"\nquery_name = \"a.b\"\n§path = \"/\"",
+        "kind = \"h2c\"\nexpect_status = [200]\n§identity = { certificate = \"a.b\" }",
+        "kind = \"h2\"\nexpect_status = [200]\n§compare = [\"/\"]",
+        "kind = \"grpc\"\n§certificate_warning = \"1d\"\ngrpc_service = \"a\"",
+        "kind = \"grpc\"\n§identity = { body = \"x\" }",
+        "kind = \"grpcs\"\n§identity = { pattern = \"x\" }",
+    ] {
+        wrong(text, "unknown-key");
+    }
+    let head = "[service.health]\nkind = \"tcp\"";
+    for kind in ["udp", "dns", "command"] {
+        let text = spoiled(head, &format!("§[service.health]\nkind = \"{kind}\""));
+        assert_finds(&text, "missing-key", "error");
+    }
+    for text in [
+        "kind = \"udp\"\nsend = \"x\\r\\n\"\nexpect_hex = \"00fF\"",
+        "kind = \"dns\"\nquery_name = \".\"\nquery_type = \"NS\"",
+        "kind = \"dns\"\nquery_name = \"a.b\"\nexpect_answer = [\"192.0.2.1\"]",
+        "kind = \"command\"\ncommand = [\"/check\", \"-x\"]\ncommand_user = \"probe\"",
+        "kind = \"grpc\"\ngrpc_service = \"shop.Cart\"\nhost = \"shop\"",
+        "kind = \"grpcs\"\nidentity = { certificate = \"a.b\" }\ncertificate_warning = \"0s\"",
+        "kind = \"h2\"\nexpect_status = [200]\nserver_name = \"a.b\"",
+    ] {
+        assert_clean(&spoiled(from, text));
+    }
 }
 
 #[test]

@@ -85,9 +85,9 @@ impl Scheduler {
     pub fn new() -> (Self, Events) {
         let prepare: Prepare = Box::new(|kind| {
             let prober = Arc::new(Prober::new(kind)?);
-            Ok(Arc::new(move |address, timeout| {
+            Ok(Arc::new(move |id, address, timeout| {
                 let prober = Arc::clone(&prober);
-                async move { prober.probe(address, timeout).await }.boxed()
+                async move { prober.probe(&id, address, timeout).await }.boxed()
             }))
         });
         Self::with(prepare, MAX_CONCURRENT_PROBES)
@@ -266,7 +266,8 @@ impl Drop for Scheduler {
 }
 
 /// Makes one probe.
-type Attempt = Arc<dyn Fn(SocketAddr, Duration) -> BoxFuture<'static, Outcome> + Send + Sync>;
+type Attempt =
+    Arc<dyn Fn(TargetId, SocketAddr, Duration) -> BoxFuture<'static, Outcome> + Send + Sync>;
 /// Makes what makes probes; a test puts its own script here.
 type Prepare = Box<dyn Fn(&ProbeKind) -> Result<Attempt, PrepareError> + Send + Sync>;
 

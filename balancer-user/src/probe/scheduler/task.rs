@@ -83,7 +83,8 @@ impl Task {
         };
         // A panic would end this task, and the target would keep its state
         // for ever without being looked at.
-        let probe = AssertUnwindSafe(attempt(self.address, timeout)).catch_unwind();
+        let probe =
+            AssertUnwindSafe(attempt(self.id.clone(), self.address, timeout)).catch_unwind();
         match probe.await {
             Ok(outcome) => outcome,
             Err(_) => {

@@ -56,6 +56,7 @@ impl Script {
         let outcome = match behaviour {
             None => Outcome::Passed {
                 duration: Duration::ZERO,
+                certificate_ends: None,
             },
             Some(Behaviour::Refuse) => failed(Failure::Refused, Duration::ZERO),
             Some(Behaviour::Hang) => {
@@ -80,7 +81,7 @@ fn scripted(max_concurrent: usize) -> (Scheduler, Events, Arc<Script>) {
                 return Err(PrepareError::Tls("scripted".into()));
             }
             let script = Arc::clone(&script);
-            Ok(Arc::new(move |address, timeout| {
+            Ok(Arc::new(move |_, address, timeout| {
                 let script = Arc::clone(&script);
                 async move { script.probe(address, timeout).await }.boxed()
             }))

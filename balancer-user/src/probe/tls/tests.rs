@@ -281,7 +281,9 @@ fn ca_file_that_cannot_be_used_is_an_error_when_it_is_prepared() {
             server_name: None,
             ca_file: Some(file.to_owned()),
         };
-        Client::new(&tls, None).unwrap_err().to_string()
+        Client::new(&tls, None, Alpn::Http1)
+            .unwrap_err()
+            .to_string()
     };
     let missing = message(Path::new("/nonexistent/ca.pem"));
     assert!(

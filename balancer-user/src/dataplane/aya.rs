@@ -142,6 +142,7 @@ impl KernelDataplane {
         dataplane.reset_counters(fresh_counters)?;
         dataplane.bring(&plan, state)?;
         dataplane.tables.share(state);
+        dataplane.tables.lend_slots();
         Ok((dataplane, attached))
     }
 
@@ -370,6 +371,7 @@ impl Loaded {
 fn fill(loaded: &mut Loaded, state: &State) -> Result<Tables<KernelMemory>, Error> {
     let mut tables = Tables::new(loaded.object.map_memory()?);
     tables.apply(&plan(state, &State::empty()))?;
+    tables.lend_slots();
     Ok(tables)
 }
 

@@ -6,7 +6,7 @@
 //! reach is written, and [`Mapped::store`] is one atomic store.
 
 use std::marker::PhantomData;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use bytemuck::Pod;
@@ -76,6 +76,30 @@ impl<T: Pod> Mapped<T> {
         let word = unsafe { AtomicU32::from_ptr(word) };
         word.store(value, Ordering::SeqCst);
     }
+}
+
+/// Reads words of an array from a byte offset on, through a mapping of these
+/// alone: beside the one by which they may be written meanwhile, as another
+/// process would. `false` where there are not so many, or none can be mapped.
+pub(super) fn read_words(array: &OwnedFd, offset: u64, into: &mut [u32]) -> bool {
+    let bytes = size_of_val(into);
+    let mut options = MmapOptions::new();
+    options.offset(offset).len(bytes);
+    // The kernel maps nothing beyond the array's end.
+    let Ok(map) = options.map_raw_read_only(array.as_raw_fd()) else {
+        return false;
+    };
+    let first = map.as_ptr().cast::<u32>();
+    if !first.is_aligned() {
+        return false;
+    }
+    for (at, word) in into.iter_mut().enumerate() {
+        // SAFETY: within the `bytes` that are mapped, of a BPF array, which
+        // cannot be truncated; and aligned, as was looked at. Volatile, as it
+        // may change under way.
+        *word = unsafe { first.add(at).read_volatile() };
+    }
+    true
 }
 
 /// Returns when every packet that was under way at the call is done: XDP

@@ -1,18 +1,21 @@
 //! The tables of a loaded copy, mapped.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::AtomicU8;
+use std::sync::{Arc, Weak};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{DevMap, Map, MapData, MapError};
 use balancer_common::layout::{
-    Marks, Member, NatSettings, Node, ServiceOptions, ServiceV4, ServiceV6, SlotBlock, SourceKey,
+    Marks, Member, NatSettings, Node, ServiceOptions, ServiceV4, ServiceV6, Slot, SlotBlock,
+    SourceKey,
 };
 use bytemuck::Pod;
 
 use super::Error;
-use super::mapping::{Mapped, wait_for_readers};
+use super::mapping::{Mapped, read_words, wait_for_readers};
 use super::maps::{self, Source};
+use super::table::Shelf;
 use super::tables::{Memory, SourceEntry};
 
 /// The tables of one loaded copy.
@@ -23,6 +26,7 @@ pub(super) struct KernelMemory {
     options: Mapped<ServiceOptions>,
     nat_settings: Mapped<NatSettings>,
     slots: Mapped<SlotBlock>,
+    shelf: Arc<KernelSlots>,
     touched: Mapped<Marks>,
     members: Mapped<Member>,
     sources: LpmTrie<MapData, [u8; size_of::<SourceKey>()], u32>,
@@ -31,18 +35,31 @@ pub(super) struct KernelMemory {
     ports: Vec<u32>,
 }
 
+/// `SLOTS`, to be read by other threads than the one that writes it.
+#[derive(Debug)]
+struct KernelSlots(OwnedFd);
+
+impl Shelf for KernelSlots {
+    fn read(&self, first_block: u32, into: &mut [Slot]) -> bool {
+        let offset = u64::from(first_block) * size_of::<SlotBlock>() as u64;
+        read_words(&self.0, offset, bytemuck::cast_slice_mut(into))
+    }
+}
+
 impl KernelMemory {
     /// Maps what a copy or a set has.
     pub(super) fn open(source: &mut impl Source) -> Result<Self, Error> {
         let egress: DevMap<MapData> = maps::typed(source, "EGRESS")?;
         let ports = ports(&egress)?;
+        let (slots, handle) = map_and_keep(source, "SLOTS")?;
         Ok(Self {
             node: map(source, "NODE")?,
             services_v4: map(source, "SERVICES_V4")?,
             services_v6: map(source, "SERVICES_V6")?,
             options: map(source, "OPTIONS")?,
             nat_settings: map(source, "NAT_SETTINGS")?,
-            slots: map(source, "SLOTS")?,
+            slots,
+            shelf: Arc::new(KernelSlots(handle)),
             touched: map(source, "TOUCHED")?,
             members: map(source, "MEMBERS")?,
             sources: maps::typed(source, "SOURCES")?,
@@ -75,6 +92,11 @@ impl Memory for KernelMemory {
 
     fn slots(&mut self) -> &mut [SlotBlock] {
         self.slots.elements()
+    }
+
+    fn shelf(&self) -> Option<Weak<dyn Shelf>> {
+        let shelf: Weak<KernelSlots> = Arc::downgrade(&self.shelf);
+        Some(shelf)
     }
 
     fn marks(&mut self) -> &[AtomicU8] {
@@ -169,11 +191,21 @@ fn is_full(error: &std::io::Error) -> bool {
 
 /// Maps all of an array.
 pub(super) fn map<T: Pod>(source: &mut impl Source, name: &str) -> Result<Mapped<T>, Error> {
+    map_and_keep(source, name).map(|(mapped, _)| mapped)
+}
+
+/// Maps all of an array, and keeps a descriptor of it.
+fn map_and_keep<T: Pod>(
+    source: &mut impl Source,
+    name: &str,
+) -> Result<(Mapped<T>, OwnedFd), Error> {
     let Map::Array(data) = source.map(name)? else {
         return Err(Error::Foreign(format!("map {name} is no array")));
     };
     let len = maps::info(name, &data)?.max_entries();
-    Mapped::new(name, data.fd().as_fd(), len as usize)
+    let handle = data.fd().as_fd().try_clone_to_owned();
+    let handle = handle.map_err(|error| Error::kernel(format!("map {name}"), error))?;
+    Ok((Mapped::new(name, handle.as_fd(), len as usize)?, handle))
 }
 
 /// The kernel empties the entry of an interface that goes.

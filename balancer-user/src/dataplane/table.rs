@@ -2,10 +2,11 @@
 //!
 //! Tables are compared by their digests. There may be a thousand of them, of a
 //! quarter of a megabyte each, and the kernel has them too: so a table that
-//! was made from names and weights is kept as these and made once more when
-//! somebody asks for its slots, and any other one is kept packed. Pure.
+//! was made from names and weights is kept as these. Who asks for its slots
+//! gets them from the [`Shelf`] on which they stand, if these are still the
+//! slots, or made once more. Any other table is kept packed. Pure.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use balancer_common::layout::Slot;
 
@@ -16,6 +17,18 @@ pub trait Recipe: std::fmt::Debug + Send + Sync {
     /// The owner of each slot: the same each time.
     fn owners(&self) -> Vec<u16>;
 }
+
+/// Where slots that were written can be read again, in a tenth of the time
+/// that making them takes.
+pub trait Shelf: std::fmt::Debug + Send + Sync {
+    /// Reads as many slots as there is room for, from the beginning of a block
+    /// of 16 on; `false` where they cannot be read. Somebody may write there
+    /// meanwhile.
+    fn read(&self, first_block: u32, into: &mut [Slot]) -> bool;
+}
+
+/// A shelf that may be gone, and the block that a table begins with.
+type Place = (Weak<dyn Shelf>, u32);
 
 /// A service's table, compared by its digest. One that was read back from
 /// the kernel has no slots, only their digest: tables are large.
@@ -45,6 +58,8 @@ struct Made {
     counts: Box<[u32]>,
     /// Digest of the table without `odd`.
     digest: u64,
+    /// Where it was put.
+    place: Mutex<Option<Place>>,
 }
 
 impl Table {
@@ -91,6 +106,7 @@ impl Table {
             },
             odd,
             counts: counts.into(),
+            place: Mutex::default(),
         };
         Self {
             len: slots.len() as u32,
@@ -130,6 +146,7 @@ impl Table {
             odd: Box::default(),
             counts: made.counts.clone(),
             digest: made.digest,
+            place: Mutex::default(),
         };
         Some(Self {
             len: self.len,
@@ -155,13 +172,40 @@ impl Table {
         self.len
     }
 
-    /// The slots, unless the table was read back. They are made or unpacked
-    /// for it, which takes up to a millisecond: who wants many asks once.
+    /// The slots, unless the table was read back. They are read, made or
+    /// unpacked for it, which takes up to a millisecond: who wants many asks
+    /// once.
     pub fn slots(&self) -> Option<Vec<Slot>> {
         match &self.slots {
             Slots::Elsewhere => None,
             Slots::Packed(slots) => Some(slots.unpack()),
-            Slots::Made(made) => Some(made.slots()),
+            Slots::Made(made) => {
+                let mut slots = vec![Slot(0); self.len as usize];
+                self.write_made(made, &mut slots);
+                Some(slots)
+            }
+        }
+    }
+
+    /// Notes where the slots stand from now on; whoever has this table, or a
+    /// copy of it, reads them there.
+    pub(super) fn stands_at(&self, shelf: &Weak<dyn Shelf>, first_block: u32) {
+        if let Slots::Made(made) = &self.slots {
+            made.set_place(Some((Weak::clone(shelf), first_block)));
+        }
+    }
+
+    fn write_made(&self, made: &Made, into: &mut [Slot]) {
+        let into = &mut into[..self.len as usize];
+        let Some((shelf, first_block)) = made.place() else {
+            return made.write_to(into);
+        };
+        let shelf = shelf.upgrade();
+        let is_read = shelf.is_some_and(|shelf| shelf.read(first_block, into));
+        // Another table may stand there by now, or be on its way there.
+        if !is_read || digest(into) != self.digest {
+            made.set_place(None);
+            made.write_to(into);
         }
     }
 
@@ -207,7 +251,7 @@ impl Table {
         match &self.slots {
             Slots::Elsewhere => return false,
             Slots::Packed(slots) => slots.unpack_into(into),
-            Slots::Made(made) => made.write_to(into),
+            Slots::Made(made) => self.write_made(made, into),
         }
         true
     }
@@ -220,15 +264,13 @@ impl Table {
 }
 
 impl Made {
-    fn slots(&self) -> Vec<Slot> {
-        let owners = self.recipe.owners();
-        let mut slots: Vec<Slot> = owners.into_iter().map(Slot::settled).collect();
-        for (at, slot) in &self.odd {
-            if let Some(place) = slots.get_mut(*at as usize) {
-                *place = *slot;
-            }
-        }
-        slots
+    fn place(&self) -> Option<Place> {
+        let place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        place.clone()
+    }
+
+    fn set_place(&self, place: Option<Place>) {
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = place;
     }
 
     fn write_to(&self, into: &mut [Slot]) {
@@ -248,6 +290,12 @@ impl PartialEq for Table {
 }
 
 impl Eq for Table {}
+
+impl std::hash::Hash for Table {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (self.len, self.digest).hash(state);
+    }
+}
 
 fn digest(slots: &[Slot]) -> u64 {
     twox_hash::XxHash3_64::oneshot(bytemuck::cast_slice(slots))
@@ -307,6 +355,68 @@ mod tests {
             }
             assert_eq!(made.is(&slots), change == 2);
         }
+    }
+
+    /// A block is what stands there, or cannot be read.
+    #[derive(Debug)]
+    struct Blocks(Vec<Option<Vec<Slot>>>);
+
+    impl Shelf for Blocks {
+        fn read(&self, first_block: u32, into: &mut [Slot]) -> bool {
+            let block = self.0.get(first_block as usize).and_then(Option::as_ref);
+            block.is_some_and(|slots| {
+                into.copy_from_slice(slots);
+                true
+            })
+        }
+    }
+
+    /// Nobody can make it: who has its slots has read them.
+    #[derive(Debug)]
+    struct Lost;
+
+    impl Recipe for Lost {
+        fn owners(&self) -> Vec<u16> {
+            panic!("it is made once more");
+        }
+    }
+
+    #[test]
+    fn slots_are_read_where_they_stand() {
+        let mut slots = settled(7);
+        slots[3] = slots[3].change_to(5);
+        slots[3] = slots[3].change_to(3);
+        let table = Table::made(Arc::new(Lost), &slots);
+        let shelf: Arc<dyn Shelf> = Arc::new(Blocks(vec![None, Some(slots.clone())]));
+        let copy = table.clone();
+        table.stands_at(&Arc::downgrade(&shelf), 1);
+        for table in [table, copy] {
+            assert_eq!(table.slots(), Some(slots.clone()));
+            assert_eq!(table.slot(3), Some(slots[3]));
+            let mut room = vec![Slot(9); slots.len() + 2];
+            assert!(table.write_to(&mut room));
+            assert_eq!(room[..slots.len()], slots);
+            assert_eq!(room[slots.len()..], [Slot(9); 2]);
+        }
+    }
+
+    #[test]
+    fn where_other_slots_stand_or_none_they_are_made() {
+        let slots = settled(7);
+        let shelf: Arc<dyn Shelf> = Arc::new(Blocks(vec![None, Some(settled(6))]));
+        for block in 0..3 {
+            let table = made(&slots);
+            table.stands_at(&Arc::downgrade(&shelf), block);
+            assert_eq!(table.slots(), Some(slots.clone()));
+            let mut room = vec![Slot(9); slots.len()];
+            table.stands_at(&Arc::downgrade(&shelf), block);
+            assert!(table.write_to(&mut room));
+            assert_eq!(room, slots);
+        }
+        let table = made(&slots);
+        table.stands_at(&Arc::downgrade(&shelf), 1);
+        drop(shelf);
+        assert_eq!(table.slots(), Some(slots));
     }
 
     #[test]

@@ -10,24 +10,27 @@
 //! changes nothing; the state is always read back from the memory itself.
 
 mod audit;
+mod head;
 mod keys;
+mod lending;
 mod marks;
 mod read;
 mod sources;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Weak;
 use std::sync::atomic::AtomicU8;
 
 use balancer_common::layout::{
-    GenerationHead, LAYOUT_VERSION, Member, NatSettings, Node, SLOTS_PER_BLOCK, ServiceOptions,
-    ServiceV4, ServiceV6, Slot, SlotBlock, Target,
+    LAYOUT_VERSION, Member, NatSettings, Node, SLOTS_PER_BLOCK, ServiceOptions, ServiceV4,
+    ServiceV6, Slot, SlotBlock, Target,
 };
-use balancer_common::parse::{PROTOCOL_TCP, PROTOCOL_UDP};
 use bytemuck::Zeroable;
 
 use super::blocks::{Blocks, Region};
 use super::lookup::{self, Placement};
+use super::table::Shelf;
 use super::{Error, Plan, ServiceId, ServiceKey, State};
 use crate::moment::{self, Moment};
 use keys::{Leads, all_keys, target_of};
@@ -50,6 +53,10 @@ pub trait Memory: Send {
     fn nat_settings(&mut self) -> &mut [NatSettings];
     /// All of `SLOTS`.
     fn slots(&mut self) -> &mut [SlotBlock];
+    /// The same for threads that read beside this one, where they can.
+    fn shelf(&self) -> Option<Weak<dyn Shelf>> {
+        None
+    }
     /// A mark for each block of `SLOTS`; the packet path sets them meanwhile.
     fn marks(&mut self) -> &[AtomicU8];
     /// Both generations of `MEMBERS`.
@@ -88,6 +95,8 @@ pub struct Tables<M> {
     generation: u32,
     /// The last service of the present round of audits.
     audited: Option<ServiceId>,
+    /// Where whoever has a table may read its slots.
+    shelf: Option<Weak<dyn Shelf>>,
 }
 
 /// Where everything of the next generation goes; made before any write.
@@ -114,6 +123,7 @@ impl<M: Memory> Tables<M> {
             unsettled: false,
             generation: 0,
             audited: None,
+            shelf: None,
         }
     }
 
@@ -169,6 +179,9 @@ impl<M: Memory> Tables<M> {
             self.retired.extend(region.map(|region| (*id, region)));
         }
         self.regions.append(&mut regions);
+        for (id, service) in &plan.upsert {
+            self.lend(*id, &service.table);
+        }
         self.state = next;
         Ok(())
     }
@@ -370,25 +383,6 @@ impl<M: Memory> Tables<M> {
                 }
             }
         }
-    }
-
-    fn write_head(&mut self, next: &State, layout: &Layout, generation: u32) {
-        let any_port = layout
-            .keys
-            .iter()
-            .any(|(key, _)| key.port == 0 && matches!(key.protocol, PROTOCOL_TCP | PROTOCOL_UDP));
-        let mask_v4 = (self.memory.services_v4().len() / 2 - 1) as u32;
-        let mask_v6 = (self.memory.services_v6().len() / 2 - 1) as u32;
-        self.memory.nat_settings()[generation as usize] = next.settings.nat;
-        self.memory.node().generations[generation as usize] = GenerationHead {
-            lookup_seed: layout.seed,
-            flow_keys: next.flow_keys,
-            mask_v4,
-            mask_v6,
-            flags: u32::from(any_port) * GenerationHead::ANY_PORT
-                + u32::from(next.settings.answer_echo) * GenerationHead::ANSWER_ECHO,
-            handshake_sample: next.settings.handshake_sample,
-        };
     }
 }
 

@@ -42,6 +42,7 @@ impl<M: Memory> Tables<M> {
             unsettled: true,
             generation: node.active & 1,
             audited: None,
+            shelf: None,
         };
         tables.state.settings.flow_records = flow_records;
         let decoded = tables.decode(true);

@@ -7,6 +7,7 @@ use clap::error::ErrorKind;
 
 use super::{Exit, bad_usage, file, logging, require_root};
 use crate::daemon;
+use crate::dataplane::heap;
 
 /// Run the balancer in the foreground until SIGTERM or SIGINT
 ///
@@ -43,6 +44,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         let message = "the configuration is read again on `reload`, so it cannot be stdin";
         return Ok(bad_usage(ErrorKind::InvalidValue, message));
     }
+    heap::set_up();
     let examined = file::load(&args.config)?;
     if examined.config.is_none() || examined.report.has_errors() {
         file::show_findings(&examined);

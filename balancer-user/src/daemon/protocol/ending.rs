@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use crate::moment::{self, Moment};
 
+use super::super::planning;
 use super::{Author, Controller, Outcome, Problem, Progress, Revision, Step, unix_now};
 
 impl Controller {
@@ -62,6 +63,7 @@ impl Controller {
         let _ = self.reconcile(&cause, Instant::now());
         tracing::info!(revision = change.revision.number, "committed");
         moment::passed(Moment::Committed);
+        planning::note_waste();
         self.look_at_host();
         self.changed(&change.revision);
         change.tell(Progress::Over {

@@ -59,17 +59,17 @@ impl Controller {
         let (mut busy, mut all_flows) = (HashMap::new(), 0.0);
         let is_tcp = |it: &&Service| it.protocol == Protocol::Tcp;
         for service in self.config.services.iter().filter(is_tcp) {
-            for seat in self.builder.seats(&service.name).iter().flatten() {
-                let flows = self.rates.of(seat.counter).flows;
+            for (_, counter) in self.builder.owners(&service.name) {
+                let flows = self.rates.of(counter).flows;
                 all_flows += flows;
                 let left = if flows > 0.0 {
                     BUSY_SECONDS
                 } else {
-                    let known = self.incidents.busy.get(&seat.counter);
+                    let known = self.incidents.busy.get(&counter);
                     known.map_or(0, |left| left.saturating_sub(1))
                 };
                 if left > 0 {
-                    busy.insert(seat.counter, left);
+                    busy.insert(counter, left);
                 }
             }
         }

@@ -4,6 +4,7 @@ use super::super::table::{Column, Table};
 use super::super::units;
 use super::existing;
 use crate::api::types::Planned;
+use crate::parallel;
 use crate::plan::{BackendPlan, CapacityPlan, Established, Fate, Loss, Plan, ServicePlan};
 use crate::plan::{Move, SettingChange};
 
@@ -61,8 +62,8 @@ fn changes(plan: &Plan) -> String {
         }
         text.push('\n');
     }
-    for service in &plan.services {
-        text.push_str(&one_service(service));
+    for service in parallel::map(plan.services.iter().collect(), one_service) {
+        text.push_str(&service);
         text.push('\n');
     }
     text

@@ -164,19 +164,22 @@ const MAX_RECORDED: usize = 10_000;
 
 impl Plan {
     /// What a revision keeps of it: of more than 10,000 backends the services
-    /// that are beyond are told without theirs.
-    pub fn for_record(mut self) -> Self {
+    /// that are beyond are told without theirs. All is left as it was.
+    pub fn for_record(&mut self) -> Self {
         let mut left = MAX_RECORDED;
-        for service in &mut self.services {
-            match left.checked_sub(service.backends.len()) {
-                Some(less) => left = less,
-                None => {
-                    left = 0;
-                    service.backends = Vec::new();
-                }
-            }
+        let mut beyond = Vec::new();
+        for (at, service) in self.services.iter_mut().enumerate() {
+            left = left.checked_sub(service.backends.len()).unwrap_or_else(|| {
+                // Not copied: there may be a hundred thousand.
+                beyond.push((at, std::mem::take(&mut service.backends)));
+                0
+            });
         }
-        self
+        let kept = self.clone();
+        for (at, backends) in beyond {
+            self.services[at].backends = backends;
+        }
+        kept
     }
 
     /// The same of a file to which [`carry_drains`] added these.

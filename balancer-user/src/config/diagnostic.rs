@@ -178,6 +178,17 @@ impl Report {
         &self.text
     }
 
+    /// The same findings without the source and their places in it: a large
+    /// one is not to be in memory for their sake.
+    pub fn without_text(&self) -> Self {
+        let findings = self.findings.iter().map(|finding| Finding {
+            span: None,
+            related: Vec::new(),
+            ..finding.clone()
+        });
+        Self::new(self.source_name.clone(), "", findings.collect())
+    }
+
     /// How many errors count.
     pub fn errors(&self) -> usize {
         self.count(Level::Error)

@@ -225,7 +225,7 @@ impl Controller {
         }
     }
 
-    async fn begin_prepared(&mut self, wanted: Wanted, ready: Ready) -> Begun {
+    async fn begin_prepared(&mut self, wanted: Wanted, mut ready: Ready) -> Begun {
         let Wanted {
             mut origin,
             cause,

@@ -13,6 +13,7 @@ mod explain;
 pub mod hops;
 mod host;
 mod incidents;
+mod judged;
 mod looking;
 mod lookup;
 mod notifying;
@@ -105,8 +106,8 @@ pub async fn run(config_path: &Path) -> anyhow::Result<()> {
     let listener = server::bind(&socket)
         .await
         .with_context(|| format!("control socket {}", socket.display()))?;
-    let doors = Doors::new(node.read_group.as_deref(), node.change_group.as_deref());
-    let doors = doors.map_err(anyhow::Error::msg)?;
+    let (read, change) = (node.read_group.as_deref(), node.change_group.as_deref());
+    let doors = Doors::new(read, change).map_err(anyhow::Error::msg)?;
     doors
         .open(&socket)
         .with_context(|| format!("control socket {}", socket.display()))?;
@@ -350,11 +351,10 @@ async fn check_interfaces(netlink: &Netlink, node: &Node) -> anyhow::Result<()> 
         if let Some(xdp) = link.xdp
             && !ours.contains(name)
         {
+            let id = xdp.program_id;
             bail!(
-                "interface {name} already has an XDP program (id {}); it is not replaced: see \
-                 `bpftool prog show id {}`, and detach it or stop its balancer first",
-                xdp.program_id,
-                xdp.program_id
+                "interface {name} already has an XDP program (id {id}); it is not replaced: see \
+                 `bpftool prog show id {id}`, and detach it or stop its balancer first"
             );
         }
         if !link.up {

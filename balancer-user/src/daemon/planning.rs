@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::controller::Controller;
 use super::existing::Questions;
+use super::judged::{self, Ground};
 use super::unix_now;
 use crate::api::types::{PlanRequest, Planned, Problem};
 use crate::change::TableMemo;
@@ -41,7 +42,7 @@ pub(super) struct Terms {
 /// returned; 0 where none was.
 static WASTE: AtomicU8 = AtomicU8::new(TICKS_TO_WAIT);
 /// What is done once is often done again at once.
-const TICKS_TO_WAIT: u8 = 4;
+const TICKS_TO_WAIT: u8 = 2;
 
 /// Notes that much memory was in use.
 pub(super) fn note_waste() {
@@ -51,6 +52,7 @@ pub(super) fn note_waste() {
 /// Returns memory that was used by a plan, a rehearsal or the start. To be
 /// called once a second.
 pub(super) fn tidy_up() {
+    judged::forget_old(Instant::now());
     let waste = WASTE.load(Ordering::Relaxed);
     WASTE.store(waste.saturating_sub(1), Ordering::Relaxed);
     if waste == 1 {
@@ -124,7 +126,8 @@ impl Controller {
                 allow: request.allow,
                 reason: None,
             };
-            let judged = judge(base, tables, request.name, request.text, &terms).await;
+            let whose = For::Plan;
+            let judged = judge(base, tables, request.name, request.text, (&terms, whose)).await;
             let planned = match judged {
                 Ok(judged) => questions.answered(judged, scene, blueprint, color).await,
                 Err(problem) => Err(problem),
@@ -135,7 +138,17 @@ impl Controller {
     }
 }
 
-/// Checks a text, plans it and proves its new backends.
+/// What a text is judged for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum For {
+    /// To be shown; the change may be asked for next.
+    Plan,
+    /// To be brought into force.
+    Change,
+}
+
+/// Checks a text, plans it and proves its new backends. A change takes what a
+/// plan found a moment ago, where that goes by the same.
 ///
 /// # Errors
 /// When a rule of the terms is none that can be allowed.
@@ -144,17 +157,30 @@ pub(super) async fn judge(
     tables: Arc<TableMemo>,
     name: String,
     text: String,
-    terms: &Terms,
+    (terms, whose): (&Terms, For),
 ) -> Result<Judged, Problem> {
     check_allowable(&terms.allow)?;
     let _turn = PLANNING.acquire().await;
     let began = Instant::now();
     let first = Arc::clone(&tables);
-    let (base, mut read) = beside(move || {
+    let asked = terms.clone();
+    let read = beside(move || {
+        let ground = Ground::of(&base, &name, &text, &asked);
+        // A reason stands beside what is allowed, and a plan has none.
+        let is_asked_alike = asked.reason.is_none() || asked.allow.is_empty();
+        if whose == For::Change
+            && is_asked_alike
+            && let Some(known) = judged::take(&ground, began)
+        {
+            return Err(Box::new(known));
+        }
         let read = Read::of(&base, name, text, &first);
-        (base, read)
-    })
-    .await?;
+        Ok((base, ground, read))
+    });
+    let (base, ground, mut read) = match read.await? {
+        Ok(read) => read,
+        Err(known) => return Ok(*known),
+    };
     allow_in(&mut read.report, terms);
     let (Some(step), false) = (read.step, read.report.has_errors()) else {
         return Ok(Judged {
@@ -166,6 +192,7 @@ pub(super) async fn judge(
     let read_for = began.elapsed();
     let proofs = prove(plan::to_prove(&base, &step.config)).await;
     let proved_for = began.elapsed() - read_for;
+    let is_proven = proofs.is_empty();
     let (spans, mut report) = (read.spans, read.report);
     let judged = beside(move || {
         let plan = match proofs.values().all(Result::is_ok) {
@@ -179,11 +206,16 @@ pub(super) async fn judge(
     report.extend(found);
     allow_in(&mut report, terms);
     tracing::debug!(took = ?began.elapsed(), ?proved_for, summary = %plan.summary, "planned");
-    Ok(Judged {
+    let mut judged = Judged {
         plan: Some(plan),
         config: Some(config),
         report,
-    })
+    };
+    // What a probe said is asked again.
+    if whose == For::Plan && is_proven && !judged.report.has_errors() {
+        judged::keep(ground, &mut judged, Instant::now());
+    }
+    Ok(judged)
 }
 
 /// A text as it was read.

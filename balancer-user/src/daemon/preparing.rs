@@ -11,11 +11,12 @@ use tokio::sync::oneshot;
 
 use super::controller::Controller;
 use super::hops::{self, Found, Solicit};
-use super::planning::{Judged, Terms, beside, judge};
+use super::planning::{For, Judged, Terms, beside, judge};
 use crate::api::server::Begun;
 use crate::api::types::{How, Problem};
 use crate::config::diagnostic::Report;
 use crate::config::model::{Config, Seed};
+use crate::dataplane::heap;
 use crate::desired::{Builder, World};
 use crate::health;
 use crate::member::Hop;
@@ -132,7 +133,7 @@ impl Controller {
         let done = self.done.clone();
         tokio::spawn(async move {
             let (name, text) = (wanted.name.clone(), wanted.text.clone());
-            let judged = judge(base, tables, name, text, &terms).await;
+            let judged = judge(base, tables, name, text, (&terms, For::Change)).await;
             let outcome = match judged {
                 Ok(judged) => ready(judged, scene).await,
                 Err(problem) => Err(problem),
@@ -144,6 +145,8 @@ impl Controller {
                 reply,
             });
             let _ = done.send(Done::Prepared(prepared)).await;
+            // The tables of the rehearsal are gone, and the stages have theirs.
+            let _ = tokio::task::spawn_blocking(heap::trim).await;
         });
     }
 

@@ -54,7 +54,9 @@ fn record_of_a_huge_plan_names_every_service_and_the_first_ones_backends() {
     let web = service(&plan, "web").clone();
     let each = web.backends.len();
     plan.services = vec![web; MAX_RECORDED / each + 5];
-    let kept = plan.clone().for_record();
+    let before = plan.clone();
+    let kept = plan.for_record();
+    assert_eq!(plan, before);
     assert_eq!(kept.services.len(), plan.services.len());
     let named = kept.services.iter().map(|it| it.backends.len());
     let expected = (0..plan.services.len()).map(|at| match at < MAX_RECORDED / each {

@@ -30,6 +30,7 @@ mod page;
 mod ping;
 mod plan;
 mod pressure;
+mod probes;
 mod programs;
 mod programs_swapped;
 mod random_changes;

@@ -27,6 +27,7 @@ mod service;
 mod shares;
 mod status;
 mod table;
+mod top;
 mod trace;
 mod units;
 mod unload;
@@ -90,6 +91,7 @@ enum Command {
     Show(history::ShowArgs),
     Diff(history::DiffArgs),
     Status(status::Args),
+    Top(top::Args),
     Events(events::Args),
     #[command(subcommand)]
     Service(service::Command),
@@ -165,6 +167,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
         Command::Show(args) => history::show(&args, &client),
         Command::Diff(args) => history::diff(&args, &client),
         Command::Status(args) => status::run(&args, &client),
+        Command::Top(args) => top::run(&args, &client),
         Command::Events(args) => events::run(&args, &client),
         Command::Service(command) => service::run(&command, &client),
         Command::Backend(command) => backend::run(&command, &client),

@@ -7,10 +7,10 @@ use super::{Exit, block_on, output, units};
 use crate::api::client::Client;
 use crate::api::types::{BackendStatus, ServiceStatus, Status};
 
-mod headline;
+pub(super) mod headline;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 /// Show what is going on
 ///

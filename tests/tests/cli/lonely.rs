@@ -35,6 +35,12 @@ fn commands_say_that_no_balancer_answers() {
 }
 
 #[test]
+fn live_screen_needs_a_terminal_and_says_what_does_not() {
+    let ran = run(balancer(&["top"]));
+    ran.assert_failed("needs a terminal; `balancer status` prints the same");
+}
+
+#[test]
 fn fragment_that_cannot_be_read_is_one_line() {
     let ran = run(balancer(&["service", "add", "--file", "/nonexistent"]));
     ran.assert_failed("cannot read /nonexistent");

@@ -8,7 +8,7 @@ use crate::api::types::{BackendStatus, ServiceStatus, Status};
 const MAX_NAMED: usize = 3;
 
 /// Whether all is well, and the line that says so or what is wrong first.
-pub(super) fn headline(status: &Status) -> (bool, String) {
+pub(in crate::cli) fn headline(status: &Status) -> (bool, String) {
     let unwell: Vec<&ServiceStatus> = status
         .services
         .iter()

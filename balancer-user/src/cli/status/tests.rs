@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::api::types::{Apply, InterfaceStatus, Reload};
 
-fn backend(name: &str, state: &str) -> BackendStatus {
+pub(in crate::cli) fn backend(name: &str, state: &str) -> BackendStatus {
     BackendStatus {
         name: name.to_owned(),
         address: "10.0.0.11".parse().unwrap(),
@@ -39,7 +39,11 @@ fn down(name: &str) -> BackendStatus {
     }
 }
 
-fn service(name: &str, state: &str, backends: Vec<BackendStatus>) -> ServiceStatus {
+pub(in crate::cli) fn service(
+    name: &str,
+    state: &str,
+    backends: Vec<BackendStatus>,
+) -> ServiceStatus {
     ServiceStatus {
         name: name.to_owned(),
         address: "192.0.2.10".parse().unwrap(),
@@ -54,7 +58,7 @@ fn service(name: &str, state: &str, backends: Vec<BackendStatus>) -> ServiceStat
     }
 }
 
-fn status(services: Vec<ServiceStatus>) -> Status {
+pub(in crate::cli) fn status(services: Vec<ServiceStatus>) -> Status {
     Status {
         version: "0.1.0".to_owned(),
         pid: 42,

@@ -7,6 +7,7 @@
 
 pub mod diff;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -17,7 +18,7 @@ pub const VERSION: u32 = 1;
 pub type UnixSeconds = u64;
 
 /// One configuration, who wanted it and what became of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Revision {
     /// Version of this structure.
@@ -59,7 +60,7 @@ impl Revision {
 }
 
 /// Who made a revision.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Author {
     /// The user of the process that asked, by the kernel's word.
     pub user: String,
@@ -88,7 +89,7 @@ impl std::fmt::Display for Author {
 }
 
 /// How a revision came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// The daemon started with a file.
@@ -117,7 +118,7 @@ impl Cause {
 }
 
 /// What a configuration is made of: a file, and what was changed since.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Origin {
     /// [`digest`] of the file's text.
     pub file_digest: String,
@@ -128,7 +129,7 @@ pub struct Origin {
 }
 
 /// A backend that an operator drained.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OperatorDrain {
     /// The service's name.
     pub service: String,
@@ -139,7 +140,7 @@ pub struct OperatorDrain {
 }
 
 /// A finding that was not heeded, on purpose.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Allowed {
     /// Id of its rule.
     pub rule: String,
@@ -150,7 +151,7 @@ pub struct Allowed {
 }
 
 /// A stage that a change went through.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Stage {
     /// Percent of the slots that move which had moved.
     pub percent: f64,
@@ -163,7 +164,7 @@ pub struct Stage {
 }
 
 /// What a backend did during a stage.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Figures {
     /// The service's name.
     pub service: String,
@@ -189,7 +190,7 @@ pub struct Figures {
 }
 
 /// What a backend said to comparison requests during a stage.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Answers {
     /// Requests.
     pub asked: u64,
@@ -200,7 +201,7 @@ pub struct Answers {
 }
 
 /// What became of a revision.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum Outcome {
     /// It is under way, or was when the daemon ended.

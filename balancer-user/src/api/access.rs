@@ -37,7 +37,10 @@ impl Access {
     /// configuration has the seed and the receivers' URLs in it.
     pub fn needed(method: &Method, path: &str) -> Self {
         match (method.as_str(), path) {
-            ("GET" | "HEAD", "/v1/status" | "/v1/events" | "/v1/revisions") => Self::Read,
+            (
+                "GET" | "HEAD",
+                "/v1/status" | "/v1/events" | "/v1/revisions" | "/v1/openapi.json",
+            ) => Self::Read,
             ("POST", "/v1/explain" | "/v1/verify") => Self::Read,
             _ => Self::Change,
         }

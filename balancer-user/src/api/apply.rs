@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::revision::Revision;
 
 /// A file that is to come into force.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApplyRequest {
     /// What the file is called in messages.
@@ -20,7 +21,7 @@ pub struct ApplyRequest {
 }
 
 /// How a change comes into force; what is left out is as the file has it.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct How {
     /// Rules whose findings are allowed for this change.
@@ -41,7 +42,7 @@ pub struct How {
 }
 
 /// An earlier configuration that is to come into force again.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RollbackRequest {
     /// The revision; none is the last good one before the one in force. While
@@ -54,14 +55,14 @@ pub struct RollbackRequest {
 }
 
 /// What was done, in one sentence.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Said {
     /// The sentence.
     pub summary: String,
 }
 
 /// All revisions.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct History {
     /// The one in force.
     pub in_force: Option<u64>,
@@ -74,7 +75,7 @@ pub struct History {
 }
 
 /// A revision with its configuration.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StoredRevision {
     /// The revision.
     pub revision: Revision,

@@ -1,19 +1,17 @@
 //! Incidents over the control socket: what happened and, for who waits, what
 //! happens, an [`Event`] a line.
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use futures_util::stream::{self, StreamExt};
 use serde::Deserialize;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::server::{Command, Commands, answer, ask};
+use super::server::{Command, Commands, Route, answer, ask};
 use super::types::Problem;
 use crate::watch::incident::Event;
 
@@ -34,8 +32,8 @@ struct Wanted {
     follow: bool,
 }
 
-pub(super) fn routes() -> Router<Commands> {
-    Router::new().route("/v1/events", get(events))
+pub(super) fn routes() -> [Route; 1] {
+    [Route::get("/v1/events", events)]
 }
 
 async fn events(

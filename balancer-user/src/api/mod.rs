@@ -4,6 +4,7 @@ pub mod access;
 pub mod apply;
 pub mod client;
 pub mod events;
+pub mod openapi;
 pub mod page;
 pub mod peer;
 pub mod progress;

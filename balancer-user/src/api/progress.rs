@@ -1,12 +1,13 @@
 //! What is told of a change while it is under way: one JSON object a line.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::types::ShareChange;
 use crate::revision::{Figures, Revision};
 
 /// An event of a change.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Progress {
     /// What the change does, before anything happens.

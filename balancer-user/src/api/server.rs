@@ -10,10 +10,11 @@ use std::path::Path;
 use axum::body::Body;
 use axum::extract::rejection::{JsonRejection, PathRejection};
 use axum::extract::{self, ConnectInfo, DefaultBodyLimit, State};
+use axum::handler::Handler;
 use axum::http::{Method, StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 use futures_util::stream;
 use tokio::net::UnixListener;
@@ -21,11 +22,12 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::access::{self, Doors};
 use super::events::{self, Heard};
+use super::openapi;
 use super::peer::{Accept, Control, Peer};
 use super::progress::Progress;
 use super::types::{
     ApplyRequest, ChangeRequest, Changed, ExplainRequest, Explanation, History, PlanRequest,
-    Planned, Problem, RollbackRequest, Said, Status, StoredRevision, Verification,
+    Planned, Problem, RollbackRequest, Said, Status, StoredRevision, TypedProblem, Verification,
 };
 use crate::api::types::MAX_FRAMES_LEN;
 use crate::config;
@@ -123,20 +125,11 @@ pub async fn bind(path: &Path) -> io::Result<UnixListener> {
 /// Serves until the future is dropped. Generic, as tests and fuzzers bring
 /// connections that are in memory.
 pub async fn serve<A: Accept>(listener: A, commands: Commands, doors: Doors) -> io::Result<()> {
-    let whole_file = DefaultBodyLimit::max(MAX_FILE_BODY_LEN);
-    let router = Router::new()
-        .route("/v1/status", get(status))
-        .route("/v1/changes", post(change))
-        .route("/v1/plan", post(plan).layer(whole_file))
-        .route("/v1/apply", post(apply).layer(whole_file))
-        .route("/v1/reload", post(reload))
-        .route("/v1/rollback", post(rollback))
-        .route("/v1/confirm", post(confirm))
-        .route("/v1/revisions", get(history))
-        .route("/v1/revisions/{number}", get(revision))
-        .route("/v1/config", get(config))
-        .merge(questions::routes())
-        .merge(events::routes())
+    let router = routes()
+        .into_iter()
+        .fold(Router::new(), |router, route| {
+            router.route(route.path, route.handler)
+        })
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_LEN))
@@ -144,6 +137,66 @@ pub async fn serve<A: Accept>(listener: A, commands: Commands, doors: Doors) -> 
         .with_state(commands);
     let service = router.into_make_service_with_connect_info::<Peer>();
     axum::serve(Control(listener), service).await
+}
+
+/// A way in.
+pub(super) struct Route {
+    pub(super) method: &'static str,
+    pub(super) path: &'static str,
+    handler: MethodRouter<Commands>,
+}
+
+impl Route {
+    pub(super) fn get<H, T>(path: &'static str, handler: H) -> Self
+    where
+        H: Handler<T, Commands>,
+        T: 'static,
+    {
+        Self {
+            method: "get",
+            path,
+            handler: get(handler),
+        }
+    }
+
+    pub(super) fn post<H, T>(path: &'static str, handler: H) -> Self
+    where
+        H: Handler<T, Commands>,
+        T: 'static,
+    {
+        Self {
+            method: "post",
+            path,
+            handler: post(handler),
+        }
+    }
+
+    /// With room for a whole file in the body.
+    fn with_file(mut self) -> Self {
+        let whole_file = DefaultBodyLimit::max(MAX_FILE_BODY_LEN);
+        self.handler = self.handler.layer(whole_file);
+        self
+    }
+}
+
+/// All of them; what each takes and gives is in [`super::openapi`].
+pub(super) fn routes() -> Vec<Route> {
+    let mut routes = vec![
+        Route::get("/v1/status", status),
+        Route::post("/v1/changes", change),
+        Route::post("/v1/plan", plan).with_file(),
+        Route::post("/v1/apply", apply).with_file(),
+        Route::post("/v1/reload", reload),
+        Route::post("/v1/rollback", rollback),
+        Route::post("/v1/confirm", confirm),
+        Route::get("/v1/revisions", history),
+        Route::get("/v1/revisions/{number}", revision),
+        Route::get("/v1/config", config),
+        Route::get("/v1/openapi.json", openapi::serve),
+    ];
+    routes.extend(questions::routes());
+    routes.extend(events::routes());
+    routes
 }
 
 async fn status(State(commands): State<Commands>) -> Response {
@@ -277,13 +330,12 @@ async fn config(State(commands): State<Commands>) -> Response {
 }
 
 async fn unknown() -> Response {
+    let served = |route: Route| format!("{} {}", route.method.to_uppercase(), route.path);
+    let paths: Vec<String> = routes().into_iter().map(served).collect();
     answer::<()>(Err(Problem {
         title: "not found".to_owned(),
         status: StatusCode::NOT_FOUND.as_u16(),
-        detail: "this version serves /v1/status, /v1/config, /v1/changes, /v1/plan, /v1/apply, \
-                 /v1/reload, /v1/rollback, /v1/confirm, /v1/revisions, /v1/explain and \
-                 /v1/verify"
-            .to_owned(),
+        detail: format!("this version serves {}", paths.join(", ")),
     }))
 }
 
@@ -291,10 +343,7 @@ async fn wrong_method(method: Method) -> Response {
     answer::<()>(Err(Problem {
         title: "method not allowed".to_owned(),
         status: StatusCode::METHOD_NOT_ALLOWED.as_u16(),
-        detail: format!(
-            "{method} is not served here; GET /v1/status, /v1/config and /v1/revisions, POST the \
-             others"
-        ),
+        detail: format!("{method} is not served here; /v1/openapi.json says what is"),
     }))
 }
 
@@ -322,7 +371,7 @@ pub(super) fn answer<T: IntoResponse>(result: Result<T, Problem>) -> Response {
             let status =
                 StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             let headers = [(header::CONTENT_TYPE, "application/problem+json")];
-            (status, headers, Json(problem)).into_response()
+            (status, headers, Json(TypedProblem::from(problem))).into_response()
         }
     }
 }

@@ -14,6 +14,7 @@
 //! | `GET /v1/revisions/N` | - | [`StoredRevision`] |
 //! | `POST /v1/verify` | - | [`Verification`] |
 //! | `GET /v1/events` | - | [`Event`], one a line; with `?follow=true` without an end |
+//! | `GET /v1/openapi.json` | - | all this as an OpenAPI document, made of these types |
 //! | `GET /v1/config` | - | the running configuration as TOML text |
 //!
 //! A refusal is a [`Problem`] (RFC 9457) with status 4xx; nothing changed.
@@ -24,15 +25,18 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod explain;
+mod problem;
 mod verify;
 
 pub use explain::{
     ExplainRequest, ExplainedBackend, ExplainedPacket, ExplainedRecord, ExplainedSlot, Explanation,
     Transport,
 };
+pub use problem::{Problem, TypedProblem};
 pub use verify::{DriftFinding, RepairedDrift, Verification};
 
 pub use super::apply::{ApplyRequest, History, How, RollbackRequest, Said, StoredRevision};
@@ -41,7 +45,7 @@ use crate::rehearsal::Moves;
 use crate::watch::incident::Incident;
 
 /// What is going on.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// Version of the daemon.
     pub version: String,
@@ -81,7 +85,7 @@ pub struct Status {
 }
 
 /// How a re-reading of the file ended.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Reload {
     /// Seconds since then.
     pub ago_seconds: u64,
@@ -92,7 +96,7 @@ pub struct Reload {
 }
 
 /// A change of the kernel's tables.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Apply {
     /// Seconds since then.
     pub ago_seconds: u64,
@@ -105,7 +109,7 @@ pub struct Apply {
 }
 
 /// An interface the program is attached to.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct InterfaceStatus {
     /// Its name.
     pub name: String,
@@ -114,7 +118,7 @@ pub struct InterfaceStatus {
 }
 
 /// A service and its backends.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceStatus {
     /// Its name.
     pub name: String,
@@ -142,7 +146,7 @@ pub struct ServiceStatus {
 }
 
 /// One backend.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BackendStatus {
     /// Its name.
     pub name: String,
@@ -204,7 +208,7 @@ impl BackendStatus {
 }
 
 /// What came of a backend's timed handshakes (`node.handshake_sample`).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct HandshakeStatus {
     /// First SYNs.
     pub started: u64,
@@ -226,7 +230,7 @@ pub struct HandshakeStatus {
 /// A change, or the question what it would do.
 ///
 /// Unknown keys are refused: a misspelt `dry_run` would make the change.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChangeRequest {
     /// What is to change.
@@ -237,7 +241,7 @@ pub struct ChangeRequest {
 }
 
 /// An everyday change.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Change {
     /// Adds a service.
@@ -291,7 +295,7 @@ pub enum Change {
 }
 
 /// A change that was made, or would be.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Changed {
     /// One sentence.
     pub summary: String,
@@ -311,7 +315,7 @@ pub struct Changed {
 
 /// A backend's share of the slots before and after a change, 0 to 1, were
 /// every backend that is wanted up.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ShareChange {
     /// The service's name.
     pub service: String,
@@ -327,7 +331,7 @@ pub struct ShareChange {
 pub const MAX_FRAMES_LEN: usize = 8 << 20;
 
 /// A question what a configuration would do; nothing changes by it.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PlanRequest {
     /// The configuration, as a file.
@@ -349,7 +353,7 @@ pub struct PlanRequest {
 }
 
 /// What a configuration would do.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Planned {
     /// The plan; none of a file that the check refuses.
     pub plan: Option<Plan>,
@@ -369,28 +373,6 @@ pub struct Planned {
     /// What becomes of the flows whose packets came with the request.
     #[serde(default)]
     pub captured: Option<Moves>,
-}
-
-/// Why a request was refused (RFC 9457).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Problem {
-    /// What kind of refusal, in a few words.
-    pub title: String,
-    /// The HTTP status.
-    pub status: u16,
-    /// Object, value, limit and way out.
-    pub detail: String,
-}
-
-impl Problem {
-    /// A refusal with an HTTP status.
-    pub fn new(title: &str, status: u16, detail: impl Into<String>) -> Self {
-        Self {
-            title: title.to_owned(),
-            status,
-            detail: detail.into(),
-        }
-    }
 }
 
 #[cfg(test)]

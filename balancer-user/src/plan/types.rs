@@ -2,12 +2,13 @@
 //!
 //! Shares are from 0 to 1 of a service's slots, which are its new flows.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use crate::config::render::settings::SettingChange;
 
 /// What a change would do.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Plan {
     /// One line that a person can judge by.
     pub summary: String,
@@ -32,7 +33,7 @@ pub struct Plan {
 }
 
 /// What becomes of a service or a backend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Fate {
     /// It is new.
@@ -48,7 +49,7 @@ pub enum Fate {
 }
 
 /// What would become of a service.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ServicePlan {
     /// Its name.
     pub name: String,
@@ -87,7 +88,7 @@ pub struct ServicePlan {
 }
 
 /// Slots that go from one backend to another.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Move {
     /// Who has them; none if nobody has.
     pub from: Option<String>,
@@ -104,7 +105,7 @@ pub struct Move {
 /// What becomes of flows that exist. How many there are is not known: flows
 /// of slots that stay leave no trace. A share is that of the slots, which
 /// flows fill evenly.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Established {
     /// Share in slots that move, which stay with their backends.
     pub share_kept: f64,
@@ -120,7 +121,7 @@ pub struct Established {
 }
 
 /// Flows that break.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Break {
     /// Whose; none if those of all.
     pub backend: Option<String>,
@@ -131,7 +132,7 @@ pub struct Break {
 }
 
 /// What would become of a backend.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BackendPlan {
     /// Its name.
     pub name: String,
@@ -174,7 +175,7 @@ pub struct BackendPlan {
 
 /// Whether a service's declared peak can be borne, were all up that are
 /// wanted.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CapacityPlan {
     /// The declared peak of new flows a second.
     pub peak_flows_per_second: u64,
@@ -188,7 +189,7 @@ pub struct CapacityPlan {
 }
 
 /// What a loss does to the survivor with the least to spare.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Loss {
     /// The backend or zone that is lost.
     pub lost: String,

@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use balancer_common::layout::{FlowKey, NatKey};
 use balancer_common::parse::{self, Frame};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Candidate;
@@ -27,7 +28,7 @@ use crate::dataplane::trial::{MAX_FRAME, MIN_FRAME, Outcome, Trial};
 const LOOPBACK: u32 = 1;
 
 /// What becomes of flows that exist.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Moves {
     /// Flows to a service, now or then.
     pub flows: u64,
@@ -43,7 +44,7 @@ pub struct Moves {
 }
 
 /// Flows that move from one backend to another one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FlowMove {
     /// The service's name.
     pub service: String,

@@ -1,12 +1,13 @@
 //! What a rehearsal found. The JSON keys are a contract.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Differences that are told one by one; more are only counted.
 pub const MAX_DIFFERENCES: usize = 20;
 
 /// How a rehearsal went.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Rehearsal {
     /// Synthetic flows that were run.
     pub flows: u64,
@@ -27,7 +28,7 @@ pub struct Rehearsal {
 }
 
 /// What was seen of a service.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceRehearsal {
     /// Its name.
     pub service: String,
@@ -53,7 +54,7 @@ pub struct ServiceRehearsal {
 }
 
 /// What was seen of a backend.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BackendRehearsal {
     /// Its name.
     pub backend: String,
@@ -68,7 +69,7 @@ pub struct BackendRehearsal {
 }
 
 /// Something that the kernel program does otherwise than planned.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Difference {
     /// The service's name.
     pub service: String,

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Kind, Sign};
@@ -15,7 +16,7 @@ use crate::revision::UnixSeconds;
 const GONE: Duration = Duration::from_secs(5);
 
 /// The revision in force, for telling who changed what before it began.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Since {
     /// Its number.
     pub revision: u64,
@@ -28,7 +29,7 @@ pub struct Since {
 }
 
 /// Something that is or was wrong.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Incident {
     /// Its number, from 1 on.
     pub number: u64,
@@ -71,7 +72,7 @@ impl std::fmt::Display for Incident {
 }
 
 /// What happened to an incident.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
     /// It began.

@@ -4,22 +4,22 @@
 //! not in the controller's loop; the copy is asked there, so that what it
 //! says and what the controller knows are of one moment.
 
+use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
-use axum::routing::post;
-use axum::{Json, Router};
 
-use super::{Command, Commands, answer, ask};
+use super::{Command, Commands, Route, answer, ask};
 use crate::api::types::{ExplainRequest, Explanation, Problem};
 use crate::explain;
 
 /// How often a copy is loaded anew when the tables have gone meanwhile.
 const TRIES: usize = 3;
 
-pub(super) fn routes() -> Router<Commands> {
-    Router::new()
-        .route("/v1/explain", post(explain))
-        .route("/v1/verify", post(verify))
+pub(super) fn routes() -> [Route; 2] {
+    [
+        Route::post("/v1/explain", explain),
+        Route::post("/v1/verify", verify),
+    ]
 }
 
 async fn verify(State(commands): State<Commands>) -> Response {

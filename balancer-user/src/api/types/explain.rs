@@ -2,10 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The question which backend a flow gets, and why.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExplainRequest {
     /// The client's address and port.
@@ -17,7 +18,7 @@ pub struct ExplainRequest {
 }
 
 /// A transport protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
     /// IP protocol 6.
@@ -27,7 +28,7 @@ pub enum Transport {
 }
 
 /// What becomes of a flow's packets, and why.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Explanation {
     /// The question.
     pub flow: ExplainRequest,
@@ -49,7 +50,7 @@ pub struct Explanation {
 }
 
 /// What the kernel program does with a packet.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainedPacket {
     /// `syn`, `segment` or `datagram`.
     pub packet: String,
@@ -62,7 +63,7 @@ pub struct ExplainedPacket {
 }
 
 /// A slot of a service's table.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainedSlot {
     /// Its number, from 0.
     pub slot: u32,
@@ -84,7 +85,7 @@ pub struct ExplainedSlot {
 }
 
 /// A record of a flow.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainedRecord {
     /// `flows`, `probation` or `translations`.
     pub table: String,
@@ -97,7 +98,7 @@ pub struct ExplainedRecord {
 }
 
 /// A backend that comes into an explanation.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainedBackend {
     /// Its name.
     pub backend: String,

@@ -1,9 +1,10 @@
 //! Whether the kernel holds what was written there: the answer.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What an audit of the kernel's tables, program, links and interfaces found.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Verification {
     /// Whether all is as the running configuration says.
     pub is_right: bool,
@@ -29,7 +30,7 @@ pub struct Verification {
 }
 
 /// Something in the kernel that is not what was written there.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DriftFinding {
     /// `kernel-drift`.
     pub rule: String,
@@ -53,7 +54,7 @@ pub struct DriftFinding {
 }
 
 /// A difference that is no more.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RepairedDrift {
     /// Seconds since it was found.
     pub ago_seconds: u64,

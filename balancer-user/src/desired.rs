@@ -8,6 +8,7 @@
 mod book;
 mod options;
 mod ramps;
+pub mod relief;
 mod seating;
 mod staging;
 mod translation;
@@ -20,6 +21,7 @@ use std::time::Instant;
 
 use book::{Book, Drain, Owner, Templates};
 pub use ramps::Ramps;
+pub use relief::Relief;
 pub use seating::Seating;
 pub use staging::Staging;
 pub use world::{

@@ -192,9 +192,9 @@ pub struct BackendStatus {
 }
 
 impl BackendStatus {
-    /// Whether it takes its share, or comes to it in its slow start.
+    /// Whether it takes its share, or a part of it.
     pub fn is_up(&self) -> bool {
-        matches!(self.state.as_str(), "up" | "slow-start")
+        matches!(self.state.as_str(), "up" | "slow-start" | "trickle")
     }
 
     /// `10.0.0.11`, or `10.0.0.11:8443` where a port is stated: two backends

@@ -150,8 +150,8 @@ fn backends(service: &ServiceStatus, color: bool) -> String {
 fn state_color(backend: &BackendStatus) -> Option<Color> {
     match backend.state.as_str() {
         "up" | "standby" => Some(Color::Green),
-        "down" | "held" => Some(Color::Red),
-        "unproven" | "draining" | "slow-start" => Some(Color::Yellow),
+        "down" | "held" | "out" => Some(Color::Red),
+        "unproven" | "draining" | "slow-start" | "trickle" => Some(Color::Yellow),
         _ => None,
     }
 }

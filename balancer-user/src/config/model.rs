@@ -179,6 +179,8 @@ pub struct Service {
     /// The time in which a backend that comes up gets its whole share; zero
     /// gives it at once.
     pub slow_start: Duration,
+    /// What is done with a backend whose clients' handshakes do not finish.
+    pub unfinished_handshakes: Unfinished,
     /// How long flows of a slot's old owner are kept after a change.
     pub drain_timeout: Duration,
     /// Declared peak of new flows a second.
@@ -343,6 +345,28 @@ impl fmt::Display for Pool {
         f.write_str(match self {
             Self::Primary => "primary",
             Self::Backup => "backup",
+        })
+    }
+}
+
+/// What is done with a backend whose probes pass and whose clients' handshakes
+/// do not finish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unfinished {
+    /// It is named, and gets its share.
+    Named,
+    /// It gets a small part of its share until it is well again.
+    Trickle,
+    /// It gets nothing for a while, then a small part.
+    Out,
+}
+
+impl fmt::Display for Unfinished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Named => "named",
+            Self::Trickle => "trickle",
+            Self::Out => "out",
         })
     }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::model::{
-    Affinity, Apply, Backend, Config, Node, Pool, Ports, Service, Webhook, XdpMode,
+    Affinity, Apply, Backend, Config, Node, Pool, Ports, Service, Unfinished, Webhook, XdpMode,
 };
 use super::parse::defaults;
 
@@ -202,6 +202,13 @@ impl Text {
         self.optional("fail_open_below", service.fail_open_below, float);
         self.key_unless("backup_below", service.backup_below, 0.0, float);
         self.key_unless("slow_start", service.slow_start, Duration::ZERO, duration);
+        let unfinished = service.unfinished_handshakes;
+        self.key_unless(
+            "unfinished_handshakes",
+            unfinished,
+            Unfinished::Named,
+            string,
+        );
         self.key_unless(
             "drain_timeout",
             service.drain_timeout,

@@ -168,6 +168,7 @@ forward = "fullnat"
 fail_open_below = 0
 backup_below = 0.6
 slow_start = "45s"
+unfinished_handshakes = "trickle"
 
 [service.health]
 kind = "tcp"

@@ -36,7 +36,7 @@ use crate::change::TableMemo;
 use crate::config::model::{Config, Seed};
 use crate::config::render;
 use crate::dataplane::{Dataplane, Error, Plan, plan};
-use crate::desired::{Builder, Built, Ramps, World, of_all_hashes, probed};
+use crate::desired::{Builder, Built, Ramps, Relief, World, of_all_hashes, probed};
 use crate::health::Failure;
 use crate::moment::{self, Moment};
 use crate::netlink::{Changes, Netlink, NextHop, Unresolved};
@@ -72,6 +72,7 @@ pub(super) struct Controller {
     pub(super) seats: Seats,
     pub(super) world: World,
     pub(super) ramps: Ramps,
+    pub(super) relief: Relief,
     pub(super) dataplane: Box<dyn Dataplane>,
     pub(super) scheduler: Scheduler,
     pub(super) netlink: Netlink,
@@ -313,6 +314,7 @@ impl Controller {
         let is_changing = self.under_way.is_some();
         let (services, world) = (&self.config.services, &mut self.world);
         self.ramps.follow(services, world, is_changing, now);
+        self.relief.limit(services, world);
         let staging = self.under_way.as_ref().and_then(UnderWay::staging);
         let mut built = match staging {
             Some(staging) => self

@@ -48,6 +48,7 @@ impl Controller {
                 .collect(),
         };
         let mut signs = self.incidents.watch.look(&look);
+        signs.extend(self.relieve(&look, &signs));
         signs.extend(self.certificate_signs());
         signs.extend(self.drift_signs());
         signs.extend(self.node_signs());

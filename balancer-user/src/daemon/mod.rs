@@ -26,6 +26,7 @@ mod pressure;
 mod probe_times;
 mod protocol;
 mod rates;
+mod relieving;
 mod report;
 mod resume;
 mod revisions;
@@ -256,6 +257,7 @@ async fn begin(
         seats: begun.seats,
         world,
         ramps: Default::default(),
+        relief: Default::default(),
         dataplane: Box::new(begun.dataplane),
         scheduler,
         netlink,

@@ -192,6 +192,12 @@ impl Controller {
         let backend = service.backend(name);
         let state = backend.map(|backend| standing.state(service, backend, &self.world));
         let state = match state {
+            Some(BackendState::Up) if self.world.relieved.contains_key(&id) => {
+                match self.world.relieved[&id] {
+                    0 => "out",
+                    _ => "trickle",
+                }
+            }
             Some(BackendState::Up) if self.world.ramps.contains_key(&id) => "slow-start",
             state => state.map_or("gone", BackendState::name),
         };

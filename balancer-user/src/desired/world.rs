@@ -27,6 +27,9 @@ pub struct World {
     /// Backends in their slow start: how much of their share they have, in
     /// percent. One that is not here has all of it.
     pub ramps: BTreeMap<TargetId, u8>,
+    /// Backends that are relieved, as their clients' handshakes do not
+    /// finish, likewise.
+    pub relieved: BTreeMap<TargetId, u8>,
 }
 
 /// Why a backend gets new flows or not.
@@ -203,13 +206,15 @@ pub fn probed(service: &Service, backend: &Backend, world: &World) -> health::St
     world.health.get(&id).copied().unwrap_or(unproven)
 }
 
-/// How much of its share a backend has in its slow start, in percent; none if
-/// it has all of it.
+/// How much of its share a backend has that is in its slow start or relieved,
+/// in percent; none if it has all of it.
 pub(super) fn ramp(service: &Service, backend: &Backend, world: &World) -> Option<u8> {
-    if world.ramps.is_empty() {
+    if world.ramps.is_empty() && world.relieved.is_empty() {
         return None;
     }
-    world.ramps.get(&target(service, backend)).copied()
+    let id = target(service, backend);
+    let parts = [world.ramps.get(&id), world.relieved.get(&id)];
+    parts.into_iter().flatten().min().copied()
 }
 
 fn target(service: &Service, backend: &Backend) -> TargetId {

@@ -166,12 +166,15 @@ fn command(sign: &Sign, since: Option<&Since>) -> String {
             "balancer rollback".to_owned()
         }
         Kind::ServiceDown | Kind::FailOpen | Kind::BackupsUsed => "balancer status".to_owned(),
-        Kind::BackendDown | Kind::BackendHeld | Kind::Handshakes | Kind::Slow | Kind::Resets => {
-            match &sign.backend {
-                Some(backend) => format!("balancer backend drain {} {backend}", sign.service),
-                None => "balancer status".to_owned(),
-            }
-        }
+        Kind::BackendDown
+        | Kind::BackendHeld
+        | Kind::BackendRelieved
+        | Kind::Handshakes
+        | Kind::Slow
+        | Kind::Resets => match &sign.backend {
+            Some(backend) => format!("balancer backend drain {} {backend}", sign.service),
+            None => "balancer status".to_owned(),
+        },
         Kind::TrafficStopped | Kind::TrafficSurge => "balancer check --live FILE".to_owned(),
     }
 }

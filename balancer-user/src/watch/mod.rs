@@ -117,6 +117,8 @@ pub enum Kind {
     BackendHeld,
     /// A backend's certificate ends soon, or has ended.
     CertificateEnds,
+    /// A backend gets less, as its clients' handshakes do not finish.
+    BackendRelieved,
     /// Too few of the primary pool are healthy, so backups are used.
     BackupsUsed,
     /// No backend of a service is up.
@@ -155,6 +157,7 @@ impl Kind {
             Self::BackendDown => "backend-down",
             Self::BackendHeld => "backend-held",
             Self::CertificateEnds => "certificate-ends",
+            Self::BackendRelieved => "backend-relieved",
             Self::BackupsUsed => "backups-used",
             Self::ServiceDown => "service-down",
             Self::FailOpen => "fail-open",

@@ -1,14 +1,20 @@
-//! How backends come and go: backups that take over, slow starts, and one
-//! that goes up and down.
+//! How backends come and go: backups that take over, slow starts, one that
+//! goes up and down, and one whose probes pass though it serves nobody.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use balancer_tests::balancer::Balancer;
-use balancer_tests::lab::wait_for;
+use balancer_tests::lab::server::{Nginx, NginxConfig};
+use balancer_tests::lab::{Node, link, wait_for};
 use balancer_user::api::types::BackendStatus;
 use balancer_user::watch::Kind;
 
 use crate::LIMIT;
-use crate::fixture::{Api, Service, balancer, burst, get_well, l2, web_servers};
+use crate::fixture::{
+    Api, Service, balancer, burst, get_well, l2, load_of, wait_answers, web_servers,
+};
 use crate::incidents::{closed, opened};
 
 fn wait_state(
@@ -114,5 +120,54 @@ fn server_that_goes_up_and_down_is_held_and_named() -> Result<()> {
         (backend.state == "up").then_some(backend)
     })?;
     ensure!(back.slot_count > 0, "{back:?}");
+    closed(&balancer, incident.number)
+}
+
+/// Answers at the service's address, and at its own to probes.
+fn at_any_address(node: &Node) -> Result<Nginx> {
+    let mut config = NginxConfig::new(node.name(), &[], 80);
+    config.listen = vec![SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 80)];
+    Nginx::start(node.namespace(), &config)
+}
+
+#[test]
+fn server_that_finishes_no_handshakes_gets_a_trickle_until_it_does() -> Result<()> {
+    let lab = l2(4)?;
+    let nodes = lab.backends().iter();
+    let _servers: Vec<Nginx> = nodes.map(at_any_address).collect::<Result<_>>()?;
+    let service = Service::web_l2(&lab);
+    let text = service.toml().replace(
+        "fail_open_below",
+        "unfinished_handshakes = \"trickle\"\nfail_open_below",
+    );
+    let balancer = balancer(&lab, &text)?;
+    let api = Api::new(&balancer)?;
+    let mut load = load_of(&lab, service.dial());
+    load.concurrency = 64;
+    load.timeout = Duration::from_secs(2);
+    load.pause = Duration::from_millis(50);
+    let load = load.start(lab.client(0).namespace())?;
+    wait_answers(&load, 2000)?;
+
+    let vip = IpAddr::V4(lab.vip_v4());
+    let namespace = lab.backend(2).namespace();
+    link::remove_address(namespace, "lo", vip)?;
+    let trickle = wait_state(&api, &balancer, "backend2", &["trickle"])?;
+    ensure!(
+        trickle.slot_count > 0 && trickle.share_expected < 0.02,
+        "{trickle:?}"
+    );
+    let incident = opened(&balancer, Kind::BackendRelieved, Some("backend2"))?;
+    ensure!(
+        incident.what.starts_with("gets 5 % of its share"),
+        "{incident:?}"
+    );
+    link::add_address(namespace, "lo", vip, 32)?;
+    let back = wait_for("backend2 to have its share again", 8 * LIMIT, || {
+        let backend = api.backend("web", "backend2").ok()?;
+        (backend.state == "up" && backend.share_expected > 0.24).then_some(backend)
+    })
+    .with_context(|| balancer.log())?;
+    ensure!(back.slot_count > trickle.slot_count, "{back:?}");
     closed(&balancer, incident.number)
 }

@@ -41,7 +41,7 @@ fn all_is_well(status: &Status) -> String {
     };
     let up = backends().filter(|it| it.is_up()).count();
     line.push_str(&format!(", {up} of {wanted} backends"));
-    for state in ["slow-start", "standby", "draining", "disabled"] {
+    for state in ["slow-start", "trickle", "standby", "draining", "disabled"] {
         if with(state) > 0 {
             line.push_str(&format!(", {} {state}", with(state)));
         }

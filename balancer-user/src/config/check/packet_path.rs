@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::super::diagnostic::Level;
-use super::super::model::{Affinity, Config, Forward, Quic, ServerId, Service};
+use super::super::model::{Affinity, Config, Forward, Quic, ServerId, Service, Unfinished};
 use super::super::spans::Place;
 use super::super::wording::counted;
 use super::{Context, rules};
@@ -18,10 +18,27 @@ pub(super) fn check_node(context: &mut Context<'_>) {
 /// Rules about one service.
 pub(super) fn check_service(context: &mut Context<'_>, index: usize, service: &Service) {
     fullnat_sources(context, index, service);
+    untimed_handshakes(context, index, service);
     match &service.quic {
         Some(quic) => server_ids(context, index, service, quic),
         None => unread_server_ids(context, index, service),
     }
+}
+
+/// Nobody sees handshakes that are not timed.
+fn untimed_handshakes(context: &mut Context<'_>, index: usize, service: &Service) {
+    let how = service.unfinished_handshakes;
+    if how == Unfinished::Named || context.config.node.handshake_sample > 0.0 {
+        return;
+    }
+    let message = format!(
+        "service {}: unfinished_handshakes \"{how}\" does nothing with node.handshake_sample 0",
+        service.name
+    );
+    let place = Place::Service(index, "unfinished_handshakes");
+    context.report(&rules::BAD_VALUE, place, message, |it| {
+        it.help("leave handshake_sample out, or write `unfinished_handshakes = \"named\"`")
+    });
 }
 
 /// The addresses that `fullnat` sends from, with their key.

@@ -8,7 +8,9 @@ use serde_json::json;
 use toml::de::DeTable;
 
 use super::super::check::rules;
-use super::super::model::{Affinity, Backend, Backends, Forward, Pool, Ports, Protocol, Service};
+use super::super::model::{
+    Affinity, Backend, Backends, Forward, Pool, Ports, Protocol, Service, Unfinished,
+};
 use super::super::spans::{ServiceSpans, TableSpans};
 use super::MAX_BACKENDS;
 use super::addresses::{address, network};
@@ -33,6 +35,7 @@ const SERVICE_KEYS: &[&str] = &[
     "fail_open_below",
     "backup_below",
     "slow_start",
+    "unfinished_handshakes",
     "drain_timeout",
     "peak_flows_per_second",
     "affinity",
@@ -59,6 +62,12 @@ const BACKEND_KEYS: &[&str] = &[
     "server_id",
     "pool",
     "drain",
+];
+
+const UNFINISHED: &[(&str, Unfinished)] = &[
+    ("named", Unfinished::Named),
+    ("trickle", Unfinished::Trickle),
+    ("out", Unfinished::Out),
 ];
 
 /// Rates are multiplied with weights; this keeps the products small.
@@ -138,6 +147,7 @@ fn head(fields: &mut Fields<'_, '_>) -> Option<Service> {
     let backup_below = fields.optional("backup_below", share(1.0));
     let hour = Duration::from_secs(3600);
     let slow_start = fields.optional("slow_start", duration(Duration::ZERO..=hour));
+    let unfinished = fields.optional("unfinished_handshakes", choice(UNFINISHED, &[]));
     let day = Duration::from_secs(24 * 3600);
     let drain_timeout = fields.optional("drain_timeout", duration(Duration::ZERO..=day));
     let peak = fields.optional("peak_flows_per_second", integer(RATES));
@@ -157,6 +167,7 @@ fn head(fields: &mut Fields<'_, '_>) -> Option<Service> {
         fail_open_below,
         backup_below: backup_below.unwrap_or(0.0),
         slow_start: slow_start.unwrap_or(Duration::ZERO),
+        unfinished_handshakes: unfinished.unwrap_or(Unfinished::Named),
         drain_timeout: drain_timeout.unwrap_or(defaults::DRAIN_TIMEOUT),
         peak_flows_per_second: peak,
         affinity: affinity?,
@@ -220,6 +231,12 @@ fn refuse_unfitting(
         Some(Protocol::Udp) => {
             let help = "remove it: only tcp has segments";
             fields.refuse("mss_clamp", "does nothing with protocol udp", help);
+            let help = "remove it: only tcp has handshakes";
+            fields.refuse(
+                "unfinished_handshakes",
+                "does nothing with protocol udp",
+                help,
+            );
             if !by_flow {
                 let why = "cannot be kept: without records nothing tells a new flow of udp";
                 let help = "remove it, or write `affinity = \"flow\"`";

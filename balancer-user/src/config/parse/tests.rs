@@ -45,6 +45,14 @@ fn what_does_nothing_is_refused() {
         "unknown-key",
         "error",
     );
+    let untimed = spoiled_in(PATH_SAMPLE, "0.02", "0");
+    let key = "unfinished_handshakes = ";
+    assert_finds(
+        &untimed.replace(key, &format!("{key}§")),
+        "bad-value",
+        "error",
+    );
+    assert_clean(&untimed.replace("\"trickle\"", "\"named\""));
 }
 
 #[test]
@@ -159,6 +167,12 @@ fn faults_of_what_the_packet_path_reads_are_found_at_their_place() {
     run_on(PATH_SAMPLE, &[
         ("backup_below = 0.6", "backup_below = §60", "bad-value", "backup_below = 1"),
         ("slow_start = \"45s\"", "slow_start = §\"2h\"", "bad-value", "slow_start = \"0s\""),
+        (
+            "unfinished_handshakes = \"trickle\"",
+            "unfinished_handshakes = §\"gone\"",
+            "bad-value",
+            "unfinished_handshakes = \"out\"",
+        ),
         ("flap_hold = \"15s\"", "flap_hold = §\"56s\"", "probe-timing", "flap_hold = \"55s\""),
         ("\"350ms\"", "§\"1001ms\"", "probe-timing", "\"1s\""),
         ("based_on = 41", "based_on = §0", "bad-value", "based_on = 1"),
@@ -189,7 +203,7 @@ fn faults_of_what_the_packet_path_reads_are_found_at_their_place() {
         ("\"10m\"", "§\"25h\"", "bad-value", "\"24h\""),
         ("\"20s\"", "§\"999ms\"", "bad-value", "\"1s\""),
         ("\"20s\"", "§\"601s\"", "bad-value", "\"10m\""),
-        ("0.02", "§1.01", "bad-value", "0"),
+        ("0.02", "§1.01", "bad-value", "0.0001"),
         ("0.02", "§-0.01", "bad-value", "1"),
         ("262144", "§1023", "bad-value", "16_777_216"),
         ("262144", "§16777217", "bad-value", "0x40000"),

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::super::model::{
     Apply, CommandProbe, DnsProbe, DnsRecord, Flap, Forward, GrpcProbe, Health, HttpProbe,
     Identity, Keep, Mac, Payload, ProbeKind, Protocol, Quic, Seed, ServerId, SourceLimit, TlsProbe,
-    TunnelSource, UdpProbe, Webhook, WebhookKind,
+    TunnelSource, UdpProbe, Unfinished, Webhook, WebhookKind,
 };
 use super::super::parse::parse;
 use super::super::testing::{PATH_SAMPLE, SAMPLE};
@@ -458,6 +458,11 @@ fn service() -> impl Strategy<Value = Service> {
                     // As the parser: it is about backups.
                     backup_below: if has_backup { backup_below } else { 0.0 },
                     slow_start,
+                    unfinished_handshakes: match (tcp, drain.as_secs() % 3) {
+                        (false, _) | (true, 0) => Unfinished::Named,
+                        (true, 1) => Unfinished::Trickle,
+                        (true, _) => Unfinished::Out,
+                    },
                     drain_timeout: drain,
                     peak_flows_per_second: peak,
                     affinity: path.affinity,

@@ -8,9 +8,9 @@ use crate::desired::World;
 use crate::desired::world::ramp;
 
 impl Book {
-    /// Who is in its slow start, and how far.
+    /// Who is in its slow start or relieved, and how far.
     pub(super) fn ramps(&self, service: &Service, world: &World) -> Ramps {
-        if world.ramps.is_empty() {
+        if world.ramps.is_empty() && world.relieved.is_empty() {
             return Ramps::new();
         }
         let indexes = self.indexes();

@@ -379,6 +379,7 @@ fn targets_come_from_the_configuration() {
         fail_open_below: None,
         backup_below: 0.0,
         slow_start: Duration::ZERO,
+        unfinished_handshakes: crate::config::model::Unfinished::Named,
         drain_timeout: SECOND,
         peak_flows_per_second: None,
         affinity: model::Affinity::Hash,

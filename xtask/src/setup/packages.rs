@@ -55,6 +55,7 @@ const PROGRAMS: &[Program] = &[
     lab("ip", "iproute2", "iproute", "iproute2"),
     lab("ethtool", "ethtool", "ethtool", "ethtool"),
     lab("ping", "iputils-ping", "iputils", "iputils"),
+    lab("nft", "nftables", "nftables", "nftables"),
     lab("tcpdump", "tcpdump", "tcpdump", "tcpdump"),
     lab("nginx", "nginx-light", "nginx", "nginx"),
     lab("curl", "curl", "curl", "curl"),
@@ -95,7 +96,6 @@ const PROGRAMS: &[Program] = &[
         dnf: "gcc-c++",
         pacman: "gcc",
     },
-    bench("nft", "nftables"),
     bench("haproxy", "haproxy"),
     Program {
         command: NGINX_STREAM,

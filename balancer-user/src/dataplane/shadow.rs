@@ -129,21 +129,22 @@ impl Blueprint {
     }
 
     /// Keys of flows that the balancer has on record, of live and new ones
-    /// alike, `most` at most.
+    /// alike, each once, `most` at most.
     ///
     /// # Errors
     /// The tables have gone, or cannot be read.
     pub fn recorded(&self, most: usize) -> Result<Vec<FlowKey>, Error> {
         let mut set = self.set.clone();
-        let mut keys = Vec::new();
+        // A flow's record on probation stays there when it gets a lasting one.
+        let mut seen = BTreeSet::new();
         for name in ["FLOWS", "PROBATION"] {
             let records: Records<FlowBytes, FlowValue> = maps::typed(&mut set, name)?;
-            for key in records.keys().take(most - keys.len()) {
-                let key = key.map_err(|error| Error::kernel(format!("reading {name}"), error))?;
-                keys.push(bytemuck::cast(key));
+            // Where one is evicted meanwhile, reading may begin anew.
+            for key in records.keys().take(most) {
+                seen.insert(key.map_err(|error| Error::kernel(format!("reading {name}"), error))?);
             }
         }
-        Ok(keys)
+        Ok(seen.into_iter().take(most).map(bytemuck::cast).collect())
     }
 
     /// One of the tables, by its name in the object.

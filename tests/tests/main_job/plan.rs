@@ -271,8 +271,11 @@ fn flows_on_record_and_flows_of_a_capture_show_where_they_would_go() -> Result<(
     let answered = answered.run(client.namespace())?;
     client.namespace().run(|| -> Result<()> {
         for _ in 0..FLOWS {
-            // Nobody listens there; that is not the sender's trouble.
-            UdpSocket::bind("0.0.0.0:0")?.send_to(b"move", games.dial())?;
+            // Nobody listens there; that is not the sender's trouble. By its
+            // second datagram a flow has a second record, and is one all the same.
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.send_to(b"move", games.dial())?;
+            socket.send_to(b"again", games.dial())?;
         }
         Ok(())
     })??;

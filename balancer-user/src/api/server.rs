@@ -17,6 +17,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 use futures_util::stream;
+use serde::Serialize;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 
@@ -224,9 +225,10 @@ async fn plan(
 ) -> Response {
     let planned = async {
         let request = body(request)?;
-        ask(&commands, |reply| Command::Plan(request, reply)).await?
+        let planned = ask(&commands, |reply| Command::Plan(request, reply)).await??;
+        large(planned).await
     };
-    answer(planned.await.map(Json))
+    answer(planned.await)
 }
 
 async fn apply(
@@ -312,6 +314,24 @@ fn follow(begun: Begun) -> Response {
     });
     let headers = [(header::CONTENT_TYPE, "application/x-ndjson")];
     (headers, Body::from_stream(lines)).into_response()
+}
+
+/// An answer of tens of megabytes, written where nobody waits for the thread.
+async fn large<T: Serialize + Send + 'static>(answer: T) -> Result<Response, Problem> {
+    let written = tokio::task::spawn_blocking(move || serde_json::to_vec(&answer)).await;
+    let fault = |fault: &dyn std::fmt::Display| {
+        let detail = format!("the answer could not be written: {fault}");
+        Problem::new(
+            "no answer",
+            StatusCode::INTERNAL_SERVER_ERROR.as_u16(),
+            detail,
+        )
+    };
+    let text = written
+        .map_err(|error| fault(&error))?
+        .map_err(|error| fault(&error))?;
+    let headers = [(header::CONTENT_TYPE, "application/json")];
+    Ok((headers, text).into_response())
 }
 
 fn body<T>(request: Result<Json<T>, JsonRejection>) -> Result<T, Problem> {

@@ -109,8 +109,15 @@ pub(super) fn compare<'a>(
         (&now, (|owner| &mut owner.slots_now) as Count<'_>),
         (&next, |owner| &mut owner.slots_after),
     ] {
-        for owner in slots.iter().filter(|owner| **owner != NOBODY) {
-            *of(&mut comparison.owners[usize::from(*owner)]) += 1;
+        let mut counts = vec![0; comparison.owners.len()];
+        for owner in slots {
+            // All but nobody are there.
+            if let Some(count) = counts.get_mut(usize::from(*owner)) {
+                *count += 1;
+            }
+        }
+        for (owner, count) in comparison.owners.iter_mut().zip(counts) {
+            *of(owner) = count;
         }
     }
     comparison.go_through(&now, &next);
@@ -217,10 +224,12 @@ fn slots_now(held: Option<&Held>) -> Vec<u16> {
         return Vec::new();
     };
     let slots = held.table.slots().unwrap_or_default();
-    let owner = |index: u16| {
-        let seat = held.seats.get(usize::from(index));
-        seat.is_some_and(Option::is_some).then_some(index)
+    let owner = |(index, seat): (u16, &Option<HeldSeat>)| match seat {
+        Some(_) => index,
+        None => NOBODY,
     };
+    let owners: Vec<u16> = (0..).zip(&held.seats).map(owner).collect();
+    let owner = |index: u16| owners.get(usize::from(index)).copied();
     slots
         .iter()
         .map(|slot| owner(slot.current()).unwrap_or(NOBODY))

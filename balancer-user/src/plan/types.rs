@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use crate::config::render::settings::SettingChange;
+use crate::parallel;
 
 /// What a change would do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -27,6 +28,7 @@ pub struct Plan {
     pub drains_on: Vec<(String, String)>,
     /// The services that change, in the order of the new configuration, and
     /// then those that go.
+    #[serde(deserialize_with = "parallel::deserialize")]
     pub services: Vec<ServicePlan>,
     /// How many services stay as they are.
     pub unchanged_services: usize,
@@ -131,7 +133,8 @@ pub struct Break {
     pub why: String,
 }
 
-/// What would become of a backend.
+/// What would become of a backend. What there is none of is left out of JSON:
+/// there may be a hundred thousand of them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BackendPlan {
     /// Its name.
@@ -141,35 +144,48 @@ pub struct BackendPlan {
     /// Whether it is new, goes, changes or stays.
     pub fate: Fate,
     /// Settings that change; none of a backend that is new or goes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub settings: Vec<SettingChange>,
     /// Whether it has to be proven before it gets traffic: it is new, or
     /// another server, or the probe asks for something else.
     pub must_prove: bool,
     /// Its state now: `up`, `unproven`, `down`, `draining` or `disabled`; none
     /// if it is new.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_now: Option<String>,
     /// Its state afterwards, of one that must prove itself as it does; none if
     /// it goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_after: Option<String>,
     /// Slots that it has in the kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slots_now: Option<u32>,
     /// Slots that it would have, with the health that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slots_after: Option<u32>,
     /// Slots that it would have, were all up that are wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slots_all_up: Option<u32>,
     /// Its share of the slots in the kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share_now: Option<f64>,
     /// Its share afterwards, with the health that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share_after: Option<f64>,
     /// Its share, were all up that are wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share_all_up: Option<f64>,
     /// New flows a second that it gets now; none for UDP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flows_per_second_now: Option<f64>,
     /// What it would get of the service's present rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flows_per_second_after: Option<f64>,
     /// New flows a second that it would get at the declared peak.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_flows_per_second: Option<u64>,
     /// What it can take, as declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity_flows_per_second: Option<u64>,
 }
 

@@ -5,7 +5,7 @@
 //! service begins, and each piece is read and forgotten. This is for files
 //! without a fault: wherever something is to be said, or a piece could mean
 //! another thing than it does in its file, nothing is read here, and the file
-//! is read as a whole.
+//! is read as a whole. Pieces are read on all CPUs.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -15,7 +15,9 @@ use toml::de::{DeTable, DeValue};
 use super::fields::{Names, Path, Step};
 use super::sink::Sink;
 use super::{MAX_SERVICES, Parsed, file, service};
+use crate::config::model::Service;
 use crate::config::spans::{ServiceSpans, Spans, TableSpans};
+use crate::parallel;
 
 /// Shorter files are read as a whole: that they cost little.
 const LEAST: usize = 1 << 16;
@@ -43,38 +45,24 @@ fn read(source: &str) -> Option<Parsed> {
         return None;
     }
     let mut config = file(head.get_ref(), &mut spans, &mut sink)?.config;
-    let mut names = HashSet::new();
+    if !sink.findings.is_empty() {
+        return None;
+    }
     let ends = starts.iter().skip(1).copied().chain([source.len()]);
-    for (index, (start, end)) in starts.iter().copied().zip(ends).enumerate() {
-        let (piece, faults) = DeTable::parse_recoverable(&source[start..end]);
-        let table = piece.get_ref();
-        let value = table.get("service").filter(|_| table.len() == 1)?;
-        let DeValue::Array(tables) = value.get_ref() else {
-            return None;
-        };
-        let (Some(entry), 1, true) = (tables.first(), tables.len(), faults.is_empty()) else {
-            return None;
-        };
-        let table = entry.get_ref().as_table()?;
-        let root = Path {
-            parent: None,
-            step: Step::Root,
-        };
-        let mut first = Names::default();
-        let header = entry.span();
-        let (read, mut places) =
-            service::service(table, header, index, &root, &mut first, &mut sink);
-        let read = read.filter(|_| sink.findings.is_empty())?;
-        if !names.insert(read.name.clone()) {
+    let ranges = starts.iter().copied().zip(ends).map(|(from, to)| from..to);
+    let pieces = parallel::map(ranges.enumerate().collect(), |(index, range)| {
+        piece(source, index, range)
+    });
+    let mut names = HashSet::new();
+    for (index, piece) in pieces.into_iter().enumerate() {
+        let piece = piece?;
+        if !names.insert(piece.service.name.clone()) {
             return None;
         }
-        shift(&mut places, start);
-        config.services.push(read);
-        spans.services.push(places);
+        config.services.push(piece.service);
+        spans.services.push(piece.spans);
         if index == 0 {
-            let there = value.span();
-            let there = there.start + start..there.end + start;
-            spans.top.values.push(("service", there));
+            spans.top.values.push(("service", piece.place));
         }
     }
     Some(Parsed {
@@ -82,6 +70,43 @@ fn read(source: &str) -> Option<Parsed> {
         spans,
         sound: None,
         findings: Vec::new(),
+    })
+}
+
+/// A service as it was read.
+struct Piece {
+    service: Service,
+    spans: ServiceSpans,
+    /// Where it stands in the file.
+    place: Range<usize>,
+}
+
+/// The service that stands there and nowhere else, if it has no fault.
+fn piece(source: &str, index: usize, range: Range<usize>) -> Option<Piece> {
+    let start = range.start;
+    let (piece, faults) = DeTable::parse_recoverable(&source[range]);
+    let table = piece.get_ref();
+    let value = table.get("service").filter(|_| table.len() == 1)?;
+    let DeValue::Array(tables) = value.get_ref() else {
+        return None;
+    };
+    let (Some(entry), 1, true) = (tables.first(), tables.len(), faults.is_empty()) else {
+        return None;
+    };
+    let table = entry.get_ref().as_table()?;
+    let root = Path {
+        parent: None,
+        step: Step::Root,
+    };
+    let (mut names, mut sink) = (Names::default(), Sink::default());
+    let header = entry.span();
+    let (read, mut spans) = service::service(table, header, index, &root, &mut names, &mut sink);
+    shift(&mut spans, start);
+    let there = value.span();
+    Some(Piece {
+        service: read.filter(|_| sink.findings.is_empty())?,
+        spans,
+        place: there.start + start..there.end + start,
     })
 }
 

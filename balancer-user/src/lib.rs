@@ -16,6 +16,7 @@ pub mod member;
 pub mod metrics;
 pub mod moment;
 pub mod netlink;
+mod packet_socket;
 pub mod page;
 mod parallel;
 pub mod plan;

@@ -130,6 +130,10 @@ pub struct ServiceStatus {
     pub protocol: String,
     /// `l2`, `ipip`, `gue`, `nat` or `fullnat`.
     pub forward: String,
+    /// How backends are probed, such as `http`, or `http via vip`; none without
+    /// a probe.
+    #[serde(default)]
+    pub probe: Option<String>,
     /// `up` (all wanted backends are), `degraded` (some), `on-backups` (too few
     /// of the primary pool), `fail-open` (too few, so all are used) or `down`.
     pub state: String,

@@ -90,8 +90,12 @@ fn service_text(service: &ServiceStatus, color: bool) -> String {
         (flows, "tcp") => format!(", seen are {}", units::counted(flows, "new flow")),
         (packets, _) => format!(", seen are {}", units::counted(packets, "packet")),
     };
+    // That probes go to the backends themselves needs no word.
+    let probe = service.probe.as_deref();
+    let probe = probe.filter(|probe| probe.contains(" via "));
+    let probe = probe.map_or(String::new(), |probe| format!(", probed by {probe}"));
     format!(
-        "\nservice {}: {}, {address}:{}/{}, {}{seen}{settling}\n{}",
+        "\nservice {}: {}, {address}:{}/{}, {}{probe}{seen}{settling}\n{}",
         service.name,
         service.state,
         service.ports,

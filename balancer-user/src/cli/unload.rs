@@ -11,6 +11,8 @@ use nix::fcntl::{Flock, FlockArg};
 use super::{Exit, block_on, output, require_root};
 use crate::api::client::{Client, Error};
 use crate::dataplane::attach;
+use crate::netlink::Netlink;
+use crate::probe::vip;
 
 /// Detach what a dead or stopped balancer left in the kernel
 ///
@@ -57,6 +59,10 @@ pub(super) fn run(args: &Args, client: &Client) -> anyhow::Result<Exit> {
     if attach::pinned(dir)?.is_empty() && attach::remove_maps(dir)? {
         removed.push_str("maps: removed\n");
     }
+    // They lead probes to a device that went with the daemon.
+    if args.interface.is_none() && block_on(unlead(dir))?? {
+        removed.push_str("rules of probes: removed\n");
+    }
     drop(lock);
     if removed.is_empty() {
         let of = match &args.interface {
@@ -69,6 +75,15 @@ pub(super) fn run(args: &Args, client: &Client) -> anyhow::Result<Exit> {
     }
     output::print(&removed)?;
     Ok(Exit::Done)
+}
+
+/// Removes the rules of probes by the VIP; whether there were any.
+async fn unlead(pin_dir: &Path) -> anyhow::Result<bool> {
+    let (netlink, _changes) = Netlink::connect().context("connecting to the kernel's netlink")?;
+    let names = vip::Names::of(pin_dir);
+    vip::unlead(&netlink, &names)
+        .await
+        .with_context(|| format!("the rules with mark {:#x}; see `ip rule`", names.number))
 }
 
 fn refuse_if_answered(client: &Client) -> anyhow::Result<()> {

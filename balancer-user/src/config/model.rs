@@ -24,7 +24,7 @@ pub use apply::{Apply, Keep};
 pub use backends::Backends;
 pub use health::{
     CommandProbe, DnsProbe, DnsRecord, Flap, GrpcProbe, Health, HttpProbe, Identity, Payload,
-    ProbeKind, TlsProbe, UdpProbe,
+    ProbeKind, TlsProbe, UdpProbe, Via,
 };
 pub use packet_path::{Affinity, MAX_HOST_BITS, Quic, ServerId, SourceLimit, TunnelSource};
 pub use ports::Ports;
@@ -214,6 +214,13 @@ pub struct Service {
 }
 
 impl Service {
+    /// The port that a backend's probes dial: a mode that translates dials the
+    /// backend's own. None without a probe, or any port to probe.
+    pub fn probed_port(&self, backend: &Backend) -> Option<u16> {
+        let port = self.health.as_ref()?.port.or(backend.port);
+        port.or_else(|| self.ports.first())
+    }
+
     /// The backend of that name.
     pub fn backend(&self, name: &str) -> Option<&Backend> {
         self.backends.iter().find(|backend| backend.name == name)
@@ -258,7 +265,7 @@ impl fmt::Display for Protocol {
 }
 
 /// How a packet reaches its backend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Forward {
     /// Rewrite the Ethernet addresses; backends are on the same link.
     L2,

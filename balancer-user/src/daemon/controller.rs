@@ -41,6 +41,7 @@ use crate::health::Failure;
 use crate::moment::{self, Moment};
 use crate::netlink::{Changes, Netlink, NextHop, Unresolved};
 use crate::probe::scheduler::{Event, Events, Scheduler, TargetId, TargetSpec};
+use crate::probe::vip::Lane;
 use crate::revision::{Author, Origin, Revision};
 
 /// How often counters are sampled and missing neighbours asked again.
@@ -75,6 +76,7 @@ pub(super) struct Controller {
     pub(super) relief: Relief,
     pub(super) dataplane: Box<dyn Dataplane>,
     pub(super) scheduler: Scheduler,
+    pub(super) lane: Lane,
     pub(super) netlink: Netlink,
     pub(super) found: Arc<Found>,
     pub(super) lookup: Lookup,
@@ -174,7 +176,7 @@ impl Controller {
         };
         tracing::info!(%service, %backend, from = %transition.from, to = %transition.to, %cause, "health");
         // Probes go the way that packets go: it may lead to a wrong machine.
-        if let Some(Failure::Timeout { .. }) = event.outcome.failure()
+        if event.outcome.failure().is_some_and(Failure::is_silence)
             && let Some(Ok(hop)) = self.hop_of(&event.id)
         {
             hops::doubt(&self.netlink, hop);
@@ -236,6 +238,9 @@ impl Controller {
         }
         if hops::is_missing(&self.config, &self.found) {
             self.start_lookup(Solicit::Missing);
+        }
+        if self.lane.is_blocked() {
+            self.lead_probes().await;
         }
         if self
             .ramps

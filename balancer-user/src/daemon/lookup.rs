@@ -55,6 +55,7 @@ impl Controller {
         let wanted = hops::addresses(&self.config);
         known.retain(|address, _| wanted.contains_key(address));
         self.world.hops = hops::for_members(&self.config, &self.found);
+        self.lead_probes().await;
         let _ = self.reconcile("routes or neighbours changed", began);
         planning::note_waste();
         self.go_on_if_proven().await;
@@ -88,6 +89,12 @@ impl Controller {
             Arc::make_mut(&mut self.found).extend(found);
         }
         self.world.hops = hops::for_members(&self.config, &self.found);
+        self.lead_probes().await;
+    }
+
+    /// Has probes by VIPs go where packets go.
+    pub(super) async fn lead_probes(&self) {
+        self.lane.lead(&self.config, &self.found).await;
     }
 
     /// Notes where the program is, and attaches it to an interface that was

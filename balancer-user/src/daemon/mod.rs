@@ -10,6 +10,7 @@ mod controller;
 mod ends;
 mod existing;
 mod explain;
+mod first_probes;
 pub mod hops;
 mod host;
 mod incidents;
@@ -40,7 +41,7 @@ mod watching;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -50,7 +51,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::controller::{Controller, Sources};
 use self::ends::Ends;
-use self::hops::Solicit;
+use self::first_probes::{open_lane, prove};
 use self::lookup::Lookup;
 use self::peers::Group;
 use self::pins::lock_pins;
@@ -71,10 +72,6 @@ use crate::probe::scheduler::{Events, Scheduler, TargetSpec};
 use crate::revision::{self, Author};
 use crate::seed;
 
-/// Longest time that the first probes are waited for, whatever the file says.
-const MAX_PROVING: Duration = Duration::from_secs(60);
-/// Time for probes of a start to be late.
-const PROVING_SLACK: Duration = Duration::from_secs(3);
 /// Commands that wait for the controller.
 const MAX_WAITING_COMMANDS: usize = 64;
 
@@ -180,21 +177,18 @@ async fn serve(
         scraper: controller.scraper(),
         published: controller.published(),
     };
-    tokio::select! {
-        () = controller.run(&mut sources) => {}
-        () = watching => {}
-        result = public::serve(public, told) => {
-            controller.stop();
-            return result.context("serving node.listen");
-        }
+    let ended = tokio::select! {
+        () = controller.run(&mut sources) => Ok(()),
+        () = watching => Ok(()),
+        result = public::serve(public, told) => result.context("serving node.listen"),
         result = server::serve(listener, commands, doors) => {
-            controller.stop();
-            return result.context("serving the control socket");
+            result.context("serving the control socket")
         }
-        () = ends.wait() => {}
-    }
+        () = ends.wait() => Ok(()),
+    };
     controller.stop();
-    Ok(())
+    controller.lane.close().await;
+    ended
 }
 
 /// Proves the backends, then attaches with the first table in force.
@@ -213,11 +207,12 @@ async fn begin(
         netlink,
     } = start;
     let config = resumed.config.clone();
-    let (mut scheduler, mut probes) = Scheduler::new();
+    let (lane, found) = open_lane(&config, &netlink).await;
+    let (mut scheduler, mut probes) = Scheduler::new(lane.clone());
     for error in scheduler.set_targets(TargetSpec::from_services(&config.services)) {
         tracing::error!(%error, "cannot be probed");
     }
-    let found = prove(&config, &netlink, &scheduler, &mut probes).await;
+    let found = prove(&config, (&netlink, &lane, found), (&scheduler, &mut probes)).await;
     let world = World {
         health: scheduler.states().health(),
         hops: hops::for_members(&config, &found),
@@ -260,6 +255,7 @@ async fn begin(
         relief: Default::default(),
         dataplane: Box::new(begun.dataplane),
         scheduler,
+        lane,
         netlink,
         found: Arc::new(found),
         rates: rates::Rates::default(),
@@ -286,45 +282,6 @@ async fn begin(
 fn unix_now() -> revision::UnixSeconds {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map(|since| since.as_secs()).unwrap_or_default()
-}
-
-/// Waits until every backend that is probed was found good or bad, and its
-/// next hop, or until it has taken too long; the loop goes on from there.
-async fn prove(
-    config: &Config,
-    netlink: &Netlink,
-    scheduler: &Scheduler,
-    probes: &mut Events,
-) -> hops::Found {
-    let deadline = tokio::time::Instant::now() + proving_limit(config);
-    let mut found = hops::ask(netlink, hops::addresses(config), Solicit::Missing).await;
-    loop {
-        let missing = hops::is_missing(config, &found);
-        let states = scheduler.states().all();
-        let unknown = states.iter().any(|target| {
-            !target.monitor.state().is_eligible() && target.monitor.bad_in_row() == 0
-        });
-        if !unknown && !missing {
-            return found;
-        }
-        let pause = tokio::time::Instant::now() + Duration::from_millis(100);
-        tokio::select! {
-            _ = probes.recv() => {}
-            () = tokio::time::sleep_until(pause) => {}
-            () = tokio::time::sleep_until(deadline) => return found,
-        }
-        found = hops::ask(netlink, hops::addresses(config), Solicit::Missing).await;
-    }
-}
-
-/// Time in which a healthy backend of any service passes its probes.
-fn proving_limit(config: &Config) -> Duration {
-    let limit = |service: &Service| {
-        let health = service.health.as_ref()?;
-        Some(health.interval * health.rise + health.timeout)
-    };
-    let longest = config.services.iter().filter_map(limit).max();
-    (longest.unwrap_or_default() + PROVING_SLACK).min(MAX_PROVING)
 }
 
 fn load(path: &Path, tables: &TableMemo) -> anyhow::Result<(Config, String)> {

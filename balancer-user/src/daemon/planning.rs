@@ -23,8 +23,9 @@ use crate::config::parse;
 use crate::config::spans::Spans;
 use crate::dataplane::heap;
 use crate::plan::{self, Base, Held, OperatorDrain, Plan, Proofs};
-use crate::probe::prove::prove;
+use crate::probe::prove::prove_by;
 use crate::probe::scheduler::TargetId;
+use crate::probe::vip::Lane;
 
 /// Why findings are allowed that a request names, where it does not say.
 const REASON: &str = "allowed for this change";
@@ -120,6 +121,7 @@ impl Controller {
         let scene = questions.is_any().then(|| self.scene());
         let blueprint = self.dataplane.blueprint();
         let (base, tables) = (self.base(), Arc::clone(&self.tables));
+        let lane = self.lane.clone();
         tokio::spawn(async move {
             let color = request.color;
             let terms = Terms {
@@ -127,7 +129,15 @@ impl Controller {
                 reason: None,
             };
             let whose = For::Plan;
-            let judged = judge(base, tables, request.name, request.text, (&terms, whose)).await;
+            let judged = judge(
+                base,
+                tables,
+                &lane,
+                request.name,
+                request.text,
+                (&terms, whose),
+            )
+            .await;
             let planned = match judged {
                 Ok(judged) => questions.answered(judged, scene, blueprint, color).await,
                 Err(problem) => Err(problem),
@@ -155,6 +165,7 @@ pub(super) enum For {
 pub(super) async fn judge(
     base: Base,
     tables: Arc<TableMemo>,
+    lane: &Lane,
     name: String,
     text: String,
     (terms, whose): (&Terms, For),
@@ -190,7 +201,7 @@ pub(super) async fn judge(
         });
     };
     let read_for = began.elapsed();
-    let proofs = prove(plan::to_prove(&base, &step.config)).await;
+    let proofs = prove_by(lane, &step.config, plan::to_prove(&base, &step.config)).await;
     let proved_for = began.elapsed() - read_for;
     let is_proven = proofs.is_empty();
     let (spans, mut report) = (read.spans, read.report);

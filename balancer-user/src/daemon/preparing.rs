@@ -130,10 +130,10 @@ impl Controller {
             terms.reason.get_or_insert("a rollback".to_owned());
         }
         let scene = self.scene();
-        let done = self.done.clone();
+        let (done, lane) = (self.done.clone(), self.lane.clone());
         tokio::spawn(async move {
             let (name, text) = (wanted.name.clone(), wanted.text.clone());
-            let judged = judge(base, tables, name, text, (&terms, For::Change)).await;
+            let judged = judge(base, tables, &lane, name, text, (&terms, For::Change)).await;
             let outcome = match judged {
                 Ok(judged) => ready(judged, scene).await,
                 Err(problem) => Err(problem),

@@ -28,10 +28,11 @@ use under_way::Step;
 pub(super) use under_way::UnderWay;
 
 use super::controller::Controller;
+use super::first_probes::proving_limit;
 use super::lookup::same_backends;
 use super::revisions::Stored;
 use super::watching::Watched;
-use super::{hops, proving_limit, unix_now};
+use super::{hops, unix_now};
 use crate::api::progress::Progress;
 use crate::api::server::Begun;
 use crate::api::types::Problem;

@@ -10,7 +10,7 @@ use super::protocol::UnderWay;
 use crate::api::types::{
     Apply, BackendStatus, HandshakeStatus, InterfaceStatus, Reload, ServiceStatus, Status,
 };
-use crate::config::model::{Protocol, Service};
+use crate::config::model::{Health, Protocol, Service};
 use crate::dataplane::Counters;
 use crate::desired::{BackendState, Seat, Standing};
 use crate::health::Monitor;
@@ -98,6 +98,7 @@ impl Controller {
             }
         }
         problems.extend(self.storage_problem());
+        problems.extend(self.lane.problems());
         if let Some(apply) = self.last_apply.as_ref().filter(|apply| !apply.succeeded) {
             problems.push(format!("the last change was not applied: {}", apply.cause));
         }
@@ -162,6 +163,7 @@ impl Controller {
             ports: service.ports.to_string(),
             protocol: service.protocol.to_string(),
             forward: service.forward.to_string(),
+            probe: service.health.as_ref().map(Health::summary),
             state: state(&backends, standing).to_owned(),
             slot_count,
             counted_since_change: all_seen,

@@ -43,6 +43,7 @@
 //! less. A timer wakes up to 1 ms late, once a probe; the 100 ms that are
 //! allowed on top are for that and for the change of the table.
 
+mod at_vip;
 mod damping;
 mod durations;
 mod outcome;
@@ -50,6 +51,7 @@ mod outcome;
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
 
+pub use at_vip::{AtVip, Fault};
 pub use durations::{Durations, STEPS};
 pub use outcome::{Evidence, Failure, Outcome, Phase, shortened};
 

@@ -8,6 +8,8 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use super::AtVip;
+
 /// Characters of a server's text that a message repeats.
 const SHOWN_CHARS: usize = 64;
 
@@ -216,6 +218,8 @@ pub enum Failure {
     },
     /// The certificate does not lead to an authority of the `ca_file`.
     CertificateUntrusted(String),
+    /// A probe by the VIP failed.
+    AtVip(Box<AtVip>),
     /// Something of our own failed (file descriptors, memory, a local rule);
     /// it says nothing about the backend and must not count against it.
     Local(String),
@@ -224,7 +228,20 @@ pub enum Failure {
 impl Failure {
     /// Whether this is our own fault and says nothing about the backend.
     pub fn is_local(&self) -> bool {
-        matches!(self, Self::Local(_) | Self::NoAddress)
+        match self {
+            Self::Local(_) | Self::NoAddress => true,
+            Self::AtVip(it) => it.is_local(),
+            _ => false,
+        }
+    }
+
+    /// Whether nothing came back in time, so that nobody may be there.
+    pub fn is_silence(&self) -> bool {
+        match self {
+            Self::Timeout { .. } => true,
+            Self::AtVip(it) => it.is_silence(),
+            _ => false,
+        }
     }
 
     /// One stable word a kind, for metrics and JSON.
@@ -254,6 +271,7 @@ impl Failure {
             Self::CertificateName { .. } => "certificate-name",
             Self::CertificateExpired { .. } => "certificate-expired",
             Self::CertificateUntrusted(_) => "certificate-untrusted",
+            Self::AtVip(it) => it.name(),
             Self::Local(_) => "local",
         }
     }
@@ -321,6 +339,7 @@ impl fmt::Display for Failure {
             Self::CertificateUntrusted(text) => {
                 write!(f, "certificate is not trusted by the ca_file: {text}")
             }
+            Self::AtVip(it) => it.fmt(f),
             Self::Local(text) => {
                 write!(
                     f,

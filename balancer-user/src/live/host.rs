@@ -29,6 +29,12 @@ pub struct Host {
     /// What backends answered that were asked for their service's address, by
     /// the places of service and backend in the file.
     pub vips: BTreeMap<(usize, usize), VipAnswer>,
+    /// What the kernel says of the way to each VIP that is probed by, were it
+    /// to send there itself: the way from which it expects answers.
+    pub vip_ways: Found,
+    /// Why the device of probes by the VIP cannot be made, where they are
+    /// asked for.
+    pub no_tun: Option<String>,
     /// Bytes of a page of memory, into which native XDP wants a frame to fit.
     pub page_len: u32,
     /// What the other balancers of the group hold; empty where they were not

@@ -13,10 +13,11 @@ use tokio::time::{Instant, sleep_until};
 use super::drivers::Drivers;
 use super::host::{Host, Interface, Program};
 use super::{peers, probe};
-use crate::config::model::Config;
+use crate::config::model::{Config, Service, Via};
 use crate::daemon::hops::{self, Found, Solicit};
 use crate::dataplane::attach;
 use crate::netlink::{Error, Link, Netlink};
+use crate::probe::vip;
 
 /// The kernel asks a neighbour three times, a second apart.
 const NEIGHBOUR_PATIENCE: Duration = Duration::from_millis(3500);
@@ -71,6 +72,7 @@ pub async fn look_beyond(config: &Config, reach: Reach, known: Arc<Found>) -> Re
     look_at_interfaces(config, &links, &mut host).await;
     look_at_reverse_paths(&mut host);
     look_for_ways(config, &netlink, known, &mut host).await;
+    look_at_vips(config, &netlink, &mut host).await;
     if reach == Reach::Network {
         host.peers = peers::ask(&config.node.peers).await;
         for (peer, answer) in &host.peers {
@@ -174,6 +176,27 @@ async fn look_at_interfaces(config: &Config, links: &[Link], host: &mut Host) {
             }
         }
         host.interfaces.insert(name.clone(), interface);
+    }
+}
+
+/// What probes by the VIP need of the host, where there are any.
+async fn look_at_vips(config: &Config, netlink: &Netlink, host: &mut Host) {
+    let by_vip = |it: &&Service| it.health.as_ref().is_some_and(|it| it.via == Via::Vip);
+    let services = config.services.iter().filter(by_vip);
+    let mut vips: Vec<IpAddr> = services.map(|service| service.address).collect();
+    vips.sort_unstable();
+    vips.dedup();
+    if vips.is_empty() {
+        return;
+    }
+    let ways = netlink.next_hops(&vips).await;
+    host.vip_ways = vips.into_iter().zip(ways).collect();
+    match geteuid().is_root() {
+        true => host.no_tun = vip::missing(),
+        false => {
+            let why = "whether TUN devices can be made, for probes by the VIP: it needs root";
+            host.unseen.push(why.to_owned());
+        }
     }
 }
 

@@ -14,6 +14,7 @@ mod error;
 mod link;
 mod neighbour;
 mod next_hop;
+mod policy;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -37,6 +38,7 @@ pub use changes::Changes;
 pub use error::Error;
 pub use link::{AttachedMode, AttachedXdp, Link};
 pub use next_hop::{NextHop, Unresolved};
+pub use policy::{Family, PRIORITY as MARKED_PRIORITY};
 
 use neighbour::Neighbours;
 use next_hop::Route;

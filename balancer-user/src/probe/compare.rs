@@ -6,7 +6,6 @@
 //! at a time, each with a timeout, and `MAX_CONCURRENT` in all. Dropping a
 //! [`Comparing`] ends it.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,6 +15,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
+use super::vip::{Lane, Way};
 use super::{Deadline, PrepareError, http, tcp, tls};
 use crate::config::model::{Health, HttpProbe, ProbeKind, TlsProbe};
 use crate::health::Failure;
@@ -60,7 +60,7 @@ struct Shared {
 impl Comparing {
     /// Begins to ask; `is_before` says that nothing has moved yet. Must be
     /// called within a tokio runtime.
-    pub fn begin(panels: Vec<Panel>, is_before: bool) -> Self {
+    pub fn begin(panels: Vec<Panel>, is_before: bool, lane: Lane) -> Self {
         let heard = panels.iter().map(|panel| {
             let seats = panel.seats.iter();
             let backends = seats.map(|seat| (seat.backend.clone(), seat.role));
@@ -72,7 +72,7 @@ impl Comparing {
             proven: Notify::new(),
             permits: Semaphore::new(MAX_CONCURRENT),
         });
-        let task = tokio::spawn(ask_all(panels, Arc::clone(&shared)));
+        let task = tokio::spawn(ask_all(panels, Arc::clone(&shared), lane));
         Self {
             shared,
             task: task.abort_handle(),
@@ -125,7 +125,7 @@ impl Shared {
 }
 
 /// Asks all of them, each in its own time.
-async fn ask_all(panels: Vec<Panel>, shared: Arc<Shared>) {
+async fn ask_all(panels: Vec<Panel>, shared: Arc<Shared>, lane: Lane) {
     let mut loops = Vec::new();
     for (at, panel) in panels.iter().enumerate() {
         let asker = match Asker::new(&panel.health) {
@@ -139,7 +139,9 @@ async fn ask_all(panels: Vec<Panel>, shared: Arc<Shared>) {
         };
         for (seat, it) in panel.seats.iter().enumerate() {
             let (shared, asker) = (Arc::clone(&shared), Arc::clone(&asker));
-            loops.push(ask_on(shared, asker, it.address, (at, seat)));
+            let lane = lane.clone();
+            let way = move || lane.way(it.address, it.via.as_ref());
+            loops.push(ask_on(shared, asker, way, (at, seat)));
         }
     }
     join_all(loops).await;
@@ -149,14 +151,14 @@ async fn ask_all(panels: Vec<Panel>, shared: Arc<Shared>) {
 async fn ask_on(
     shared: Arc<Shared>,
     asker: Arc<Asker>,
-    address: SocketAddr,
+    way: impl Fn() -> Way,
     place: (usize, usize),
 ) {
     loop {
         for path in 0..asker.paths.len() {
             let permit = shared.permits.acquire().await;
             let start = Instant::now();
-            let said = asker.ask(address, path).await;
+            let said = asker.ask(&way(), path).await;
             let took = start.elapsed();
             drop(permit);
             // What is this host's own fault says nothing about the server.
@@ -208,12 +210,18 @@ impl Asker {
         Ok((!asker.paths.is_empty()).then_some(asker))
     }
 
-    async fn ask(&self, address: SocketAddr, path: usize) -> Result<u16, Failure> {
+    async fn ask(&self, way: &Way, path: usize) -> Result<u16, Failure> {
+        let asked = self.ask_at(way, path).await;
+        asked.map_err(|failure| way.explain(failure))
+    }
+
+    async fn ask_at(&self, way: &Way, path: usize) -> Result<u16, Failure> {
+        let address = way.address();
         let deadline = Deadline {
             at: Instant::now() + self.timeout,
             limit: self.timeout,
         };
-        let stream = tcp::connect(address, &deadline).await?;
+        let (stream, _ticket) = tcp::connect(way, &deadline).await?;
         let client = &self.paths[path];
         match &self.tls {
             None => client.ask(stream, address, &deadline).await,

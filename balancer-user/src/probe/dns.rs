@@ -3,11 +3,10 @@
 //! Datagrams that do not answer this question are passed over, as a late one
 //! to an earlier probe cannot come: each probe has a port of its own.
 
-use std::net::SocketAddr;
-
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
+use super::vip::Way;
 use super::{Deadline, PrepareError, udp};
 use crate::config::model::{DnsProbe, DnsRecord};
 use crate::health::{Failure, shortened};
@@ -35,11 +34,7 @@ impl Client {
         })
     }
 
-    pub(super) async fn exchange(
-        &self,
-        address: SocketAddr,
-        deadline: &Deadline,
-    ) -> Result<(), Failure> {
+    pub(super) async fn exchange(&self, way: &Way, deadline: &Deadline) -> Result<(), Failure> {
         let local = |error: &dyn std::fmt::Display| Failure::Local(error.to_string());
         let id = getrandom::u32().map_err(|error| local(&error))? as u16;
         let mut question = Message::new(id, MessageType::Query, OpCode::Query);
@@ -47,7 +42,7 @@ impl Client {
         question.metadata.recursion_desired = true;
         question.add_query(self.query.clone());
         let question = question.to_vec().map_err(|error| local(&error))?;
-        let socket = udp::connect(address, deadline).await?;
+        let (socket, _ticket) = udp::connect(way, deadline).await?;
         udp::send(&socket, &question, deadline).await?;
         let mut buffer = vec![0; MAX_DATAGRAM];
         loop {

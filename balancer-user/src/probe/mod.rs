@@ -23,6 +23,7 @@ pub mod scheduler;
 mod tcp;
 mod tls;
 mod udp;
+pub mod vip;
 
 pub use error::PrepareError;
 pub(crate) use http::regex;
@@ -37,6 +38,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
 use self::scheduler::TargetId;
+use self::vip::Way;
 use crate::config::model::{Identity, ProbeKind};
 use crate::health::{Failure, Outcome, Phase, shortened};
 
@@ -95,38 +97,43 @@ impl Prober {
         Ok(Self { prepared })
     }
 
-    /// Looks at the server at `address`; is back after `timeout` at most.
-    pub async fn probe(&self, id: &TargetId, address: SocketAddr, timeout: Duration) -> Outcome {
+    /// Looks at the server that a way leads to; is back after `timeout` at most.
+    pub async fn probe(&self, id: &TargetId, way: impl Into<Way>, timeout: Duration) -> Outcome {
+        let way = way.into();
         let start = Instant::now();
         let timeout = timeout.min(MAX_TIMEOUT);
         let deadline = Deadline {
             at: start + timeout,
             limit: timeout,
         };
-        let result = self.attempt(id, address, &deadline).await;
+        let result = self.attempt(id, &way, &deadline).await;
         let duration = start.elapsed();
         match result {
             Ok(certificate_ends) => Outcome::Passed {
                 duration,
                 certificate_ends,
             },
-            Err(reason) => Outcome::Failed { reason, duration },
+            Err(reason) => Outcome::Failed {
+                reason: way.explain(reason),
+                duration,
+            },
         }
     }
 
     async fn attempt(
         &self,
         id: &TargetId,
-        address: SocketAddr,
+        way: &Way,
         deadline: &Deadline,
     ) -> Result<Ends, Failure> {
+        let address = way.address();
         match &self.prepared {
-            Prepared::Udp(udp) => udp.exchange(address, deadline).await.map(|()| None),
-            Prepared::Dns(dns) => dns.exchange(address, deadline).await.map(|()| None),
+            Prepared::Udp(udp) => udp.exchange(way, deadline).await.map(|()| None),
+            Prepared::Dns(dns) => dns.exchange(way, deadline).await.map(|()| None),
             Prepared::Command(command) => command.run(id, address, deadline).await.map(|()| None),
-            Prepared::Tcp => tcp::connect(address, deadline).await.map(|_| None),
+            Prepared::Tcp => tcp::connect(way, deadline).await.map(|_| None),
             Prepared::Http(_, tls) | Prepared::Http2(_, tls) | Prepared::Grpc(_, tls) => {
-                let stream = tcp::connect(address, deadline).await?;
+                let (stream, _ticket) = tcp::connect(way, deadline).await?;
                 let Some(tls) = tls else {
                     return self
                         .ask(stream, ("http", address), deadline)

@@ -15,7 +15,9 @@ use futures_util::stream;
 use tokio::time::{Instant, sleep_until};
 
 use super::scheduler::{TargetId, TargetSpec};
+use super::vip::Lane;
 use super::{PrepareError, Prober};
+use crate::config::model::Config;
 /// The longest pause between two probes: who asks is waiting.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// Proofs under way at a time. Each holds a file descriptor.
@@ -25,8 +27,17 @@ const MAX_CONCURRENT: usize = 1024;
 /// not in it was not probed.
 pub type Proofs = BTreeMap<TargetId, Result<(), String>>;
 
+/// As [`prove`], for targets of a configuration that is not in force: those
+/// that are probed by the VIP are given a way first.
+pub async fn prove_by(lane: &Lane, config: &Config, targets: Vec<TargetSpec>) -> Proofs {
+    if targets.iter().any(|target| target.via.is_some()) {
+        lane.lead_candidate(config).await;
+    }
+    prove(targets, lane).await
+}
+
 /// Probes each of them until it is proven, or cannot be in time.
-pub async fn prove(targets: Vec<TargetSpec>) -> Proofs {
+pub async fn prove(targets: Vec<TargetSpec>, lane: &Lane) -> Proofs {
     let mut probers: HashMap<String, Result<Arc<Prober>, PrepareError>> = HashMap::new();
     let proofs = targets.into_iter().map(|target| {
         // Targets of a service have the same probe.
@@ -36,7 +47,7 @@ pub async fn prove(targets: Vec<TargetSpec>) -> Proofs {
             .clone();
         async move {
             let proof = match prober {
-                Ok(prober) => prove_one(&prober, &target).await,
+                Ok(prober) => prove_one(&prober, &target, lane).await,
                 Err(error) => Err(error.to_string()),
             };
             (target.id, proof)
@@ -50,17 +61,16 @@ pub async fn prove(targets: Vec<TargetSpec>) -> Proofs {
         .await
 }
 
-async fn prove_one(prober: &Prober, target: &TargetSpec) -> Result<(), String> {
+async fn prove_one(prober: &Prober, target: &TargetSpec, lane: &Lane) -> Result<(), String> {
     let health = &target.health;
     let (pause, rise) = (health.interval.min(MAX_PAUSE), health.rise.max(1));
     // One more than it takes.
     let mut left = rise.saturating_add(1);
     let mut passed = 0;
+    let way = || lane.way(target.address, target.via.as_ref());
     loop {
         let start = Instant::now();
-        let outcome = prober
-            .probe(&target.id, target.address, health.timeout)
-            .await;
+        let outcome = prober.probe(&target.id, way(), health.timeout).await;
         left -= 1;
         match outcome.failure() {
             None => passed += 1,
@@ -100,6 +110,7 @@ mod tests {
                 backend: name.to_owned(),
             },
             address,
+            via: None,
             health: Health {
                 interval: Duration::from_millis(10),
                 jitter: 0.0,
@@ -133,11 +144,14 @@ mod tests {
         let (right, count) = speaks(&["the shop"]).await;
         let (wrong, _) = speaks(&["a test page"]).await;
         let (_held, closed) = closed_port();
-        let proofs = prove(vec![
-            target("right", right.address, 3),
-            target("wrong", wrong.address, 2),
-            target("closed", closed, 2),
-        ])
+        let proofs = prove(
+            vec![
+                target("right", right.address, 3),
+                target("wrong", wrong.address, 2),
+                target("closed", closed, 2),
+            ],
+            &Lane::none(),
+        )
         .await;
         let of = |name: &str| {
             let mut found = proofs.iter().filter(|(id, _)| id.backend == name);
@@ -153,11 +167,11 @@ mod tests {
     #[tokio::test]
     async fn first_failure_is_forgiven_and_no_other() {
         let (late, count) = speaks(&["starting", "the shop"]).await;
-        let proofs = prove(vec![target("late", late.address, 2)]).await;
+        let proofs = prove(vec![target("late", late.address, 2)], &Lane::none()).await;
         assert!(proofs.values().all(Result::is_ok), "{proofs:?}");
         assert_eq!(count.load(Ordering::Relaxed), 3);
         let (flapping, count) = speaks(&["the shop", "starting", "the shop"]).await;
-        let proofs = prove(vec![target("flapping", flapping.address, 2)]).await;
+        let proofs = prove(vec![target("flapping", flapping.address, 2)], &Lane::none()).await;
         assert!(proofs.values().all(Result::is_err), "{proofs:?}");
         assert_eq!(count.load(Ordering::Relaxed), 2);
     }
@@ -171,7 +185,7 @@ mod tests {
             expect_status: Vec::new(),
             identity: None,
         });
-        let proofs = prove(vec![target]).await;
+        let proofs = prove(vec![target], &Lane::none()).await;
         let error = proofs.values().next().unwrap().clone().unwrap_err();
         assert!(error.contains("no request target"), "{error}");
     }

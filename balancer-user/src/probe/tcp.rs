@@ -3,17 +3,20 @@
 
 use std::net::SocketAddr;
 
+use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::Deadline;
+use super::vip::{Ticket, Way};
 use crate::health::{Failure, Phase};
 
-/// Connects, with a reset instead of a close at the end.
+/// Connects, with a reset instead of a close at the end. A ticket is to be held
+/// as long as the stream.
 pub(super) async fn connect(
-    address: SocketAddr,
+    way: &Way,
     deadline: &Deadline,
-) -> Result<TcpStream, Failure> {
-    let socket = match address {
+) -> Result<(TcpStream, Option<Ticket>), Failure> {
+    let socket = match way.address() {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     };
@@ -21,10 +24,12 @@ pub(super) async fn connect(
     socket
         .set_zero_linger()
         .map_err(|error| deadline.io_failure(&error, Phase::Connect))?;
-    deadline
-        .within(Phase::Connect, socket.connect(address))
+    let ticket = way.enter(SockRef::from(&socket), deadline)?;
+    let stream = deadline
+        .within(Phase::Connect, socket.connect(way.address()))
         .await?
-        .map_err(|error| deadline.io_failure(&error, Phase::Connect))
+        .map_err(|error| deadline.io_failure(&error, Phase::Connect))?;
+    Ok((stream, ticket))
 }
 
 #[cfg(test)]

@@ -4,11 +4,11 @@
 //! and a closed port is told of at once by ICMP. A datagram that is lost on the
 //! way is a bad probe; `fall` is there for that.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-
+use socket2::{Domain, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 
 use super::Deadline;
+use super::vip::{Ticket, Way};
 use crate::config::model::{Payload, UdpProbe};
 use crate::health::{Failure, Phase, shortened};
 
@@ -24,12 +24,8 @@ impl Client {
         Self(probe.clone())
     }
 
-    pub(super) async fn exchange(
-        &self,
-        address: SocketAddr,
-        deadline: &Deadline,
-    ) -> Result<(), Failure> {
-        let socket = connect(address, deadline).await?;
+    pub(super) async fn exchange(&self, way: &Way, deadline: &Deadline) -> Result<(), Failure> {
+        let (socket, _ticket) = connect(way, deadline).await?;
         send(&socket, self.0.send.bytes(), deadline).await?;
         let mut buffer = vec![0; MAX_DATAGRAM];
         let answer = receive(&socket, &mut buffer, deadline).await?;
@@ -51,19 +47,18 @@ impl Client {
     }
 }
 
-/// A socket that hears nobody else.
+/// A socket that hears nobody else. A ticket is to be held as long.
 pub(super) async fn connect(
-    address: SocketAddr,
+    way: &Way,
     deadline: &Deadline,
-) -> Result<UdpSocket, Failure> {
-    let any: SocketAddr = match address {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
+) -> Result<(UdpSocket, Option<Ticket>), Failure> {
     let named = |error| deadline.io_failure(&error, Phase::Connect);
-    let socket = UdpSocket::bind(any).await.map_err(named)?;
-    socket.connect(address).await.map_err(named)?;
-    Ok(socket)
+    let domain = Domain::for_address(way.address());
+    let socket = Socket::new(domain, Type::DGRAM.nonblocking(), None).map_err(named)?;
+    let ticket = way.enter(SockRef::from(&socket), deadline)?;
+    let socket = UdpSocket::from_std(socket.into()).map_err(named)?;
+    socket.connect(way.address()).await.map_err(named)?;
+    Ok((socket, ticket))
 }
 
 pub(super) async fn send(

@@ -12,6 +12,7 @@ use super::answers::Role;
 use crate::config::capacity::weight_in_use;
 use crate::config::model::{Backend, Config, Health, ProbeKind, Protocol, Service};
 use crate::probe::scheduler::TargetId;
+use crate::probe::vip::Passage;
 
 /// Subjects that are asked; of more, those whose share rises most. With their
 /// siblings that is a thousand requests a second at most.
@@ -37,6 +38,8 @@ pub struct Seat {
     pub backend: String,
     /// Where it serves.
     pub address: SocketAddr,
+    /// The way there, where it is asked by the VIP as its probes are.
+    pub via: Option<Passage>,
     /// What it is to the change.
     pub role: Role,
 }
@@ -138,6 +141,7 @@ fn subjects(was: &Service, service: &Service) -> impl Iterator<Item = (f64, Seat
         let seat = Seat {
             backend: backend.name.clone(),
             address: serves_at(service, backend)?,
+            via: Passage::of(service, backend),
             role,
         };
         Some((after - before, seat))
@@ -163,6 +167,7 @@ fn siblings(
         Some(Seat {
             backend: backend.name.clone(),
             address: serves_at(service, backend)?,
+            via: Passage::of(service, backend),
             role: Role::Sibling,
         })
     };

@@ -111,6 +111,7 @@ protocol = "tcp"
 forward = "l2"
 [service.health]
 kind = "grpc"
+via = "vip"
 grpc_service = "shop.Cart"
 [[service.backend]]
 address = "10.0.0.12"

@@ -11,6 +11,7 @@ mod alerts;
 mod answers;
 mod apply;
 mod atomic;
+mod by_vip;
 mod commands;
 mod crash;
 mod decap;

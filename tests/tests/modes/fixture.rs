@@ -13,7 +13,7 @@ use balancer_tests::lab::{Lab, LabConfig, Node, Replies, link};
 /// Asks a web server, and has patience: a server that is busy with the transfers
 /// of a test, on a machine busy with others, is not dead. A flap here would break
 /// flows that the tests count; how soon a death is seen is for `main_job`.
-const HTTP_PROBE: &str = "kind = \"http\"\npath = \"/healthz\"\nport = 80\n\
+pub(crate) const HTTP_PROBE: &str = "kind = \"http\"\npath = \"/healthz\"\nport = 80\n\
     interval = \"1s\"\ntimeout = \"900ms\"\nrise = 1\nfall = 10\n";
 
 /// Size of `/download`.
@@ -115,7 +115,7 @@ impl Mode {
         Ok(Network {
             mode: self,
             lab,
-            _decaps: decaps,
+            decaps,
         })
     }
 }
@@ -135,14 +135,17 @@ impl Mode {
     }
 }
 
-/// `balancer decap` on every backend, for tunnels of the lab's balancer alone.
+/// `balancer decap` on every backend.
 fn decaps(lab: &Lab) -> Result<Vec<Decap>> {
+    let backends = lab.backends().iter();
+    backends.map(|backend| decap(lab, backend)).collect()
+}
+
+/// `balancer decap` on a backend, for tunnels of the lab's balancer alone.
+pub(crate) fn decap(lab: &Lab, backend: &Node) -> Result<Decap> {
     let back = &lab.balancer().interfaces()[1];
     let from: [IpAddr; 2] = [back.v4[0].into(), back.v6[0].into()];
-    lab.backends()
-        .iter()
-        .map(|backend| Decap::start(backend.namespace(), "eth0", &from))
-        .collect()
+    Decap::start(backend.namespace(), "eth0", &from)
 }
 
 /// What `fullnat` sends from: on the segment, and nobody's else.
@@ -177,7 +180,8 @@ fn hold_pool(lab: &Lab, client_mtu: u32) -> Result<()> {
 pub(crate) struct Network {
     pub(crate) mode: Mode,
     pub(crate) lab: Lab,
-    _decaps: Vec<Decap>,
+    /// Those of the backends, where the mode has any.
+    pub(crate) decaps: Vec<Decap>,
 }
 
 impl Network {

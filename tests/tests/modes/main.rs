@@ -3,10 +3,11 @@
 //!
 //! One table, [`every_mode`], has a row for each mode and pair of families; a
 //! new mode is one more row and goes through all of it: large transfers and
-//! load over HTTP, throughput and datagrams, DNS, QUIC, and connections that
-//! outlive changes. Needs root; `BALANCER_BIN` names another binary than that
+//! load over HTTP, throughput and datagrams, DNS, QUIC, connections that outlive
+//! changes, and probes by the VIP. Needs root; `BALANCER_BIN` names another binary than that
 //! of `cargo xtask build`. One test at a time: `--test-threads=1`.
 
+mod by_vip;
 mod datagrams;
 mod fixture;
 mod pmtu;

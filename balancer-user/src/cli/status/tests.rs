@@ -53,6 +53,7 @@ pub(in crate::cli) fn service(
         state: state.to_owned(),
         slot_count: 65_537,
         counted_since_change: 1_234,
+        probe: Some("http via vip".to_owned()),
         settling_seconds: None,
         backends,
     }
@@ -188,7 +189,7 @@ fn screen_of_a_busy_balancer() {
     let expected = "\
 service web degraded: web-3 down since 12s: connection refused
 
-service web: degraded, 192.0.2.10:443/tcp, ipip, seen are 1.2k new flows, flows of earlier owners are kept for 4m10s more at least
+service web: degraded, 192.0.2.10:443/tcp, ipip, probed by http via vip, seen are 1.2k new flows, flows of earlier owners are kept for 4m10s more at least
   backend  address    weight  state  since  expected    seen  flows  packets   bytes  flows/s  packets/s  bit/s
   web-1    10.0.0.11     100  up     1h01m    50.0 %  49.8 %   1.2k      57k  3.4 MB       12        340   1.2M
   web-3    10.0.0.11     100  down     12s     0.0 %       -   1.2k      57k  3.4 MB       12        340   1.2M

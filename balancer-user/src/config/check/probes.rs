@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::super::diagnostic::Level;
-use super::super::model::{Health, Ports, ProbeKind, Protocol, Service};
+use super::super::model::{Health, Ports, ProbeKind, Protocol, Service, Via};
 use super::super::spans::Place;
 use super::super::wording::{counted, quoted};
 use super::{Context, rules};
@@ -49,7 +49,64 @@ pub(super) fn check(context: &mut Context<'_>, index: usize, service: &Service) 
             finding.help(proofs_of(&health.kind))
         });
     }
+    way(context, index, service, health);
     probe_timing(context, index, name, health);
+}
+
+/// What goes by the service's address has to be what clients send there.
+fn way(context: &mut Context<'_>, index: usize, service: &Service, health: &Health) {
+    if health.via != Via::Vip {
+        return;
+    }
+    let object = format!("service {}: probes go by the VIP", service.name);
+    let forward = service.forward;
+    if forward.is_translation() {
+        let message = format!(
+            "{object}, and {forward} sends a backend packets to its own address, which answers \
+             to nobody else"
+        );
+        let related = context.spans.find(Place::Service(index, "forward"));
+        let place = Place::Health(index, "via");
+        context.report(&rules::PROBE_WAY, place, message, |finding| {
+            finding
+                .help("leave `via` out: an ordinary probe goes where clients' packets go")
+                .related(related, format!("{forward} is set here"))
+        });
+    }
+    if let Some(spoken) = health.kind.protocol()
+        && spoken != service.protocol
+    {
+        let kind = health.kind.name();
+        let message = format!(
+            "{object}, and kind {kind} speaks {spoken}, of which nothing is forwarded: the \
+             service is {}",
+            service.protocol
+        );
+        let related = context.spans.find(Place::Health(index, "kind"));
+        let place = Place::Health(index, "via");
+        context.report(&rules::PROBE_WAY, place, message, |finding| {
+            let help = match service.protocol {
+                Protocol::Tcp => "probe with kind tcp or one above it, or leave `via` out",
+                Protocol::Udp => "probe with kind udp or dns, or leave `via` out",
+            };
+            finding.help(help).related(related, "the kind is set here")
+        });
+    }
+    if let (Some(port), Ports::Ranges(_)) = (health.port, &service.ports)
+        && !has_port(&service.ports, port)
+    {
+        let message = format!(
+            "{object}, and of port {port} nothing is forwarded: the service has {}",
+            service.ports
+        );
+        let related = context.spans.find(Place::Service(index, "port"));
+        let place = Place::Health(index, "port");
+        context.report(&rules::PROBE_WAY, place, message, |finding| {
+            finding
+                .help("probe a port of the service, or leave `via` out")
+                .related(related, "its ports are set here")
+        });
+    }
 }
 
 fn has_port(ports: &Ports, port: u16) -> bool {

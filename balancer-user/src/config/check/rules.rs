@@ -190,6 +190,10 @@ rules! {
     "probe times that flap or that detect too late"
     "A timeout not below the interval is an error: probes would overlap; so is a fast_interval above it, or a flap_hold above flap_hold_max. Warnings: rise or fall under 2, and interval times fall over 30 s or under 1 s."
 
+    PROBE_WAY "probe-way" Error Shape false
+    "a probe by the VIP that forwarding would not carry"
+    "With `via = \"vip\"` a probe is a packet that a client could send: to the service's address, one of its ports, by its protocol, and the backend answers as the VIP. `nat` and `fullnat` rewrite the destination, so that a backend never sees the VIP: there the ordinary probe goes where clients' packets go. Leave `via` out, or probe what the service forwards."
+
     FAIL_OPEN_UNSET "fail-open-unset" Warning Shape true
     "no stated behaviour for when too few backends are healthy"
     "When probes fail everywhere it is often the probe. `fail_open_below` says below which healthy share all backends are used; 0 says never."
@@ -268,7 +272,11 @@ rules! {
 
     RP_FILTER "rp-filter" Error Live true
     "strict reverse-path filtering where replies are asymmetric"
-    "Probes of an IPv4 backend leave by one interface with an address of another, so answers come in on the latter, and its strict `rp_filter` drops them: the backend never comes up. What the program forwards is not filtered. The filters of the backends themselves cannot be seen from here; see `backend-vip`."
+    "Probes of an IPv4 backend leave by one interface with an address of another, so answers come in on the latter, and its strict `rp_filter` drops them: the backend never comes up. Likewise the answers to probes by an IPv4 VIP, which come in towards the backends, where the route to the VIP leads elsewhere. What the program forwards is not filtered. The filters of the backends themselves cannot be seen from here; see `backend-vip`."
+
+    VIP_PROBE "vip-probe" Error Live true
+    "a probe by the VIP that this host cannot make"
+    "Probes with `via = \"vip\"` leave by a TUN device of the daemon, so `/dev/net/tun` has to be there, and the VIP must be no address of this host: what a host sends to its own address never leaves it. Without them each probe fails, and says so; backends stay what they were, and new ones get no traffic."
 
     VIP_ANSWERED_ELSEWHERE "vip-answered-elsewhere" Error Live true
     "another host answers for the service's address"

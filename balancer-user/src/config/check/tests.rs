@@ -31,6 +31,8 @@ fn each_shape_rule_finds_its_fault_and_nothing_else() {
         ("\"250ms\"", "§\"2s\"", "probe-timing", "error", "\"1999ms\""),
         ("rise = 3", "rise = §1", "probe-timing", "warning", "rise = 2"),
         ("\"2s\"", "§\"7600ms\"", "probe-timing", "warning", "\"7500ms\""),
+        ("port = 8443\npath", "port = §8443\nvia = \"vip\"\npath", "probe-way", "error", "via = \"vip\"\npath"),
+        ("[service.health]\nkind = \"tcp\"", "[service.health]\nkind = \"tcp\"\nvia = §\"vip\"", "probe-way", "error", "[service.health]\nkind = \"dns\"\nquery_name = \"a.example\"\nvia = \"vip\"\nport = 8060"),
         ("[service.health]\nkind = \"tcp\"", "[service.health]\nkind = §\"http\"", "probe-without-proof", "warning", "[service.health]\nkind = \"http\"\nidentity = { body = \"x\" }"),
         ("[service.health]\nkind = \"tcp\"", "[service.health]\nkind = §\"https\"", "probe-without-proof", "warning", "[service.health]\nkind = \"https\"\nserver_name = \"dns.example\""),
     ] {
@@ -57,6 +59,7 @@ fn each_rule_of_the_packet_path_finds_its_fault_and_nothing_else() {
         ("\"10.0.2.1\"", "§\"10.1.0.6\"", "bad-backend-address", "error", "\"10.1.0.7\""),
         ("\"2001:db8:3::1\"", "§\"2001:db8:ffff::7\"", "bad-backend-address", "error", "\"2001:db8:ffff:1::7\""),
         ("\"10.0.0.11\"\nport = 8444", "§\"10.0.0.11\"\nport = 8443", "duplicate-backend", "error", ""),
+        ("kind = \"tcp\"\nfast_interval", "kind = \"tcp\"\nvia = §\"vip\"\nfast_interval", "probe-way", "error", "kind = \"tcp\"\nvia = \"backend\"\nfast_interval"),
         // Server ids.
         ("\"0a1b2d\"", "§\"0a1b2c\"", "server-id", "error", "\"000000\""),
         ("\"0a1b2d\"", "§\"0a1b\"", "server-id", "error", ""),

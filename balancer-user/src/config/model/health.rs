@@ -1,13 +1,18 @@
 //! `[service.health]` as types that cannot hold a fault the file could.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use super::Protocol;
 
 /// `[service.health]`: how backends are probed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Health {
     /// What a probe does.
     pub kind: ProbeKind,
+    /// Where a probe goes.
+    pub via: Via,
     /// Port that is probed; `None` means the service's first.
     pub port: Option<u16>,
     /// Time between the starts of two probes.
@@ -31,6 +36,40 @@ pub struct Health {
     pub compare: Vec<String>,
     /// A certificate that ends sooner than this is warned of; 0 warns of none.
     pub certificate_warning: Duration,
+}
+
+impl Health {
+    /// What a probe is, in few words: `http`, or `http via vip`.
+    pub fn summary(&self) -> String {
+        match self.via {
+            Via::Backend => self.kind.name().to_owned(),
+            via @ Via::Vip => format!("{} via {via}", self.kind.name()),
+        }
+    }
+}
+
+/// Where a probe goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    /// To the backend's own address, as the host's routes lead there.
+    Backend,
+    /// To the service's address, in the packets that forwarding would send to
+    /// that one backend.
+    Vip,
+}
+
+impl Via {
+    /// All of them, with their words in the file.
+    pub const ALL: &[(&'static str, Self)] = &[("backend", Self::Backend), ("vip", Self::Vip)];
+}
+
+impl fmt::Display for Via {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Backend => "backend",
+            Self::Vip => "vip",
+        })
+    }
 }
 
 /// How a backend that goes up and down is held back.
@@ -88,6 +127,15 @@ impl ProbeKind {
             Self::Udp(_) => "udp",
             Self::Dns(_) => "dns",
             Self::Command(_) => "command",
+        }
+    }
+
+    /// The transport protocol that it speaks; a command's is its own affair.
+    pub fn protocol(&self) -> Option<Protocol> {
+        match self {
+            Self::Udp(_) | Self::Dns(_) => Some(Protocol::Udp),
+            Self::Command(_) => None,
+            _ => Some(Protocol::Tcp),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::model::{Apply, Flap, Health, Keep, ProbeKind};
+use super::super::model::{Apply, Flap, Health, Keep, ProbeKind, Via};
 
 /// `node.table_size`.
 pub const TABLE_SIZE: u32 = 65_537;
@@ -61,6 +61,9 @@ pub const FLAP: Flap = Flap {
     hold_max: Duration::from_secs(600),
 };
 
+/// A probe's `via`.
+pub const VIA: Via = Via::Backend;
+
 /// A probe's `compare`.
 pub fn compare() -> Vec<String> {
     vec!["/".to_owned()]
@@ -75,6 +78,7 @@ pub const COMMAND_USER: &str = "nobody";
 pub fn health(kind: ProbeKind) -> Health {
     Health {
         kind,
+        via: VIA,
         port: None,
         interval: INTERVAL,
         jitter: JITTER,

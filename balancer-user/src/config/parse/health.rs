@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::model::{Flap, Health, Ports, Protocol};
+use super::super::model::{Flap, Health, Ports, Protocol, Via};
 use super::super::spans::TableSpans;
 use super::defaults;
 use super::fields::{Fields, Path, Step};
@@ -13,6 +13,7 @@ use super::values::{choice, duration, integer, list_of, share, text_where};
 
 const KEYS: &[&str] = &[
     "kind",
+    "via",
     "port",
     "path",
     "host",
@@ -66,6 +67,7 @@ pub(super) fn health(
     };
     let mut fields = Fields::new(table, value.span(), place, KEYS, sink);
     let kind = fields.required("kind", "kind = \"https\"", choice(KINDS, &[]));
+    let via = fields.optional("via", choice(Via::ALL, &[]));
     let port = fields.optional("port", port);
     if !fields.has("port") && names_no_port(head.map(|(ports, _)| ports)) {
         let help = "the service has every port, so add the one to probe: `port = 443`";
@@ -88,6 +90,7 @@ pub(super) fn health(
     *spans = fields.into_spans();
     Some(Health {
         kind: what?,
+        via: via.unwrap_or(defaults::VIA),
         port,
         interval: interval.unwrap_or(defaults::INTERVAL),
         jitter: jitter.unwrap_or(defaults::JITTER),

@@ -125,6 +125,10 @@ fn refuse_unfitting(fields: &mut Fields<'_, '_>, kind: Kind, identity: Option<&I
         all.find(|(_, one)| *one == kind)
             .map_or("", |(word, _)| word)
     };
+    if kind == Kind::Command {
+        let help = "remove it, or probe with another kind: a command goes its own ways";
+        fields.refuse("via", "does nothing with kind command", help);
+    }
     for (key, readers) in READ_BY {
         if readers.contains(&kind) {
             continue;

@@ -1,7 +1,7 @@
 //! Writes `[service.health]`.
 
 use super::super::model::{
-    DnsProbe, Flap, Health, HttpProbe, Identity, Payload, ProbeKind, TlsProbe, UdpProbe,
+    DnsProbe, Flap, Health, HttpProbe, Identity, Payload, ProbeKind, TlsProbe, UdpProbe, Via,
 };
 use super::super::parse::defaults;
 use super::{Text, duration, float, listed, plain, string, strings};
@@ -11,6 +11,10 @@ impl Text {
         self.header("[service.health]");
         let kind = &health.kind;
         self.key("kind", string(kind.name()));
+        if !matches!(kind, ProbeKind::Command(_)) {
+            let word = |via: Via| string(via.to_string());
+            self.key_unless("via", health.via, defaults::VIA, word);
+        }
         self.optional("port", health.port, plain);
         if let Some(http) = kind.http() {
             self.http(http);

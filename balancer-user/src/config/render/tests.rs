@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::super::model::{
     Apply, CommandProbe, DnsProbe, DnsRecord, Flap, Forward, GrpcProbe, Health, HttpProbe,
     Identity, Keep, Mac, Payload, ProbeKind, Protocol, Quic, Seed, ServerId, SourceLimit, TlsProbe,
-    TunnelSource, UdpProbe, Unfinished, Webhook, WebhookKind,
+    TunnelSource, UdpProbe, Unfinished, Via, Webhook, WebhookKind,
 };
 use super::super::parse::parse;
 use super::super::testing::{PATH_SAMPLE, SAMPLE};
@@ -270,12 +270,19 @@ fn health() -> impl Strategy<Value = Health> {
         (
             flap(),
             (0_u64..=365).prop_map(|days| Duration::from_secs(days * 86_400)),
+            any::<bool>(),
         ),
     )
         .prop_map(
             |(kind, port, interval, jitter, timeout, rise, fall, compare, fast_interval, more)| {
-                let (flap, certificate_warning) = more;
+                let (flap, certificate_warning, by_vip) = more;
                 Health {
+                    // As the parser: a command goes where it likes.
+                    via: match kind {
+                        ProbeKind::Command(_) => super::defaults::VIA,
+                        _ if by_vip => Via::Vip,
+                        _ => Via::Backend,
+                    },
                     // As the parser: nobody can be asked for it.
                     compare: match kind {
                         ProbeKind::Http(_) | ProbeKind::Https(..) => compare,

@@ -31,7 +31,7 @@ impl Controller {
         if chosen.panels.is_empty() {
             return;
         }
-        let comparing = Comparing::begin(chosen.panels, is_before);
+        let comparing = Comparing::begin(chosen.panels, is_before, self.lane.clone());
         if is_before {
             let (proven, done) = (comparing.proven(), self.done.clone());
             tokio::spawn(async move {

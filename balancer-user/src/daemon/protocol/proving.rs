@@ -18,7 +18,7 @@ use crate::daemon::preparing::Done;
 use crate::desired::{BackendState, backend_state, probed};
 use crate::health::State;
 use crate::plan::to_prove_between;
-use crate::probe::prove::{Proofs, prove};
+use crate::probe::prove::{Proofs, prove_by};
 use crate::probe::scheduler::{TargetId, TargetSpec};
 
 /// What is known of servers whose name means another one before or after the
@@ -117,8 +117,9 @@ impl Controller {
             return;
         };
         let (done, revision) = (self.done.clone(), change.revision.number);
+        let (lane, after) = (self.lane.clone(), change.staging.after().clone());
         tokio::spawn(async move {
-            let proofs = prove(targets).await;
+            let proofs = prove_by(&lane, &after, targets).await;
             // Nobody is left to tell when the daemon ends.
             let _ = done.send(Done::Proven { revision, proofs }).await;
         });

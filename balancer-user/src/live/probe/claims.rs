@@ -10,10 +10,11 @@ use tokio::time::Instant;
 
 use super::super::host::Claim;
 use super::frames;
-use super::sockets::{Listener, Sender, Wanted};
+use super::sockets::{Listener, Wanted};
 use super::{BURST, BURST_PAUSE, PAUSE, pause};
 use crate::config::model::{Config, Mac};
 use crate::netlink::Link;
+use crate::packet_socket::Sender;
 
 /// How often each address is asked for: one frame may be lost.
 const TRIES: u32 = 2;

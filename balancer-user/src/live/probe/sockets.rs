@@ -1,15 +1,16 @@
-//! Packet sockets: frames out by an interface, and packets in before the
-//! host's own stack looks at them. They need root.
+//! Packet sockets that hear packets before the host's own stack looks at
+//! them. They need root.
 
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 
-use nix::ifaddrs::getifaddrs;
-use nix::sys::socket::{LinkAddr, bind};
+use nix::sys::socket::bind;
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout_at};
+
+use crate::packet_socket::address_of;
 
 const ETH_P_ARP: u16 = 0x0806;
 const ETH_P_IP: u16 = 0x0800;
@@ -19,30 +20,6 @@ const ETH_P_IPV6: u16 = 0x86dd;
 const MAX_LEN: usize = 2048;
 /// Of a burst of answers; the kernel's default holds a few hundred.
 const RECEIVE_BUFFER: usize = 4 << 20;
-
-/// The packet-level address of an interface, which binds a socket to it.
-fn address_of(interface: &str) -> io::Result<LinkAddr> {
-    let mut found = getifaddrs()?.filter(|entry| entry.interface_name == interface);
-    found
-        .find_map(|entry| entry.address?.as_link_addr().copied())
-        .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
-}
-
-/// Sends frames by an interface.
-pub(super) struct Sender(Socket);
-
-impl Sender {
-    pub(super) fn open(interface: &str) -> io::Result<Self> {
-        // Protocol 0: it receives nothing.
-        let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
-        bind(socket.as_raw_fd(), &address_of(interface)?)?;
-        Ok(Self(socket))
-    }
-
-    pub(super) fn send(&self, frame: &[u8]) -> io::Result<()> {
-        self.0.send(frame).map(drop)
-    }
-}
 
 /// What a listener is to hear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

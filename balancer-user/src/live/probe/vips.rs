@@ -14,12 +14,14 @@ use tokio::time::Instant;
 
 use super::super::host::VipAnswer;
 use super::frames::{self, AnswerKind, Mark, Probe};
-use super::sockets::{Listener, Sender, Wanted};
+use super::sockets::{Listener, Wanted};
 use super::{BURST, BURST_PAUSE, PAUSE, pause};
 use crate::config::model::{Backend, Config, Protocol, Service};
 use crate::daemon::hops::{self, Found};
-use crate::member::{self, Hop};
+use crate::member::Hop;
 use crate::netlink::Link;
+use crate::packet_socket::Sender;
+use crate::probe::vip::{NoRoad, Surroundings, road};
 
 /// How often a silent backend is asked.
 const TRIES: u32 = 3;
@@ -80,6 +82,7 @@ fn questions(
     let mut random = [0; 8];
     getrandom::fill(&mut random).map_err(io::Error::other)?;
     let random = u64::from_ne_bytes(random);
+    let surroundings = Surroundings { links, own };
     let mut questions = Questions::default();
     for (index, service) in config.services.iter().enumerate() {
         if service.forward.is_translation() {
@@ -87,7 +90,7 @@ fn questions(
         }
         for (place, backend) in service.backends.iter().enumerate() {
             let number = random.wrapping_add(questions.list.len() as u64);
-            match question(config, service, backend, &hops, links, own, number) {
+            match question(config, service, backend, &hops, surroundings, number) {
                 Ok(Some(question)) => questions.list.push(Question {
                     place: (index, place),
                     ..question
@@ -110,63 +113,26 @@ fn question(
     service: &Service,
     backend: &Backend,
     hops: &BTreeMap<IpAddr, Hop>,
-    links: &[Link],
-    own: &[(IpAddr, u32)],
+    surroundings: Surroundings<'_>,
     number: u64,
-) -> Result<Option<Question>, &'static str> {
-    let Some(mut hop) = hops.get(&backend.address).copied() else {
+) -> Result<Option<Question>, String> {
+    let road = road(&config.node, service, backend, hops, surroundings);
+    let road = road.map_err(|(NoRoad::Ours(why) | NoRoad::Theirs(why))| why)?;
+    let Some(road) = road else {
         return Ok(None);
     };
-    let node = &config.node;
-    if hop.egress == 0 {
-        // Its frames leave the way they came, and this one came from nowhere.
-        let [name] = &node.interfaces[..] else {
-            return Err("it has a `mac` and no route, and there are several interfaces");
-        };
-        let Some(link) = links.iter().find(|link| link.name == *name) else {
-            return Ok(None);
-        };
-        (hop.egress, hop.source) = (link.index, link.mac);
-    }
-    let member = member::build(node, service, backend, Some(&hop), true, 0, 0);
-    let link = links.iter().find(|link| link.index == hop.egress);
-    let (true, Some(link)) = (member.flags & Member::RESOLVED != 0, link) else {
-        return Ok(None);
-    };
-    let source = hop
-        .address
-        .filter(|address| address.is_ipv4() == service.address.is_ipv4())
-        .or_else(|| own_address(service.address, own, hop.egress))
-        .ok_or("this host has no address of that family to be answered at")?;
     let probe = Probe {
-        source,
+        source: road.source,
         destination: service.address,
         mark: mark(service, number),
     };
     Ok(Some(Question {
         place: (0, 0),
         probe,
-        interface: link.name.clone(),
-        member,
+        interface: road.interface,
+        member: road.member,
         hash: number,
     }))
-}
-
-/// An address of this host of a family, of that interface if it has one.
-fn own_address(wanted: IpAddr, own: &[(IpAddr, u32)], index: u32) -> Option<IpAddr> {
-    let is_usable = |address: &IpAddr| match address {
-        IpAddr::V4(address) => {
-            wanted.is_ipv4() && !address.is_loopback() && !address.is_link_local()
-        }
-        IpAddr::V6(address) => {
-            wanted.is_ipv6() && !address.is_loopback() && !address.is_unicast_link_local()
-        }
-    };
-    let usable = own
-        .iter()
-        .filter(|(address, _)| is_usable(address) && *address != wanted);
-    let (address, _) = usable.min_by_key(|(_, at)| *at != index)?;
-    Some(*address)
 }
 
 fn mark(service: &Service, number: u64) -> Mark {

@@ -1,6 +1,7 @@
 //! The live rules over a snapshot. Pure: no file, no socket, no clock.
 
 mod answers;
+mod by_vip;
 mod interfaces;
 mod peers;
 mod ways;
@@ -24,6 +25,7 @@ pub fn check(config: &Config, spans: &Spans, host: &Host) -> Vec<Finding> {
     };
     interfaces::check(&mut context);
     ways::check(&mut context);
+    by_vip::check(&mut context);
     answers::check(&mut context);
     peers::check(&mut context);
     context.findings

@@ -1,5 +1,6 @@
 //! Real servers, compared by real requests.
 
+use std::net::SocketAddr;
 use std::sync::atomic::AtomicUsize;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -65,6 +66,7 @@ fn seat(backend: &str, address: SocketAddr, role: Role) -> Seat {
     Seat {
         backend: backend.to_owned(),
         address,
+        via: None,
         role,
     }
 }
@@ -86,7 +88,7 @@ async fn compared(manner: Manner) -> Vec<String> {
         seat("b", second.0.address, Role::Sibling),
         seat("new", subject.0.address, Role::New),
     ];
-    let comparing = Comparing::begin(vec![panel(seats)], true);
+    let comparing = Comparing::begin(vec![panel(seats)], true, Lane::none());
     tokio::time::timeout(PATIENT, comparing.proven())
         .await
         .unwrap();
@@ -136,7 +138,7 @@ async fn closed_port_is_an_error_and_no_fault_of_ours() {
         seat("a", sibling.0.address, Role::Sibling),
         seat("new", closed, Role::New),
     ];
-    let comparing = Comparing::begin(vec![panel(seats)], true);
+    let comparing = Comparing::begin(vec![panel(seats)], true, Lane::none());
     tokio::time::timeout(PATIENT, comparing.proven())
         .await
         .unwrap();
@@ -153,7 +155,7 @@ async fn nothing_is_asked_once_it_is_dropped() {
         seat("a", sibling.address, Role::Sibling),
         seat("new", asked.address, Role::New),
     ];
-    let comparing = Comparing::begin(vec![panel(seats)], true);
+    let comparing = Comparing::begin(vec![panel(seats)], true, Lane::none());
     let proven = comparing.proven();
     let waiting = comparing.proven();
     tokio::time::timeout(PATIENT, proven).await.unwrap();
@@ -191,7 +193,7 @@ async fn service_that_cannot_be_asked_does_not_stop_the_others() {
         seat("a", good.address, Role::Sibling),
         seat("b", other.address, Role::New),
     ]);
-    let comparing = Comparing::begin(vec![broken, whole], false);
+    let comparing = Comparing::begin(vec![broken, whole], false, Lane::none());
     let asked = async {
         while count.load(Ordering::Relaxed) < 2 {
             tokio::task::yield_now().await;
@@ -208,7 +210,7 @@ async fn server_that_never_answers_is_an_error_after_the_timeout() {
     let (silent, address) = listener().await;
     let asker = Asker::new(&health()).unwrap().unwrap();
     assert_eq!(asker.timeout, LEAST_TIMEOUT);
-    let said = asker.ask(address, 0).await;
+    let said = asker.ask(&address.into(), 0).await;
     assert!(matches!(said, Err(Failure::Timeout { .. })), "{said:?}");
     drop(silent);
 }

@@ -17,7 +17,6 @@ mod task;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,6 +30,7 @@ use tokio::time::Instant;
 
 pub use self::target::{Event, TargetError, TargetId, TargetSpec, TargetStatus};
 use self::task::{Random, Task};
+use super::vip::{Lane, Way};
 use super::{PrepareError, Prober};
 use crate::config::model::ProbeKind;
 use crate::health::{Counts, Monitor, Outcome, State, Timing};
@@ -80,25 +80,27 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// A scheduler without targets, and its events. Someone must receive
+    /// A scheduler without targets, and its events; probes by VIPs take that
+    /// lane. Someone must receive
     /// them: while 1024 wait, probing waits as well.
-    pub fn new() -> (Self, Events) {
+    pub fn new(lane: Lane) -> (Self, Events) {
         let prepare: Prepare = Box::new(|kind| {
             let prober = Arc::new(Prober::new(kind)?);
-            Ok(Arc::new(move |id, address, timeout| {
+            Ok(Arc::new(move |id, way, timeout| {
                 let prober = Arc::clone(&prober);
-                async move { prober.probe(&id, address, timeout).await }.boxed()
+                async move { prober.probe(&id, way, timeout).await }.boxed()
             }))
         });
-        Self::with(prepare, MAX_CONCURRENT_PROBES)
+        Self::with(prepare, MAX_CONCURRENT_PROBES, lane)
     }
 
-    fn with(prepare: Prepare, max_concurrent: usize) -> (Self, Events) {
+    fn with(prepare: Prepare, max_concurrent: usize, lane: Lane) -> (Self, Events) {
         let shared = Arc::new(Shared {
             targets: Mutex::default(),
             permits: Semaphore::new(max_concurrent),
             delayed: AtomicU64::new(0),
             prepare,
+            lane,
         });
         let (sender, receiver) = mpsc::channel(MAX_WAITING_EVENTS);
         let scheduler = Self {
@@ -188,6 +190,7 @@ impl Scheduler {
             incarnation,
             kind: spec.health.kind.clone(),
             address: spec.address,
+            via: spec.via.clone(),
             attempt,
             retimed: Arc::clone(&retimed),
             random: Random(self.random.next()),
@@ -266,8 +269,7 @@ impl Drop for Scheduler {
 }
 
 /// Makes one probe.
-type Attempt =
-    Arc<dyn Fn(TargetId, SocketAddr, Duration) -> BoxFuture<'static, Outcome> + Send + Sync>;
+type Attempt = Arc<dyn Fn(TargetId, Way, Duration) -> BoxFuture<'static, Outcome> + Send + Sync>;
 /// Makes what makes probes; a test puts its own script here.
 type Prepare = Box<dyn Fn(&ProbeKind) -> Result<Attempt, PrepareError> + Send + Sync>;
 
@@ -287,6 +289,7 @@ struct Shared {
     permits: Semaphore,
     delayed: AtomicU64,
     prepare: Prepare,
+    lane: Lane,
 }
 
 impl fmt::Debug for Shared {

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use crate::config::model;
 use crate::health::{Monitor, Outcome, State, Transition};
 use crate::probe::PrepareError;
+use crate::probe::vip::Passage;
 
 /// Which backend of which service.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,8 +28,10 @@ impl fmt::Display for TargetId {
 pub struct TargetSpec {
     /// Which one.
     pub id: TargetId,
-    /// Where the probe goes.
+    /// The backend's own address, and the port that is probed.
     pub address: SocketAddr,
+    /// The way of the probe, where it goes by the service's address.
+    pub via: Option<Passage>,
     /// How it is probed; the port is already in `address`.
     pub health: model::Health,
     /// The state a new target begins with: `Unproven`, unless the table that
@@ -53,15 +56,14 @@ impl TargetSpec {
     /// The target of one backend, unproven.
     pub fn of(service: &model::Service, backend: &model::Backend) -> Option<Self> {
         let health = service.health.as_ref()?;
-        // A translating mode dials the backend's own port.
-        let port = health.port.or(backend.port);
-        let port = port.or_else(|| service.ports.first())?;
+        let port = service.probed_port(backend)?;
         Some(Self {
             id: TargetId {
                 service: service.name.clone(),
                 backend: backend.name.clone(),
             },
             address: SocketAddr::new(backend.address, port),
+            via: Passage::of(service, backend),
             health: health.clone(),
             initial: State::Unproven,
         })
@@ -69,7 +71,9 @@ impl TargetSpec {
 
     /// Whether what is known of one target holds for the other.
     pub fn is_same_server(&self, other: &Self) -> bool {
-        self.address == other.address && self.health.kind == other.health.kind
+        self.address == other.address
+            && self.via == other.via
+            && self.health.kind == other.health.kind
     }
 }
 
@@ -106,7 +110,7 @@ pub struct Event {
 pub struct TargetStatus {
     /// Which one.
     pub id: TargetId,
-    /// Where its probes go.
+    /// The backend's own address, and the port that is probed.
     pub address: SocketAddr,
     /// Its state, rows, counts and last outcomes.
     pub monitor: Monitor,

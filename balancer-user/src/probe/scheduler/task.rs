@@ -13,6 +13,7 @@ use super::target::{Event, TargetId};
 use super::{Attempt, Entry, Shared, Stamped};
 use crate::config::model::ProbeKind;
 use crate::health::{Failure, Outcome};
+use crate::probe::vip::Passage;
 
 /// Probes one target until it is aborted, or finds itself replaced.
 pub(super) struct Task {
@@ -22,6 +23,7 @@ pub(super) struct Task {
     pub(super) incarnation: u64,
     pub(super) kind: ProbeKind,
     pub(super) address: SocketAddr,
+    pub(super) via: Option<Passage>,
     /// `None` until the probe can be prepared.
     pub(super) attempt: Option<Attempt>,
     pub(super) retimed: Arc<Notify>,
@@ -83,8 +85,8 @@ impl Task {
         };
         // A panic would end this task, and the target would keep its state
         // for ever without being looked at.
-        let probe =
-            AssertUnwindSafe(attempt(self.id.clone(), self.address, timeout)).catch_unwind();
+        let way = self.shared.lane.way(self.address, self.via.as_ref());
+        let probe = AssertUnwindSafe(attempt(self.id.clone(), way, timeout)).catch_unwind();
         match probe.await {
             Ok(outcome) => outcome,
             Err(_) => {

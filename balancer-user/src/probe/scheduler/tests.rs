@@ -1,6 +1,7 @@
 //! Scripted probes on a paused clock, and one run over real sockets.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 
 use tokio::sync::oneshot;
 
@@ -81,13 +82,13 @@ fn scripted(max_concurrent: usize) -> (Scheduler, Events, Arc<Script>) {
                 return Err(PrepareError::Tls("scripted".into()));
             }
             let script = Arc::clone(&script);
-            Ok(Arc::new(move |_, address, timeout| {
+            Ok(Arc::new(move |_, way: Way, timeout| {
                 let script = Arc::clone(&script);
-                async move { script.probe(address, timeout).await }.boxed()
+                async move { script.probe(way.address(), timeout).await }.boxed()
             }))
         }
     });
-    let (scheduler, events) = Scheduler::with(prepare, max_concurrent);
+    let (scheduler, events) = Scheduler::with(prepare, max_concurrent, Lane::none());
     (scheduler, events, script)
 }
 
@@ -115,6 +116,7 @@ fn spec(backend: &str, last: u8) -> TargetSpec {
     TargetSpec {
         id: id(backend),
         address: address(last),
+        via: None,
         health: health(),
         initial: State::Unproven,
     }
@@ -432,7 +434,7 @@ async fn real_server_comes_up_and_its_death_is_noticed() {
             _ = stopped => {}
         }
     });
-    let (mut scheduler, mut events) = Scheduler::new();
+    let (mut scheduler, mut events) = Scheduler::new(Lane::none());
     let mut target = spec("web-1", 1);
     target.address = real;
     target.health.interval = Duration::from_millis(20);

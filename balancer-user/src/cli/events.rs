@@ -1,4 +1,4 @@
-//! `balancer events`: incidents, as they open and end.
+//! `balancer events`: incidents, as they open, change and end.
 
 use super::history::moment;
 use super::{Exit, block_on, change, output, units};
@@ -8,9 +8,10 @@ use crate::watch::incident::{Event, Incident};
 /// Show what went wrong: incidents, with cause and way out
 ///
 /// An incident opens once and ends once. It says what was expected and seen,
-/// the likely cause, the revision in force, and the command that helps. The
-/// daemon keeps the last 1,000 openings and ends until it is restarted; its
-/// log has them all.
+/// the likely cause, the revision in force, and the command that helps. While
+/// it is open, and what is seen changes, it is told again once a minute. The
+/// daemon keeps the last 1,000 of these events, and of an incident's changes
+/// the latest, until it is restarted; its log has them all.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Go on with what happens, until interrupted
@@ -45,6 +46,12 @@ fn render(event: &Event) -> String {
             incident.kind.name(),
             since(incident),
             incident.command
+        ),
+        Event::Updated { at, incident } => format!(
+            "{} #{} {}: now: {incident}\n",
+            moment(*at),
+            incident.number,
+            incident.kind.name()
         ),
         Event::Closed { incident } => format!(
             "{} #{} {}: over after {}\n",

@@ -12,7 +12,7 @@ use super::probe_times::ProbeTimes;
 use super::sampling::Sampling;
 use super::unix_now;
 use crate::api::events::Heard;
-use crate::metrics::MAX_CLOSED;
+use crate::metrics::{CertificateObserved, MAX_CLOSED};
 use crate::revision::Outcome;
 use crate::watch::incident::{Book, Event, Incident, Since};
 use crate::watch::{Kind, Sign, Watch};
@@ -30,6 +30,8 @@ pub(super) struct Incidents {
     pub(super) busy: HashMap<u32, u8>,
     pub(super) probe_times: ProbeTimes,
     pub(super) sampling: Sampling,
+    /// Those that probes were shown.
+    pub(super) certificates: Vec<CertificateObserved>,
     book: Book,
     kept: VecDeque<Event>,
     /// How many were opened, by kind.
@@ -45,6 +47,7 @@ impl Default for Incidents {
             busy: HashMap::new(),
             probe_times: ProbeTimes::default(),
             sampling: Sampling::default(),
+            certificates: Vec::new(),
             book: Book::default(),
             kept: VecDeque::new(),
             opened: BTreeMap::new(),
@@ -64,7 +67,7 @@ impl Incidents {
     pub(super) fn closed(&self) -> Vec<Incident> {
         let closed = self.kept.iter().rev().filter_map(|event| match event {
             Event::Closed { incident } => Some(incident.clone()),
-            Event::Opened { .. } => None,
+            Event::Opened { .. } | Event::Updated { .. } => None,
         });
         closed.take(MAX_CLOSED).collect()
     }
@@ -112,6 +115,12 @@ impl Incidents {
                 tracing::error!(
                     incident = number, %kind, %service, backend, revision, %command, "{incident}"
                 );
+            }
+            Event::Updated { .. } => {
+                tracing::warn!(incident = number, %kind, %service, backend, "{incident}");
+                // The latest says it all, and the openings are to stay.
+                let is_older = |it: &Event| matches!(it, Event::Updated { incident, .. } if incident.number == number);
+                self.kept.retain(|it| !is_older(it));
             }
             Event::Closed { .. } => {
                 let seconds = incident.seconds();

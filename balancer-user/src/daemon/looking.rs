@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 use balancer_common::layout::HandshakeCounters;
 
 use super::controller::Controller;
+use super::unix_now;
 use crate::api::types::DriftFinding;
 use crate::config::model::{Affinity, Backend, Protocol, Service};
 use crate::dataplane::Opened;
 use crate::desired::{BackendState, Seat, Standing};
-use crate::watch::{BackendLook, Clients, Kind, Look, ServiceLook, Sign};
+use crate::watch::{BackendLook, Clients, Kind, Look, ServiceLook, Sign, drains};
 
 /// Seconds after its last new flow for which a member's handshakes are read:
 /// as long as one may take to fail, and as the watch remembers.
@@ -49,7 +50,8 @@ impl Controller {
         };
         let mut signs = self.incidents.watch.look(&look);
         signs.extend(self.relieve(&look, &signs));
-        signs.extend(self.certificate_signs());
+        signs.extend(self.look_at_certificates());
+        signs.extend(self.old_drains());
         signs.extend(self.drift_signs());
         signs.extend(self.node_signs());
         self.tell_of(look.at, signs);
@@ -171,6 +173,16 @@ impl Controller {
         if !signs.is_empty() {
             self.tell_of(self.started.elapsed(), signs);
         }
+    }
+
+    /// Drains made by command that may be forgotten.
+    fn old_drains(&self) -> Vec<Sign> {
+        let now = unix_now();
+        let drains = self.origin.drains.iter().filter_map(|drain| {
+            let age = Duration::from_secs(now.saturating_sub(drain.since));
+            drains::sign((&drain.service, &drain.backend), age)
+        });
+        drains.collect()
     }
 
     /// What the kernel holds that nobody wrote.

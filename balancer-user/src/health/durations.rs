@@ -1,4 +1,5 @@
-//! How long probes took, in steps as metrics tell them.
+//! How long probes took, and how late they began, in steps as metrics tell
+//! them.
 
 use std::time::Duration;
 
@@ -19,8 +20,7 @@ pub const STEPS: [Duration; 12] = [
     Duration::from_secs(5),
 ];
 
-/// Probes by how long they took; those that say nothing of the backend are
-/// not in it.
+/// Probes by a duration of theirs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Durations {
     /// Probes in each step.
@@ -31,7 +31,7 @@ pub struct Durations {
 
 impl Durations {
     /// Counts a probe.
-    pub(super) fn take(&mut self, took: Duration) {
+    pub(crate) fn take(&mut self, took: Duration) {
         let at = STEPS.partition_point(|end| *end < took);
         self.steps[at] += 1;
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);

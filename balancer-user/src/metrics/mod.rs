@@ -20,6 +20,7 @@ use balancer_common::verdict::Reason;
 use serde::Deserialize;
 
 use crate::desired::BackendState;
+use crate::health::Durations;
 use crate::watch::incident::Incident;
 use ledger::ServiceTotals;
 use process::Process;
@@ -117,6 +118,19 @@ pub struct Observed {
     pub closed: Vec<Incident>,
     /// What is wrong with the node and no incident, a sentence each.
     pub problems: Vec<String>,
+    /// Certificates that probes were shown.
+    pub certificates: Vec<CertificateObserved>,
+}
+
+/// A certificate that a backend showed its last probe.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CertificateObserved {
+    /// The service.
+    pub service: String,
+    /// The backend.
+    pub backend: String,
+    /// When it ends.
+    pub ends: Unix,
 }
 
 impl Observed {
@@ -271,8 +285,10 @@ pub struct Snapshot {
     pub services: Vec<ServiceTotals>,
     /// Packets by reason.
     pub reasons: Vec<(Reason, u64)>,
-    /// Probes that began late.
+    /// Probes that began late as too many were under way.
     pub delayed_probes: u64,
+    /// How long after its time each probe began.
+    pub lateness: Durations,
     /// The daemon's process.
     pub process: Process,
     /// How much is told.

@@ -117,6 +117,7 @@ impl Scraper {
             services: reader.ledger.take(&observed, &counters, &probes, detail),
             reasons: counters.reasons,
             delayed_probes: self.probes.delayed_probes(),
+            lateness: self.probes.lateness(),
             process: Process::look(),
             detail,
             observed,

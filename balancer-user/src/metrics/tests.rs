@@ -9,7 +9,7 @@ use super::ledger::{Count, Ledger};
 use super::text::{Format, whole};
 use super::*;
 use crate::dataplane::Counters;
-use crate::health::{Counts, Durations};
+use crate::health::Counts;
 use crate::probe::scheduler::TargetId;
 use crate::watch::Kind;
 use crate::watch::incident::Since;
@@ -48,6 +48,11 @@ fn observed(services: usize, backends: usize) -> Observed {
         at: 1_790_000_000.5,
         services: (0..services).map(service).collect(),
         handshake_sample: 0.01,
+        certificates: vec![CertificateObserved {
+            service: "service-0000".to_owned(),
+            backend: "backend-000".to_owned(),
+            ends: 1_800_000_000.0,
+        }],
         ..Observed::default()
     }
 }
@@ -111,6 +116,7 @@ fn snapshot(mut observed: Observed, counters: &Counters, detail: Detail) -> Arc<
         services,
         reasons: counters.reasons.clone(),
         delayed_probes: 0,
+        lateness: Durations::default(),
         process: Process::look(),
         detail,
     })

@@ -5,7 +5,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::time::Duration;
 
 use super::established::covers;
 use super::types::{Fate, Plan};
@@ -17,6 +16,7 @@ use crate::config::diagnostic::Finding;
 use crate::config::model::{Config, Service};
 use crate::config::spans::{Place, Spans};
 use crate::probe::scheduler::TargetId;
+use crate::watch::drains;
 
 /// Services in force that one change may touch.
 const MAX_TOUCHED: usize = 10;
@@ -24,8 +24,6 @@ const MAX_TOUCHED: usize = 10;
 const LEAST_LOST: u64 = 4;
 /// Of a table's slots, one in so many may move without need.
 const FEW: u64 = 100;
-/// A drain that is older may be forgotten.
-const OLD_DRAIN: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What the rules find about the step to `candidate`, whose plan is `plan`.
 pub fn findings(
@@ -253,7 +251,7 @@ impl Rules<'_> {
                 let message = format!("{} gets new flows, and was drained by command", drain.id);
                 let help = "add `drain = true`, or make sure that the drain is over";
                 self.report(&rules::UNDRAINS, place, message, help);
-            } else if let Some(age) = drain.age.filter(|age| *age > OLD_DRAIN) {
+            } else if let Some(age) = drain.age.filter(|age| *age > drains::OLD) {
                 let hours = age.as_secs() / 3600;
                 let message = format!("{} is drained for {hours} hours, limit 24", drain.id);
                 let help = "remove it, or undrain it with `balancer backend undrain`";

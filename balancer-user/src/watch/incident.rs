@@ -1,7 +1,8 @@
 //! Incidents: a sign that lasts, from when it is first seen to its end.
 //!
-//! One sign is one incident, however often it is seen, and it ends when the
-//! sign has been gone for a while, so that what comes and goes is told once.
+//! One sign is one incident, however often it is seen: what is known of it is
+//! brought up to date. It ends when the sign has been gone for a while, so that
+//! what comes and goes is told once.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,6 +15,8 @@ use crate::revision::UnixSeconds;
 
 /// A sign that is gone for that long is over.
 const GONE: Duration = Duration::from_secs(5);
+/// Figures change with every look: who listens hears of it that often at most.
+const AGAIN: Duration = Duration::from_secs(60);
 
 /// The revision in force, for telling who changed what before it began.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -80,6 +83,13 @@ pub enum Event {
         /// The incident.
         incident: Incident,
     },
+    /// What is seen of it, or its likely cause, is another.
+    Updated {
+        /// When.
+        at: UnixSeconds,
+        /// The incident.
+        incident: Incident,
+    },
     /// It is over.
     Closed {
         /// The incident.
@@ -91,7 +101,9 @@ impl Event {
     /// The incident that it is about.
     pub fn incident(&self) -> &Incident {
         match self {
-            Self::Opened { incident } | Self::Closed { incident } => incident,
+            Self::Opened { incident }
+            | Self::Updated { incident, .. }
+            | Self::Closed { incident } => incident,
         }
     }
 }
@@ -101,14 +113,49 @@ type Key = (Kind, String, Option<String>);
 /// The incidents that are open.
 #[derive(Debug, Default)]
 pub struct Book {
-    open: BTreeMap<Key, (Incident, Duration)>,
+    open: BTreeMap<Key, Open>,
     last: u64,
+}
+
+#[derive(Debug)]
+struct Open {
+    incident: Incident,
+    /// When its sign was seen last.
+    seen: Duration,
+    /// What was told of it last, and when: what is seen, and the cause.
+    told: (String, String),
+    told_at: Duration,
+}
+
+impl Open {
+    fn of(incident: Incident, at: Duration) -> Self {
+        Self {
+            told: (incident.what.clone(), incident.cause.clone()),
+            incident,
+            seen: at,
+            told_at: at,
+        }
+    }
+
+    /// Takes a later sign, and gives what is to be told of it.
+    fn update(&mut self, sign: Sign, at: Duration, now: UnixSeconds) -> Option<Event> {
+        self.seen = at;
+        let incident = &mut self.incident;
+        (incident.what, incident.cause) = (sign.what, sign.cause);
+        let is_told = self.told.0 == incident.what && self.told.1 == incident.cause;
+        if is_told || at < self.told_at + AGAIN {
+            return None;
+        }
+        let incident = incident.clone();
+        *self = Self::of(incident.clone(), at);
+        Some(Event::Updated { at: now, incident })
+    }
 }
 
 impl Book {
     /// The incidents that are open, the gravest kinds first.
     pub fn open(&self) -> impl Iterator<Item = &Incident> {
-        self.open.values().map(|(incident, _)| incident)
+        self.open.values().map(|it| &it.incident)
     }
 
     /// Takes all signs of one look. `since` is the revision in force.
@@ -122,8 +169,8 @@ impl Book {
         let mut events = Vec::new();
         for sign in signs {
             let key = (sign.kind, sign.service.clone(), sign.backend.clone());
-            if let Some((incident, seen)) = self.open.get_mut(&key) {
-                (incident.what, *seen) = (sign.what, at);
+            if let Some(open) = self.open.get_mut(&key) {
+                events.extend(open.update(sign, at, now));
                 continue;
             }
             self.last += 1;
@@ -139,12 +186,12 @@ impl Book {
                 closed_at: None,
                 since: since.cloned(),
             };
-            self.open.insert(key, (incident.clone(), at));
+            self.open.insert(key, Open::of(incident.clone(), at));
             events.push(Event::Opened { incident });
         }
-        let is_over = |_: &Key, (_, seen): &mut (Incident, Duration)| at >= *seen + GONE;
+        let is_over = |_: &Key, open: &mut Open| at >= open.seen + GONE;
         let over = self.open.extract_if(.., is_over);
-        events.extend(over.map(|(_, (mut incident, _))| {
+        events.extend(over.map(|(_, Open { mut incident, .. })| {
             incident.closed_at = Some(now);
             Event::Closed { incident }
         }));
@@ -160,6 +207,10 @@ fn command(sign: &Sign, since: Option<&Since>) -> String {
         Kind::Skew | Kind::Drift => "balancer verify".to_owned(),
         Kind::Unconfirmed => "balancer confirm".to_owned(),
         Kind::PeerDigest | Kind::MapCapacity => "balancer check --live FILE".to_owned(),
+        Kind::OldDrain => match &sign.backend {
+            Some(backend) => format!("balancer backend undrain {} {backend}", sign.service),
+            None => "balancer status".to_owned(),
+        },
         // No change of ours is behind it.
         Kind::OneSource | Kind::HotByBytes | Kind::CertificateEnds => "balancer status".to_owned(),
         _ if since.is_some_and(|it| it.seconds_before <= SUSPICIOUS && it.revision > 1) => {
@@ -230,6 +281,35 @@ mod tests {
         let again = look(down("refused"));
         assert_eq!(again[0].incident().number, 2);
         assert_eq!(book.open().count(), 1);
+    }
+
+    #[test]
+    fn incident_that_changes_is_told_again_once_a_minute_and_one_that_does_not_never() {
+        let mut book = Book::default();
+        let mut updates = Vec::new();
+        for second in 0..300 {
+            // The figures of one change all the time; the other's cause does once.
+            let cause = if second < 90 { "refused" } else { "timeout" };
+            let mut down = sign(Kind::BackendDown, Some("web-1"), "is down");
+            down.cause = cause.to_owned();
+            let figures = format!("gets {second} %");
+            let signs = vec![sign(Kind::Skew, Some("web-2"), &figures), down];
+            let events = book.take(Duration::from_secs(second), 1000 + second, signs, None);
+            updates.extend(events.into_iter().filter_map(|event| match event {
+                Event::Updated { at, incident } => Some((at, incident.kind, incident.to_string())),
+                _ => None,
+            }));
+        }
+        let of = |kind| updates.iter().filter(move |it| it.1 == kind);
+        let skew: Vec<u64> = of(Kind::Skew).map(|it| it.0).collect();
+        assert_eq!(skew, [1060, 1120, 1180, 1240]);
+        let down: Vec<_> = of(Kind::BackendDown)
+            .map(|it| (it.0, it.2.as_str()))
+            .collect();
+        assert_eq!(
+            down,
+            [(1090, "service web: backend web-1 is down; timeout")]
+        );
     }
 
     #[test]

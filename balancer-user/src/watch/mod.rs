@@ -9,6 +9,7 @@
 mod ailing;
 mod answers;
 pub mod certificates;
+pub mod drains;
 mod heat;
 pub mod incident;
 mod skew;
@@ -145,6 +146,8 @@ pub enum Kind {
     MapCapacity,
     /// Another balancer of the group has another configuration.
     PeerDigest,
+    /// A backend was drained by command long ago.
+    OldDrain,
     /// A change waits for its confirmation.
     Unconfirmed,
 }
@@ -171,6 +174,7 @@ impl Kind {
             Self::Drift => "drift",
             Self::MapCapacity => "map-capacity",
             Self::PeerDigest => "peer-digest",
+            Self::OldDrain => "old-drain",
             Self::Unconfirmed => "unconfirmed",
         }
     }

@@ -85,6 +85,8 @@ impl Sender {
         let what = match event {
             Event::Opened { .. } => What::Opened,
             Event::Closed { .. } => What::Closed,
+            // The task tells all that are open again by itself.
+            Event::Updated { .. } => return,
         };
         let incident = event.incident().clone();
         self.shared

@@ -4,7 +4,8 @@
 //! it takes of the kernel, `forwarding` sends frames through it over real
 //! interfaces, `requests` is web traffic through it and what else a user would
 //! pick, `changes` is the way of a change from command to kernel, `scale` a
-//! configuration of a thousand services. Figures are compared with each other and with those of the reference, never with a
+//! configuration of a thousand services, `probes` what probing takes. Figures
+//! are compared with each other and with those of the reference, never with a
 //! fixed time: other machines are other times.
 
 mod changes;
@@ -12,6 +13,7 @@ mod footprint;
 pub mod forwarding;
 mod machine;
 pub mod packets;
+mod probes;
 mod reference;
 mod report;
 pub mod requests;
@@ -43,7 +45,7 @@ pub struct Options {
     svg: Option<PathBuf>,
     /// Measure only cases whose name contains this, or only one part:
     /// "packets" (all cases), "footprint", "forwarding", "requests",
-    /// "changes" or "scale".
+    /// "changes", "scale" or "probes".
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
     /// Rounds; medians and deciles are over these.
@@ -77,6 +79,7 @@ struct Report {
     requests: Option<requests::Requests>,
     changes: Vec<changes::Figure>,
     scale: Vec<scale::Figure>,
+    probes: Vec<scale::Figure>,
 }
 
 /// Measures and prints.
@@ -96,26 +99,15 @@ pub fn run(options: &Options) -> Result<()> {
         requests: None,
         changes: Vec::new(),
         scale: Vec::new(),
+        probes: Vec::new(),
     };
     let show = !options.json;
     if show {
         report::machine(&report.machine);
     }
     if !packets::names(only).is_empty() {
-        // A thread of its own, so that the pin ends with it.
         let cpu = options.cpu.unwrap_or(report.machine.cpus - 1);
-        let (floors, figures) = machine::pinned(cpu, || {
-            let floors = packets::floors(effort)?;
-            if show {
-                report::floors(&floors);
-            }
-            let figures = packets::measure(effort, only, |figure| {
-                if show {
-                    report::packet(figure);
-                }
-            })?;
-            Ok((floors, figures))
-        })?;
+        let (floors, figures) = all_packets(cpu, effort, only, show)?;
         report.floors = Some(floors);
         report.packets = figures;
     }
@@ -148,7 +140,13 @@ pub fn run(options: &Options) -> Result<()> {
     if is_wanted("scale") {
         report.scale = scale::measure(rounds.min(MOST_LAB_ROUNDS))?;
         if show {
-            report::scale(&report.scale);
+            report::daemon("1,000 services of 100 backends", &report.scale);
+        }
+    }
+    if is_wanted("probes") {
+        report.probes = probes::measure(rounds.min(MOST_LAB_ROUNDS))?;
+        if show {
+            report::daemon("2,000 backends, each probed every second", &report.probes);
         }
     }
     if let Some(file) = &options.svg {
@@ -159,4 +157,25 @@ pub fn run(options: &Options) -> Result<()> {
         println!("{}", serde_json::to_string_pretty(&report)?);
     }
     Ok(())
+}
+
+/// The cases of `packets`, in a thread of its own, so that the pin ends with it.
+fn all_packets(
+    cpu: usize,
+    effort: Effort,
+    only: Option<&str>,
+    show: bool,
+) -> Result<(packets::Floors, Vec<packets::Figure>)> {
+    machine::pinned(cpu, || {
+        let floors = packets::floors(effort)?;
+        if show {
+            report::floors(&floors);
+        }
+        let figures = packets::measure(effort, only, |figure| {
+            if show {
+                report::packet(figure);
+            }
+        })?;
+        Ok((floors, figures))
+    })
 }

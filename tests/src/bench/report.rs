@@ -174,10 +174,10 @@ pub(super) fn changes(figures: &[changes::Figure]) {
     }
 }
 
-pub(super) fn scale(figures: &[scale::Figure]) {
+pub(super) fn daemon(what: &str, figures: &[scale::Figure]) {
     println!(
         "\n{:<60} {:>10}  {:>15}  {:>9}",
-        "1,000 services of 100 backends", "median", "10 % - 90 %", "limit"
+        what, "median", "10 % - 90 %", "limit"
     );
     for figure in figures {
         let number = |value: f64| format!("{value:.2} {}", figure.unit);

@@ -26,7 +26,7 @@ pub const BACKENDS: usize = 100;
 const IDLE: Duration = Duration::from_secs(10);
 /// Ticks a second of `/proc/PID/stat`, the same on every Linux.
 const TICKS: f64 = 100.0;
-const MEGABYTE: f64 = 1e6;
+pub(super) const MEGABYTE: f64 = 1e6;
 
 /// One figure.
 #[derive(Debug, Serialize)]
@@ -39,7 +39,12 @@ pub(super) struct Figure {
 }
 
 impl Figure {
-    fn new(what: &str, unit: &'static str, amounts: Vec<f64>, limit: Option<f64>) -> Self {
+    pub(super) fn new(
+        what: &str,
+        unit: &'static str,
+        amounts: Vec<f64>,
+        limit: Option<f64>,
+    ) -> Self {
         Self {
             what: what.to_owned(),
             unit,
@@ -187,7 +192,7 @@ fn memory(balancer: &Balancer<'_>, pid: u32, when: &str) -> Result<Vec<Figure>> 
     ])
 }
 
-fn status_field(pid: u32, name: &str) -> Result<u64> {
+pub(super) fn status_field(pid: u32, name: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let value = status.lines().find_map(|line| {
         let value = line.strip_prefix(name)?.strip_prefix(':')?;
@@ -197,7 +202,7 @@ fn status_field(pid: u32, name: &str) -> Result<u64> {
 }
 
 /// User and system time of a process.
-fn cpu_seconds(pid: u32) -> Result<f64> {
+pub(super) fn cpu_seconds(pid: u32) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name, in brackets, may hold spaces.
     let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;

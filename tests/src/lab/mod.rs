@@ -26,6 +26,7 @@ pub mod process;
 pub mod quic;
 pub mod raw;
 pub mod server;
+pub mod slow_way;
 pub mod sockets;
 pub mod test_run;
 pub mod topology;

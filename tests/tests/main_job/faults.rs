@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use balancer_tests::balancer::Balancer;
 use balancer_tests::lab::client::{HttpLoad, RunningLoad};
 use balancer_tests::lab::server::{Fault, FaultyNginx, Nginx, NginxConfig};
+use balancer_tests::lab::slow_way::SlowWay;
 use balancer_tests::lab::{Lab, Node, link, wait_for};
 use balancer_user::watch::Kind;
 use balancer_user::watch::incident::{Event, Incident};
@@ -229,10 +230,18 @@ fn of_one_backend(
     stage.recover(load)?;
     let slow = (Kind::Slow, Some(BAD_NAME));
     let words = ["is slow", "the table is right"];
-    stage.name("300 ms more latency", slow, &words, || {
+    stage.name("answers 300 ms later", slow, &words, || {
         servers[BAD].set(Some(Fault::Slow))
     })?;
     servers[BAD].set(None)?;
+    stage.recover(load)?;
+    let mut way = None;
+    stage.name("latency plus 200 ms", slow, &words, || {
+        let delay = Duration::from_millis(200);
+        way = Some(SlowWay::start(node.namespace(), delay)?);
+        Ok(())
+    })?;
+    way.context("it was started")?.end()?;
     stage.recover(load)
 }
 

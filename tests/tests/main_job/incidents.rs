@@ -35,7 +35,7 @@ pub(crate) fn opened(
             let events = events(balancer).ok()?;
             let mut found = events.iter().filter_map(|event| match event {
                 Event::Opened { incident } => Some(incident),
-                Event::Closed { .. } => None,
+                Event::Updated { .. } | Event::Closed { .. } => None,
             });
             found.find(|it| is_it(it)).cloned()
         },

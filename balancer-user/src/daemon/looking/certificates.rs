@@ -1,17 +1,18 @@
-//! Signs of certificates that end soon.
+//! Certificates that probes were shown, and signs of those that end soon.
 
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::super::controller::Controller;
+use crate::metrics::CertificateObserved;
 use crate::probe::scheduler::TargetId;
 use crate::watch::{Sign, certificates};
 
 impl Controller {
     /// Of all services whose probes are shown certificates.
-    pub(super) fn certificate_signs(&self) -> Vec<Sign> {
+    pub(super) fn look_at_certificates(&mut self) -> Vec<Sign> {
         let now = SystemTime::now();
         let states = self.scheduler.states();
-        let mut signs = Vec::new();
+        let (mut signs, mut seen) = (Vec::new(), Vec::new());
         for service in &self.config.services {
             let health = service.health.as_ref();
             let Some(health) = health.filter(|health| health.kind.tls().is_some()) else {
@@ -23,12 +24,23 @@ impl Controller {
                     backend: backend.name.clone(),
                 };
                 let ends = states.one(&id).and_then(|it| it.monitor.certificate_ends());
+                let Some(ends) = ends else {
+                    continue;
+                };
                 let whose = (service.name.as_str(), backend.name.as_str());
-                signs.extend(ends.and_then(|ends| {
-                    certificates::sign(whose, ends, now, health.certificate_warning)
-                }));
+                let warning = health.certificate_warning;
+                signs.extend(certificates::sign(whose, ends, now, warning));
+                seen.push(CertificateObserved {
+                    service: id.service,
+                    backend: id.backend,
+                    ends: match ends.duration_since(UNIX_EPOCH) {
+                        Ok(since) => since.as_secs_f64(),
+                        Err(before) => -before.duration().as_secs_f64(),
+                    },
+                });
             }
         }
+        self.incidents.certificates = seen;
         signs
     }
 }

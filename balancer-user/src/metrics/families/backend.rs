@@ -58,6 +58,15 @@ pub(super) const ALL: &[Family] = &[
             })
         },
     ),
+    gauge(
+        "balancer_backend_certificate_end_timestamp_seconds",
+        "When the certificate ends that a backend showed its last probe over TLS.",
+        BACKEND,
+        |it, samples| {
+            let mut seen = it.observed.certificates.iter();
+            seen.try_for_each(|it| samples.level(&[&it.service, &it.backend], it.ends))
+        },
+    ),
     counter(
         "balancer_backend_packets_total",
         "Packets of clients sent to a backend.",

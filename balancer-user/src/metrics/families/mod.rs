@@ -132,12 +132,22 @@ fn handshakes(samples: &mut Samples<'_>, labels: &[&str], steps: &Steps) -> fmt:
 
 /// Probes by their time.
 fn probes(samples: &mut Samples<'_>, labels: &[&str], steps: &Steps) -> fmt::Result {
+    durations(samples, labels, steps.probes(), steps.probes_micros())
+}
+
+/// Probes in each of the steps, and the sum of their durations.
+fn durations(
+    samples: &mut Samples<'_>,
+    labels: &[&str],
+    steps: &[u64],
+    micros: u64,
+) -> fmt::Result {
     let mut buckets = [(f64::INFINITY, 0); STEPS.len() + 1];
-    for (at, count) in steps.probes().iter().enumerate() {
+    for (at, count) in steps.iter().enumerate() {
         let end = STEPS
             .get(at)
             .map_or(f64::INFINITY, std::time::Duration::as_secs_f64);
         buckets[at] = (end, *count);
     }
-    samples.histogram(labels, steps.probes_micros() as f64 / 1e6, &buckets)
+    samples.histogram(labels, micros as f64 / 1e6, &buckets)
 }

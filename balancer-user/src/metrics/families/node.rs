@@ -2,7 +2,7 @@
 
 use balancer_common::verdict::{Disposition, Reason};
 
-use super::{Family, counter, gauge};
+use super::{Family, counter, durations, gauge, histogram};
 use crate::metrics::{RevisionObserved, Snapshot};
 
 pub(super) const ALL: &[Family] = &[
@@ -259,6 +259,15 @@ pub(super) const ALL: &[Family] = &[
         "Probes that began late as too many were under way.",
         &[],
         |it, samples| samples.count(&[], it.delayed_probes),
+    ),
+    histogram(
+        "balancer_probe_lateness_seconds",
+        "How long after its time a probe began.",
+        &[],
+        |it, samples| {
+            let late = &it.lateness;
+            durations(samples, &[], &late.steps, late.sum_micros)
+        },
     ),
 ];
 

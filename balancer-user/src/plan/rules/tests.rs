@@ -1,4 +1,5 @@
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use super::super::testing::*;
 use super::super::{Base, OperatorDrain, Proofs, to_prove};

@@ -8,8 +8,9 @@
 //!
 //! Invariants: changing some targets does not disturb the others; a target
 //! is probed once at a time; the number of probes under way is bounded, and
-//! one that had to wait for its turn is counted ([`States::delayed_probes`])
-//! as it weakens the time in which a death is noticed; a target that cannot
+//! one that had to wait for its turn is counted ([`States::delayed_probes`]),
+//! and how late each began ([`States::lateness`]), as it weakens the time in
+//! which a death is noticed; a target that cannot
 //! be probed keeps its state and says so with every probe it misses.
 
 mod target;
@@ -33,7 +34,7 @@ use self::task::{Random, Task};
 use super::vip::{Lane, Way};
 use super::{PrepareError, Prober};
 use crate::config::model::ProbeKind;
-use crate::health::{Counts, Monitor, Outcome, State, Timing};
+use crate::health::{Counts, Durations, Monitor, Outcome, State, Timing};
 
 /// Probes under way at a time. Each holds a file descriptor: a daemon with
 /// many backends raises its limit to this and what it needs besides.
@@ -99,6 +100,7 @@ impl Scheduler {
             targets: Mutex::default(),
             permits: Semaphore::new(max_concurrent),
             delayed: AtomicU64::new(0),
+            lateness: Mutex::default(),
             prepare,
             lane,
         });
@@ -259,6 +261,12 @@ impl States {
     pub fn delayed_probes(&self) -> u64 {
         self.shared.delayed.load(Ordering::Relaxed)
     }
+
+    /// How long after its time each probe began: busy CPUs, or too many under
+    /// way.
+    pub fn lateness(&self) -> Durations {
+        *self.shared.lateness()
+    }
 }
 
 impl Drop for Scheduler {
@@ -288,6 +296,7 @@ struct Shared {
     targets: Mutex<BTreeMap<TargetId, Entry>>,
     permits: Semaphore,
     delayed: AtomicU64,
+    lateness: Mutex<Durations>,
     prepare: Prepare,
     lane: Lane,
 }
@@ -303,6 +312,11 @@ impl Shared {
         // A panic elsewhere leaves each entry whole: it is changed by calls
         // that cannot panic half-way.
         self.targets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lateness(&self) -> MutexGuard<'_, Durations> {
+        // Two numbers that are added to: nothing is left half-way.
+        self.lateness.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn has_same_server(&self, spec: &TargetSpec) -> bool {

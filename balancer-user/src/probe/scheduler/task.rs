@@ -42,7 +42,7 @@ impl Task {
                 () = sleep_until(Instant::from_std(due)) => {}
                 () = self.retimed.notified() => continue,
             }
-            let Some(event) = self.probe_once().await else {
+            let Some(event) = self.probe_once(due).await else {
                 return;
             };
             let incarnation = self.incarnation;
@@ -51,11 +51,12 @@ impl Task {
         }
     }
 
-    /// Makes a probe and lets the monitor judge it.
-    async fn probe_once(&mut self) -> Option<Event> {
+    /// Makes a probe that was due then, and lets the monitor judge it.
+    async fn probe_once(&mut self, due: std::time::Instant) -> Option<Event> {
         let shared = Arc::clone(&self.shared);
         let permit = shared.permit().await;
         let start = Instant::now().into_std();
+        shared.lateness().take(start.saturating_duration_since(due));
         let timeout = self.with_entry(|entry| {
             entry.monitor.start_probe(start);
             entry.spec.health.timeout

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::config::model::{self, Health};
 use crate::config::parse::defaults;
+use crate::health::STEPS;
 use crate::health::{Evidence, Failure, State};
 use crate::probe::testing;
 
@@ -154,6 +155,11 @@ async fn receive_for(events: &mut Events, time: Duration) -> Vec<Event> {
     received
 }
 
+fn late_by_100_ms(lateness: &Durations) -> u64 {
+    let at = STEPS.partition_point(|end| *end < SECOND / 10);
+    lateness.steps[at + 1..].iter().sum()
+}
+
 #[tokio::test(start_paused = true)]
 async fn first_probes_are_spread_and_later_ones_never_later_than_the_interval() {
     let (mut scheduler, mut events, script) = scripted(64);
@@ -176,6 +182,16 @@ async fn first_probes_are_spread_and_later_ones_never_later_than_the_interval() 
     assert!(firsts.iter().all(|first| *first <= SECOND + tick));
     let late = firsts.iter().filter(|first| **first > SECOND / 2).count();
     assert!((5..=45).contains(&late), "{late} of 50 in the later half");
+    let lateness = scheduler.states().lateness();
+    let begun = names
+        .iter()
+        .zip(0..)
+        .map(|(_, last)| script.starts(address(last)).len());
+    assert_eq!(
+        lateness.steps.iter().sum::<u64>(),
+        begun.sum::<usize>() as u64
+    );
+    assert_eq!(late_by_100_ms(&lateness), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -313,7 +329,9 @@ async fn probes_under_way_are_bounded_and_delays_counted() {
     set(&mut scheduler, specs.collect());
     receive_for(&mut events, 10 * SECOND).await;
     assert_eq!(script.most_under_way.load(Ordering::SeqCst), 3);
-    assert!(scheduler.states().delayed_probes() > 0);
+    let states = scheduler.states();
+    assert!(states.delayed_probes() > 0);
+    assert!(late_by_100_ms(&states.lateness()) > 0);
 }
 
 #[tokio::test(start_paused = true)]

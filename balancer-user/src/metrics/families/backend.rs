@@ -63,7 +63,8 @@ pub(super) const ALL: &[Family] = &[
         "When the certificate ends that a backend showed its last probe over TLS.",
         BACKEND,
         |it, samples| {
-            let mut seen = it.observed.certificates.iter();
+            let is_told = it.detail != Detail::Service;
+            let mut seen = it.observed.certificates.iter().filter(|_| is_told);
             seen.try_for_each(|it| samples.level(&[&it.service, &it.backend], it.ends))
         },
     ),

@@ -12,6 +12,7 @@ extern crate std;
 
 pub mod affinity;
 pub mod bench;
+pub mod capture;
 pub mod checksum;
 pub mod decap;
 pub mod encap;

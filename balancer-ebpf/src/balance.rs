@@ -70,7 +70,7 @@ fn forward<A: Family + TooBig, const PLAIN: bool>(
     // An error is no client's: whoever sent it is not asked, and it opens no
     // flow. One about a flow that is translated is not for the short way.
     let is_client = !packet.is_error();
-    trace::service(target.service);
+    trace::service(ctx, target.service);
     let segment = parse::transport(XdpFrame::of(ctx), packet)?;
     let (mut kept, mut named) = (0, quic::UNNAMED);
     if asks {

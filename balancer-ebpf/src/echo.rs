@@ -8,10 +8,9 @@ use balancer_common::layout::GenerationHead;
 use balancer_common::parse::{Frame, IPV4_LEN, IPV6_LEN};
 use balancer_common::verdict::Reason;
 
-use crate::features;
-use crate::maps;
 use crate::packet::XdpFrame;
 use crate::vip::{self, Family};
+use crate::{features, maps, trace};
 
 /// What is no request for one of our addresses passes.
 #[inline(always)]
@@ -19,6 +18,7 @@ pub(crate) fn v4(ctx: &XdpContext, ip_at: usize) -> Result<(u32, Reason), Reason
     let frame = XdpFrame::of(ctx);
     let echo = icmp::echo_v4(frame, ip_at).ok_or(Reason::NotTcpUdp)?;
     check_ours(echo.destination)?;
+    trace::written(ctx);
     let (rest, icmp) = echo.answer();
     frame
         .write(ip_at + TTL_AT, rest)
@@ -33,6 +33,7 @@ pub(crate) fn v6(ctx: &XdpContext, ip_at: usize) -> Result<(u32, Reason), Reason
     let frame = XdpFrame::of(ctx);
     let echo = icmp::echo_v6(frame, ip_at).ok_or(Reason::NotTcpUdp)?;
     check_ours(echo.destination)?;
+    trace::written(ctx);
     let (hop_limit, source, destination, icmp) = echo.answer();
     frame
         .write(ip_at + HOP_LIMIT_AT, [hop_limit])

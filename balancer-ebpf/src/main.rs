@@ -9,6 +9,7 @@
 #![allow(missing_docs)]
 
 mod balance;
+mod capture;
 mod count;
 mod echo;
 mod features;
@@ -54,6 +55,7 @@ type Verdict = Result<(u32, Reason), Reason>;
 // A call costs several nanoseconds where returns are guarded.
 #[inline(always)]
 fn balancer(ctx: XdpContext) -> u32 {
+    trace::enter();
     let verdict = match plain::verdict(&ctx) {
         Some(verdict) => verdict,
         None => stages(&ctx),
@@ -72,7 +74,7 @@ fn conclude(ctx: &XdpContext, verdict: Verdict) -> u32 {
         },
     };
     count::reason(reason);
-    trace::reason(ctx, reason);
+    trace::reason(ctx, action, reason);
     action
 }
 

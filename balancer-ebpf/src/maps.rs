@@ -2,7 +2,10 @@
 //!
 //! Sizes here are the smallest the kernel takes; the loader sets the real
 //! ones from the configuration. Tables are `BPF_F_MMAPABLE` arrays: the
-//! controller writes them through a mapping, never element by element.
+//! controller writes them through a mapping, never element by element. Those
+//! of a capture alone are in [`capture`].
+
+pub(crate) mod capture;
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};

@@ -144,7 +144,7 @@ pub(crate) fn reply<A: Family>(ctx: &XdpContext, packet: &Packet<A>) -> Verdict 
         return Err(Reason::NoService);
     }
     enter(ctx, packet)?;
-    was_found(nat_reply(ctx.ctx), Reason::NoService)?;
+    was_found(ctx, nat_reply(ctx.ctx), Reason::NoService)?;
     // While the frame is as it came.
     fragment::remember_reply(ctx, packet);
     if nat_rewrite(ctx.ctx) != DONE {
@@ -155,11 +155,13 @@ pub(crate) fn reply<A: Family>(ctx: &XdpContext, packet: &Packet<A>) -> Verdict 
 
 /// What was found of a reply; `nobodys` is the reason of a packet that is none.
 #[inline(always)]
-fn was_found(found: u32, nobodys: Reason) -> Result<(), Reason> {
+fn was_found(ctx: &XdpContext, found: u32, nobodys: Reason) -> Result<(), Reason> {
     if found == NOBODYS {
         return Err(nobodys);
     }
-    trace::service(scratch().ok_or(Reason::BadTable)?.record.service);
+    let scratch = scratch().ok_or(Reason::BadTable)?;
+    trace::service(ctx, scratch.record.service);
+    trace::replies(scratch.seat());
     if found != DONE {
         return Err(Reason::from_number(found - FAULT).unwrap_or(Reason::BadLength));
     }

@@ -1,35 +1,50 @@
-//! What `trace` sees of a packet. The loader sets [`TRACING`] only in the
-//! private copies of the program that `trace` runs; everywhere else the
-//! verifier finds a constant 0 and removes all of this.
+//! What `trace` and `capture` see of a packet. The loader sets [`TRACING`]
+//! only in the private copies of the program that `trace` runs and in those
+//! that are attached for a capture; everywhere else the verifier finds a
+//! constant 0 and removes all of this.
 
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::debug;
+use balancer_common::capture::mode;
 use balancer_common::layout::TraceRecord;
 use balancer_common::verdict::Reason;
 
-use crate::maps;
 use crate::pick::Picked;
+use crate::{capture, maps};
 
-/// Set by the loader before the program is verified.
+/// One of [`mode`]; set by the loader before the program is verified.
 #[unsafe(no_mangle)]
-static TRACING: u8 = 0;
+static TRACING: u8 = mode::OFF;
 
-/// Whether this copy of the program was loaded for `trace`.
 #[inline(always)]
-pub(crate) fn is_on() -> bool {
+fn tracing() -> u8 {
     // SAFETY: a read of our own static; volatile, as the loader changes it
     // behind the compiler's back.
-    unsafe { core::ptr::read_volatile(&raw const TRACING) != 0 }
+    unsafe { core::ptr::read_volatile(&raw const TRACING) }
+}
+
+/// Whether this copy of the program was loaded for a capture.
+#[inline(always)]
+pub(crate) fn is_capturing() -> bool {
+    tracing() == mode::CAPTURE
 }
 
 #[inline(always)]
 fn record() -> Option<&'static mut TraceRecord> {
-    if !is_on() {
+    if tracing() != mode::TRACE {
         return None;
     }
     // SAFETY: the one entry of a map that only test runs of this private
     // copy write, one packet at a time.
     maps::trace().map(|record| unsafe { &mut *record })
+}
+
+/// A packet comes in.
+#[inline(always)]
+pub(crate) fn enter() {
+    if is_capturing() {
+        capture::capture_begin();
+    }
 }
 
 #[inline(always)]
@@ -42,14 +57,32 @@ pub(crate) fn begin() {
     }
 }
 
-/// Begins with a service that is known.
+/// Begins with a service that is known. Nothing has been written to the frame.
 #[inline(always)]
-pub(crate) fn service(service: u32) {
+pub(crate) fn service(ctx: &XdpContext, service: u32) {
     if let Some(record) = record() {
         record.service = service;
         record.member = TraceRecord::NO_MEMBER;
         record.slot = 0;
         record.hash = 0;
+    } else if is_capturing() {
+        capture::capture_service(ctx.ctx, service);
+    }
+}
+
+/// A packet of no service is about to be written to.
+#[inline(always)]
+pub(crate) fn written(ctx: &XdpContext) {
+    if is_capturing() {
+        capture::capture_service(ctx.ctx, 0);
+    }
+}
+
+/// A reply is of this member: index, and incarnation in the low half.
+#[inline(always)]
+pub(crate) fn replies(seat: u32) {
+    if is_capturing() {
+        capture::capture_seat(seat);
     }
 }
 
@@ -59,11 +92,15 @@ pub(crate) fn flow(picked: &Picked) {
         record.member = u32::from(picked.index);
         record.slot = picked.slot;
         record.hash = picked.hash;
+    } else if is_capturing() {
+        let seat = u32::from(picked.index) << 16 | u32::from(picked.member.incarnation);
+        capture::capture_flow(seat, picked.slot, picked.hash);
     }
 }
 
+/// The packet leaves the program.
 #[inline(always)]
-pub(crate) fn reason(ctx: &XdpContext, reason: Reason) {
+pub(crate) fn reason(ctx: &XdpContext, action: u32, reason: Reason) {
     if let Some(record) = record() {
         record.reason = reason as u32;
         debug!(
@@ -74,5 +111,7 @@ pub(crate) fn reason(ctx: &XdpContext, reason: Reason) {
             record.member,
             record.slot
         );
+    } else if is_capturing() {
+        capture::capture_end(ctx.ctx, action, reason as u32);
     }
 }

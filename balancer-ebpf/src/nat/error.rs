@@ -39,7 +39,7 @@ pub(super) fn follow<A: Family>(target: &Target) -> Result<u32, Reason> {
 #[inline(always)]
 pub(crate) fn reply<A: Family>(ctx: &XdpContext) -> Verdict {
     enter_handed_over::<A>()?;
-    was_found(nat_error_reply(ctx.ctx), Reason::NotTcpUdp)?;
+    was_found(ctx, nat_error_reply(ctx.ctx), Reason::NotTcpUdp)?;
     rewrite(ctx)?;
     go_back(ctx, Reason::ErrorForwarded)
 }

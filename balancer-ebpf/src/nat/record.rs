@@ -8,6 +8,7 @@
 use balancer_common::layout::{NatKey, NatRecord, NatSettings};
 
 use super::Scratch;
+use crate::trace;
 
 /// How late the time of a flow's last packet may be written.
 const SECOND_NS: u64 = 1_000_000_000;
@@ -53,6 +54,10 @@ impl Record {
         scratch.record.service = record.service;
         scratch.record.egress = record.egress;
         scratch.record.ethernet = record.ethernet;
+        if trace::is_capturing() {
+            scratch.record.member = record.member;
+            scratch.record.incarnation = record.incarnation;
+        }
         true
     }
 

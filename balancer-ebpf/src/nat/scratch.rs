@@ -70,6 +70,12 @@ impl Scratch {
         self.size >> 24 == LATER
     }
 
+    /// The member that its record names: index, and incarnation in the low half.
+    #[inline(always)]
+    pub(super) fn seat(&self) -> u32 {
+        u32::from(self.record.member) << 16 | u32::from(self.record.incarnation)
+    }
+
     /// Notes an error's headers.
     #[inline(always)]
     pub(super) fn place<A: Family>(&mut self, packet: &Packet<A>) {

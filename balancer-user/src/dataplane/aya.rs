@@ -9,9 +9,11 @@ use balancer_common::layout::{HandshakeCounters, LAYOUT_VERSION};
 
 use super::attach::{self, Attached};
 use super::capacity::Capacity;
+use super::capture::{Tap, Wish};
+use super::loaded::{Loaded, undoing};
 use super::maps::{self, Sizes};
 use super::memory::KernelMemory;
-use super::object::{Object, Purpose};
+use super::object::Purpose;
 use super::set::{self, Left, MapSet};
 use super::shadow::Blueprint;
 use super::tables::{Audit, Drift, Tables};
@@ -78,14 +80,6 @@ impl Adopted {
     }
 }
 
-/// A copy of the program and the set in which its maps are pinned.
-struct Loaded {
-    object: Object,
-    set: MapSet,
-    sizes: Sizes,
-    features: Features,
-}
-
 impl KernelDataplane {
     /// Loads the program with this state and attaches it; one that an
     /// earlier controller left under the same `pin_dir` is replaced while it
@@ -100,7 +94,12 @@ impl KernelDataplane {
         let sizes = maps::sizes(&Capacity::for_state(state));
         let set = MapSet::create(&placement.pin_dir, instance)?;
         let (loaded, tables) = undoing(&set, || {
-            let mut loaded = Loaded::new(set.clone(), sizes, features::needed(state))?;
+            let mut loaded = Loaded::new(
+                set.clone(),
+                sizes,
+                features::needed(state),
+                Purpose::Forward,
+            )?;
             let tables = fill(&mut loaded, state)?;
             Ok((loaded, tables))
         })?;
@@ -128,7 +127,9 @@ impl KernelDataplane {
         let Adopted { set, sizes, tables } = adopted;
         let features = features::needed(tables.state()).with(features::needed(state));
         let capacity = Capacity::for_state(state);
-        let loaded = Loaded::after(&set, &sizes, &capacity, features, false)?;
+        // A capture of the earlier controller's ends with it.
+        let succession = maps::succession(&sizes, &capacity, false);
+        let loaded = Loaded::after(&set, succession, features, Purpose::Forward)?;
         let plan = plan(state, tables.state());
         let mut dataplane = Self {
             loaded,
@@ -311,6 +312,22 @@ impl Dataplane for KernelDataplane {
         Ok(())
     }
 
+    fn capture(&mut self, wish: &Wish) -> Result<Tap, Error> {
+        let mut next = self.loaded.again(Purpose::Capture)?;
+        let set = next.set.clone();
+        let tap = undoing(&set, || Tap::open(next.object.ebpf(), wish))?;
+        self.swap(next, None)?;
+        Ok(tap)
+    }
+
+    fn end_capture(&mut self) -> Result<(), Error> {
+        if self.loaded.purpose != Purpose::Capture {
+            return Ok(());
+        }
+        let next = self.loaded.again(Purpose::Forward)?;
+        self.swap(next, None)
+    }
+
     fn attach(&mut self, interface: &str) -> Result<(), Error> {
         let Placement { mode, pin_dir, .. } = &self.placement;
         attach::attach(self.loaded.object.program()?, interface, *mode, pin_dir)?;
@@ -326,62 +343,9 @@ impl Dataplane for KernelDataplane {
     }
 }
 
-impl Loaded {
-    /// A copy over the maps that are pinned in the set, and fresh ones for
-    /// the others.
-    fn new(set: MapSet, sizes: Sizes, features: Features) -> Result<Self, Error> {
-        Ok(Self {
-            object: Object::load(&sizes, features, Purpose::Forward, Some(&set))?,
-            set,
-            sizes,
-            features,
-        })
-    }
-
-    /// The copy that takes this one's place.
-    fn successor(
-        &self,
-        wanted: &Capacity,
-        features: Features,
-        fresh_tables: bool,
-    ) -> Result<Self, Error> {
-        Self::after(&self.set, &self.sizes, wanted, features, fresh_tables)
-    }
-
-    /// The copy that takes the place of one with this set, and goes on with
-    /// what of its maps stays.
-    fn after(
-        old: &MapSet,
-        sizes: &Sizes,
-        wanted: &Capacity,
-        features: Features,
-        fresh_tables: bool,
-    ) -> Result<Self, Error> {
-        let (sizes, kept) = maps::succession(sizes, wanted, fresh_tables);
-        let set = old.next()?;
-        undoing(&set, || {
-            old.hand_on(&set, &kept)?;
-            let mut next = Self::new(set.clone(), sizes, features)?;
-            next.object.succeed(old)?;
-            Ok(next)
-        })
-    }
-}
-
 fn fill(loaded: &mut Loaded, state: &State) -> Result<Tables<KernelMemory>, Error> {
     let mut tables = Tables::new(loaded.object.map_memory()?);
     tables.apply(&plan(state, &State::empty()))?;
     tables.lend_slots();
     Ok(tables)
-}
-
-/// Removes a new set where what was to be done with it fails.
-fn undoing<T>(set: &MapSet, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-    let result = work();
-    if result.is_err()
-        && let Err(error) = set.remove()
-    {
-        tracing::error!(%error, "pins are left; the next start removes them");
-    }
-    result
 }

@@ -19,6 +19,7 @@ pub use hot_loop::{Chosen, HotLoop, Run, Stimulus};
 pub use sink::Sink;
 
 use super::capacity::Capacity;
+use super::capture::{Tap, Wish};
 use super::decap::{Counts, DecapTrial, Unwrapping};
 use super::maps;
 use super::memory::KernelMemory;
@@ -74,10 +75,26 @@ impl Subject {
 
     /// As [`Subject::balancer`], able to do what is given.
     pub fn balancer_with(state: &State, features: Features) -> Result<Self, Error> {
+        Self::loaded(state, features, Purpose::Forward, |_| Ok(()))
+    }
+
+    /// As [`Subject::balancer_with`], for a capture to which nothing is granted.
+    pub fn capturing(state: &State, features: Features, wish: &Wish) -> Result<Self, Error> {
+        let open = |object: &mut Object| Tap::open(object.ebpf(), wish).map(drop);
+        Self::loaded(state, features, Purpose::Capture, open)
+    }
+
+    fn loaded(
+        state: &State,
+        features: Features,
+        purpose: Purpose,
+        open: impl FnOnce(&mut Object) -> Result<(), Error>,
+    ) -> Result<Self, Error> {
         let sizes = maps::sizes(&Capacity::for_state(state));
         let began = Instant::now();
-        let mut object = Object::load(&sizes, features, Purpose::Forward, None)?;
+        let mut object = Object::load(&sizes, features, purpose, None)?;
         let load_time = began.elapsed();
+        open(&mut object)?;
         let mut tables = Tables::new(object.map_memory()?);
         tables.apply(&plan(state, &State::empty()))?;
         let balancer = Balancer {

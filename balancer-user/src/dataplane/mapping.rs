@@ -7,7 +7,7 @@
 
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use bytemuck::Pod;
 use memmap2::{MmapMut, MmapOptions};
@@ -65,6 +65,29 @@ impl<T: Pod> Mapped<T> {
         // element's size is a multiple of eight. Volatile, as it may change
         // under way; every pattern of bits is a `T`.
         unsafe { self.map.as_ptr().cast::<T>().add(at).read_volatile() }
+    }
+
+    /// As [`Mapped::copy_of`], of a part of an element from a byte offset on.
+    pub(super) fn part_of<U: Pod>(&self, at: usize, offset: usize) -> U {
+        const { assert!(align_of::<U>() <= 8) };
+        let is_inside = at < self.len && offset + size_of::<U>() <= size_of::<T>();
+        assert!(
+            is_inside && offset.is_multiple_of(8),
+            "part of element {at}"
+        );
+        // SAFETY: in range, and aligned, as in `copy_of`.
+        unsafe {
+            let element = self.map.as_ptr().cast::<T>().add(at);
+            element.cast::<u8>().add(offset).cast::<U>().read_volatile()
+        }
+    }
+
+    /// Stores a 64-bit word at a byte offset.
+    pub(super) fn store_long(&mut self, offset: usize, value: u64) {
+        let word: &mut u64 = bytemuck::from_bytes_mut(&mut self.map[offset..offset + 8]);
+        // SAFETY: as in `store`.
+        let word = unsafe { AtomicU64::from_ptr(word) };
+        word.store(value, Ordering::SeqCst);
     }
 
     /// Stores a 32-bit word at a byte offset, after everything written

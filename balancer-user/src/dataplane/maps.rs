@@ -205,6 +205,11 @@ pub(super) fn succession(
     (sizes, kept)
 }
 
+/// All of these sizes, and all stay.
+pub(super) fn unchanged(has: &Sizes) -> (Sizes, BTreeSet<&'static str>) {
+    (has.clone(), has.keys().copied().collect())
+}
+
 /// Where maps are taken from.
 pub(super) trait Source {
     /// A map by name.

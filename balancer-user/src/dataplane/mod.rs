@@ -23,6 +23,7 @@ mod batch;
 pub mod bench;
 pub mod blocks;
 pub mod capacity;
+pub mod capture;
 pub mod census;
 mod counts;
 pub mod decap;
@@ -31,6 +32,7 @@ pub mod fake;
 pub mod features;
 mod handshakes;
 pub mod heap;
+mod loaded;
 pub mod lookup;
 mod mapping;
 mod maps;
@@ -364,6 +366,20 @@ pub trait Dataplane: Send {
 
     /// Sets a member's counters to zero, before its index is given again.
     fn reset_counters(&mut self, members: &[u32]) -> Result<(), Error>;
+
+    /// Puts a program that also tells of packets in the place of the one there
+    /// is; it forwards by the same tables, records and counters, and so does
+    /// any other that takes its place before [`Dataplane::end_capture`].
+    fn capture(&mut self, wish: &capture::Wish) -> Result<capture::Tap, Error> {
+        let _ = wish;
+        Err(Error::Foreign("no kernel program runs here".to_owned()))
+    }
+
+    /// Puts the program that only forwards back; nothing happens where it is
+    /// there.
+    fn end_capture(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// Attaches the program again to an interface that has lost it.
     fn attach(&mut self, interface: &str) -> Result<(), Error>;

@@ -7,10 +7,12 @@ use std::time::Duration;
 use aya::maps::{HashMap, MapError};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
+use balancer_common::capture::mode;
 use balancer_common::features::Features;
 use balancer_common::layout::{HandshakeCounters, MemberCounters, NatKey, NatRecord, TraceRecord};
 use balancer_common::verdict::Reason;
 
+use super::capture;
 use super::counts::{Counts, ascending};
 use super::handshakes::{self, Opened, Places};
 use super::mapping::Mapped;
@@ -26,6 +28,19 @@ pub enum Purpose {
     Forward,
     /// To be asked by test runs what it does with a packet, and why.
     Trace,
+    /// To be attached, and to tell of packets.
+    Capture,
+}
+
+impl Purpose {
+    /// As the program knows it.
+    fn number(self) -> u8 {
+        match self {
+            Self::Forward => mode::OFF,
+            Self::Trace => mode::TRACE,
+            Self::Capture => mode::CAPTURE,
+        }
+    }
 }
 
 /// A loaded copy of the load balancer.
@@ -222,12 +237,22 @@ fn load(
     pins: impl Fn(&str) -> Option<PathBuf>,
 ) -> Result<Ebpf, Error> {
     let cpus = possible_cpus()?;
-    let tracing = u8::from(purpose == Purpose::Trace);
+    let tracing = purpose.number();
     let mut loader = EbpfLoader::new();
     for (name, entries) in sizes {
         loader.map_max_entries(name, *entries);
         if let Some(pin) = pins(name) {
             loader.map_pin_path(name, pin);
+        }
+    }
+    if purpose == Purpose::Capture {
+        for (name, entries) in capture::sizes(cpus) {
+            loader.map_max_entries(name, entries);
+        }
+        for name in capture::MAPS {
+            if let Some(pin) = pins(name) {
+                loader.map_pin_path(name, pin);
+            }
         }
     }
     loader

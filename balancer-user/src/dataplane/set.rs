@@ -17,7 +17,7 @@ use aya::programs::{ProgramInfo, Xdp};
 use balancer_common::layout::LAYOUT_VERSION;
 
 use super::maps::{self, Life, MAPS, Row, Sizes, Source};
-use super::{Error, attach};
+use super::{Error, attach, capture};
 
 const PREFIX: &str = "maps-v";
 const PROGRAM: &str = "program";
@@ -124,6 +124,16 @@ impl MapSet {
                 next.take(&retired, &self.open(row.name)?)?;
             } else if self.pin(&retired).exists() {
                 next.take(&retired, &self.open(&retired)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Pins the maps of a capture that `next` goes on with; whatever there is.
+    pub(super) fn hand_on_capture(&self, next: &Self) -> Result<(), Error> {
+        for name in capture::MAPS {
+            if self.pin(name).exists() {
+                next.take(name, &self.open(name)?)?;
             }
         }
         Ok(())

@@ -12,6 +12,7 @@ use balancer_common::layout::TraceRecord;
 use balancer_common::verdict::Reason;
 
 use super::capacity::Capacity;
+use super::capture::{Tap, Wish};
 use super::mapping::Mapped;
 use super::maps;
 use super::memory::KernelMemory;
@@ -121,6 +122,18 @@ impl Trial {
         let mut tables = Tables::new(object.map_memory()?);
         tables.apply(&plan(state, &State::empty()))?;
         Self::of(object, tables, features, state.clone())
+    }
+
+    /// As [`Trial::with`], of the program that is attached for a capture.
+    /// Nothing is told before that is granted. What [`Trial::run`] says of a
+    /// packet means nothing here, but for the verdict and the frame.
+    pub fn capturing(state: &State, features: Features, wish: &Wish) -> Result<(Self, Tap), Error> {
+        let sizes = maps::sizes(&Capacity::for_state(state));
+        let mut object = Object::load(&sizes, features, Purpose::Capture, None)?;
+        let mut tables = Tables::new(object.map_memory()?);
+        tables.apply(&plan(state, &State::empty()))?;
+        let tap = Tap::open(object.ebpf(), wish)?;
+        Ok((Self::of(object, tables, features, state.clone())?, tap))
     }
 
     /// As [`Trial::with`], its maps pinned under `pin_dir` like those of a

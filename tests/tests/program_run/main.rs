@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 mod affinity;
+mod capture;
 mod cluster;
 mod decap;
 mod echo;

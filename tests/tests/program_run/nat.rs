@@ -19,7 +19,7 @@ use crate::translation::{sent, tcp, translated, udp};
 
 const HOUR_NS: u64 = 3_600_000_000_000;
 /// Where member 7 of a test is, with its port rewritten and not.
-const BACKEND_V4: &str = "10.1.0.7:8080";
+pub(crate) const BACKEND_V4: &str = "10.1.0.7:8080";
 const BACKEND_V6: &str = "[fd00::7]:80";
 /// Ethernet addresses of the answer to what a test sends.
 const BACK_TO_CLIENT: &str = "02cc00000001 02aa00000001";

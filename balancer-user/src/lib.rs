@@ -1,6 +1,7 @@
 //! The controller of the balancer: everything but the thin binary.
 
 pub mod api;
+pub mod capture;
 pub mod change;
 pub mod cli;
 pub mod config;

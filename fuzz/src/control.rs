@@ -133,6 +133,8 @@ impl Control {
                 | Command::Verify(..)
                 | Command::Events(..)
                 | Command::Blueprint(..)
+                | Command::Capture(..)
+                | Command::CaptureStop(..)
                 | Command::Explain(..) => {}
             }
         }

@@ -34,7 +34,8 @@ impl Access {
     /// What a request needs.
     ///
     /// A plan changes nothing, but has the daemon probe what its file names; the
-    /// configuration has the seed and the receivers' URLs in it.
+    /// configuration has the seed and the receivers' URLs in it; a capture shows
+    /// what clients send, and swaps the program in the packet path.
     pub fn needed(method: &Method, path: &str) -> Self {
         match (method.as_str(), path) {
             (
@@ -235,6 +236,8 @@ mod tests {
             (Method::POST, "/v1/changes"),
             (Method::POST, "/v1/apply"),
             (Method::POST, "/v1/plan"),
+            (Method::POST, "/v1/capture"),
+            (Method::POST, "/v1/capture/stop"),
             (Method::GET, "/v1/config"),
             (Method::GET, "/v1/revisions/1"),
             (Method::POST, "/v1/status"),

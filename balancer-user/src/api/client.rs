@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use super::capture::{CaptureRequest, CaptureStopRequest, Captured};
 use super::progress::Progress;
 use super::types::{
     ApplyRequest, ChangeRequest, Changed, ExplainRequest, Explanation, History, PlanRequest,
@@ -185,6 +186,23 @@ impl Client {
     /// Compares what the kernel holds with what was written there.
     pub async fn verify(&self) -> Result<Verification, Error> {
         self.json(Method::POST, "/v1/verify", None::<&()>).await
+    }
+
+    /// Captures live packets, until it is over or `each` wants no more.
+    pub async fn capture(
+        &self,
+        request: &CaptureRequest,
+        each: impl FnMut(Captured) -> bool,
+    ) -> Result<(), Error> {
+        let asked = self.ask(Method::POST, "/v1/capture", Some(request));
+        let mut answer = self.within(TIMEOUT, asked).await?;
+        self.lines(&mut answer, each).await
+    }
+
+    /// Ends a capture.
+    pub async fn capture_stop(&self, request: &CaptureStopRequest) -> Result<Said, Error> {
+        self.json(Method::POST, "/v1/capture/stop", Some(request))
+            .await
     }
 
     async fn json<T: DeserializeOwned>(

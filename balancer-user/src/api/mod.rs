@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod apply;
+pub mod capture;
 pub mod client;
 pub mod events;
 pub mod openapi;

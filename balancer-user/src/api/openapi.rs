@@ -13,6 +13,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Value, json};
 
 use super::access::Access;
+use super::capture::{CaptureRequest, CaptureStopRequest, Captured};
 use super::progress::Progress;
 use super::types::{
     ApplyRequest, ChangeRequest, Changed, ExplainRequest, Explanation, History, PlanRequest,
@@ -130,6 +131,20 @@ const OPERATIONS: &[Operation] = &[
         "Which backend a flow gets, and why",
         Some(of::<ExplainRequest>),
         of::<Explanation>,
+    ),
+    post(
+        "/v1/capture",
+        "Live packets as they came and as they left, one a line, until it is over or the client \
+         goes",
+        Some(of::<CaptureRequest>),
+        of::<Captured>,
+    )
+    .of_type(LINES),
+    post(
+        "/v1/capture/stop",
+        "End a capture",
+        Some(of::<CaptureStopRequest>),
+        of::<Said>,
     ),
     post(
         "/v1/changes",

@@ -11,7 +11,7 @@ use axum::body::Body;
 use axum::extract::rejection::{JsonRejection, PathRejection};
 use axum::extract::{self, ConnectInfo, DefaultBodyLimit, State};
 use axum::handler::Handler;
-use axum::http::{Method, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
@@ -22,6 +22,7 @@ use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 
 use super::access::{self, Doors};
+use super::capture::{CaptureRequest, CaptureStopRequest, Captured};
 use super::events::{self, Heard};
 use super::openapi;
 use super::peer::{Accept, Control, Peer};
@@ -35,6 +36,8 @@ use crate::config;
 use crate::dataplane::shadow::{Blueprint, Shadow};
 use crate::revision::Author;
 
+mod capture;
+mod fallback;
 mod questions;
 
 /// Largest request body.
@@ -75,6 +78,14 @@ pub enum Command {
     Verify(oneshot::Sender<Verification>),
     /// What happened, and what happens.
     Events(oneshot::Sender<Heard>),
+    /// Tell of live packets.
+    Capture(CaptureRequest, Author, oneshot::Sender<Capturing>),
+    /// End a capture.
+    CaptureStop(
+        CaptureStopRequest,
+        Author,
+        oneshot::Sender<Result<Said, Problem>>,
+    ),
     /// What a private copy of the kernel program is loaded from.
     Blueprint(oneshot::Sender<Option<Blueprint>>),
     /// Which backend a flow gets; nothing if the copy is of tables that have
@@ -88,6 +99,9 @@ pub enum Command {
 
 /// A change that has begun, and what becomes of it.
 pub type Begun = Result<mpsc::Receiver<Progress>, Problem>;
+
+/// A capture that has begun, and its packets.
+pub type Capturing = Result<mpsc::Receiver<Captured>, Problem>;
 
 pub(super) type Commands = mpsc::Sender<Command>;
 
@@ -131,8 +145,8 @@ pub async fn serve<A: Accept>(listener: A, commands: Commands, doors: Doors) -> 
         .fold(Router::new(), |router, route| {
             router.route(route.path, route.handler)
         })
-        .fallback(unknown)
-        .method_not_allowed_fallback(wrong_method)
+        .fallback(fallback::unknown)
+        .method_not_allowed_fallback(fallback::wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_LEN))
         .layer(middleware::from_fn_with_state(doors, access::guard))
         .with_state(commands);
@@ -196,6 +210,7 @@ pub(super) fn routes() -> Vec<Route> {
         Route::get("/v1/openapi.json", openapi::serve),
     ];
     routes.extend(questions::routes());
+    routes.extend(capture::routes());
     routes.extend(events::routes());
     routes
 }
@@ -347,24 +362,6 @@ fn body<T>(request: Result<Json<T>, JsonRejection>) -> Result<T, Problem> {
 
 async fn config(State(commands): State<Commands>) -> Response {
     answer(ask(&commands, Command::Config).await)
-}
-
-async fn unknown() -> Response {
-    let served = |route: Route| format!("{} {}", route.method.to_uppercase(), route.path);
-    let paths: Vec<String> = routes().into_iter().map(served).collect();
-    answer::<()>(Err(Problem {
-        title: "not found".to_owned(),
-        status: StatusCode::NOT_FOUND.as_u16(),
-        detail: format!("this version serves {}", paths.join(", ")),
-    }))
-}
-
-async fn wrong_method(method: Method) -> Response {
-    answer::<()>(Err(Problem {
-        title: "method not allowed".to_owned(),
-        status: StatusCode::METHOD_NOT_ALLOWED.as_u16(),
-        detail: format!("{method} is not served here; /v1/openapi.json says what is"),
-    }))
 }
 
 pub(super) async fn ask<T>(

@@ -14,6 +14,8 @@
 //! | `GET /v1/revisions/N` | - | [`StoredRevision`] |
 //! | `POST /v1/verify` | - | [`Verification`] |
 //! | `GET /v1/events` | - | [`Event`], one a line; with `?follow=true` without an end |
+//! | `POST /v1/capture` | [`CaptureRequest`] | [`Captured`], one a line |
+//! | `POST /v1/capture/stop` | [`CaptureStopRequest`] | [`Said`] |
 //! | `GET /v1/openapi.json` | - | all this as an OpenAPI document, made of these types |
 //! | `GET /v1/config` | - | the running configuration as TOML text |
 //!
@@ -21,6 +23,9 @@
 //!
 //! [`Progress`]: super::progress::Progress
 //! [`Event`]: crate::watch::incident::Event
+//! [`CaptureRequest`]: super::capture::CaptureRequest
+//! [`CaptureStopRequest`]: super::capture::CaptureStopRequest
+//! [`Captured`]: super::capture::Captured
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -40,6 +45,7 @@ pub use problem::{Problem, TypedProblem};
 pub use verify::{DriftFinding, RepairedDrift, Verification};
 
 pub use super::apply::{ApplyRequest, History, How, RollbackRequest, Said, StoredRevision};
+use super::capture::CaptureStatus;
 use crate::plan::Plan;
 use crate::rehearsal::Moves;
 use crate::watch::incident::Incident;
@@ -82,6 +88,9 @@ pub struct Status {
     /// The incidents that are open.
     #[serde(default)]
     pub incidents: Vec<Incident>,
+    /// The capture of live packets that is on.
+    #[serde(default)]
+    pub capture: Option<CaptureStatus>,
 }
 
 /// How a re-reading of the file ended.

@@ -7,6 +7,7 @@
 
 mod apply;
 mod backend;
+mod capture;
 mod change;
 mod check;
 mod completions;
@@ -100,6 +101,7 @@ enum Command {
     Reload(reload::Args),
     Explain(explain::Args),
     Trace(trace::Args),
+    Capture(capture::Args),
     Verify(verify::Args),
     Decap(decap::Args),
     Unload(unload::Args),
@@ -174,6 +176,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
         Command::Reload(args) => reload::run(&args, &client),
         Command::Explain(args) => explain::run(&args, &client),
         Command::Trace(args) => trace::run(&args),
+        Command::Capture(args) => capture::run(&args, &client),
         Command::Verify(args) => verify::run(&args, &client),
         Command::Decap(args) => decap::run(&args),
         Command::Unload(args) => unload::run(&args, &client),

@@ -53,6 +53,16 @@ fn render(status: &Status, color: bool) -> String {
     }
     text.push_str(&reasons(status));
     text.push_str(&changes(status));
+    if let Some(capture) = &status.capture {
+        text.push_str(&format!(
+            "capture {} of live packets is on, by {} since {}: {}; {} so far\n",
+            capture.capture,
+            capture.author,
+            units::ago(capture.seconds),
+            capture.what,
+            units::counted(capture.figures.captured, "packet")
+        ));
+    }
     text.push_str(&daemon(status));
     text
 }

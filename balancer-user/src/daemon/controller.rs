@@ -14,6 +14,7 @@ use balancer_common::layout::Member;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
+use super::capturing::Captures;
 use super::hops::{self, Found, Solicit};
 use super::host::Looks;
 use super::incidents::Incidents;
@@ -92,6 +93,7 @@ pub(super) struct Controller {
     pub(super) pressure: Pressure,
     pub(super) incidents: Incidents,
     pub(super) telemetry: Telemetry,
+    pub(super) captures: Captures,
 }
 
 /// The last change of the kernel's tables.
@@ -154,6 +156,7 @@ impl Controller {
 
     /// Leaves the kernel as the configuration wants it left.
     pub(super) fn stop(&mut self) {
+        self.leave_capture();
         if self.config.node.keep_forwarding {
             tracing::info!("stopped; forwarding goes on, `balancer unload` ends it");
             return;
@@ -217,18 +220,15 @@ impl Controller {
             }
             Command::Verify(reply) => drop(reply.send(self.verify().await)),
             Command::Events(reply) => self.events(reply),
+            Command::Capture(request, author, reply) => self.capture(&request, author, reply),
+            Command::CaptureStop(request, author, reply) => {
+                drop(reply.send(self.stop_capture(&request, &author)));
+            }
             Command::Blueprint(reply) => drop(reply.send(self.dataplane.blueprint())),
             Command::Explain(request, mut shadow, reply) => {
                 drop(reply.send(self.explain(&request, &mut shadow)));
             }
         }
-    }
-
-    fn on_settled(&mut self) {
-        let _ = self.reconcile(
-            "flows of earlier owners are silent or out of time",
-            Instant::now(),
-        );
     }
 
     async fn on_tick(&mut self) {
@@ -248,6 +248,7 @@ impl Controller {
         {
             let _ = self.reconcile("a slow start goes on", Instant::now());
         }
+        self.end_capture();
         self.look_for_incidents();
         self.save_unsaved();
         self.tell_peers();
@@ -282,6 +283,7 @@ impl Controller {
         let is_told =
             plan.flow_keys.is_some() || !plan.upsert.is_empty() || !plan.remove.is_empty();
         let begin_anew = self.with_other_tables(&plan);
+        self.follow_capture(&built.state);
         let result = tokio::task::block_in_place(|| {
             self.seats.prepare(&self.store, &self.builder);
             moment::passed(Moment::SeatsStored);

@@ -5,6 +5,7 @@
 //! only then is the program attached with its first table in force. What an
 //! earlier daemon left attached forwards until that moment.
 
+mod capturing;
 mod change;
 mod controller;
 mod ends;
@@ -224,11 +225,7 @@ async fn begin(
     // What fails from here on fails for the kernel's reasons.
     let number = store::first_revision(&mut revisions, &resumed, config_path)
         .context("storing the running configuration")?;
-    let placement = Placement {
-        interfaces: config.node.interfaces.clone(),
-        mode: config.node.xdp_mode,
-        pin_dir: config.node.pin_dir.clone(),
-    };
+    let placement = placement(&config.node);
     let begun = tokio::task::block_in_place(|| left.begin(&store, placement, &builder, &built))?;
     let mut controller = Controller {
         warnings: change::warnings(&examine(&config, &tables)),
@@ -269,6 +266,7 @@ async fn begin(
         pressure: Default::default(),
         incidents: Default::default(),
         telemetry: Default::default(),
+        captures: Default::default(),
     };
     say_attached(&begun.attached);
     controller.look_at_host();
@@ -276,6 +274,14 @@ async fn begin(
     let services = controller.config.services.len();
     tracing::info!(revision = number, services, "forwarding");
     Ok((controller, probes))
+}
+
+fn placement(node: &Node) -> Placement {
+    Placement {
+        interfaces: node.interfaces.clone(),
+        mode: node.xdp_mode,
+        pin_dir: node.pin_dir.clone(),
+    }
 }
 
 /// Seconds since 1970; a clock before that is taken for then.

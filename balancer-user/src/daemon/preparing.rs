@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
+use super::capturing::Over;
 use super::controller::Controller;
 use super::hops::{self, Found, Solicit};
 use super::planning::{For, Judged, Terms, beside, judge};
@@ -72,6 +73,8 @@ pub(super) enum Done {
         /// How it went.
         proofs: Proofs,
     },
+    /// Nothing more is told of a capture.
+    Captured(Box<Over>),
     /// Enough answers were heard to compare them before the first stage.
     Compared,
 }
@@ -165,6 +168,7 @@ impl Controller {
         match done {
             Done::Prepared(prepared) => self.on_prepared(*prepared).await,
             Done::Proven { revision, proofs } => self.on_proven(revision, proofs).await,
+            Done::Captured(over) => self.on_captured(*over),
             Done::Compared => self.go_on_if_proven().await,
             Done::Rehearsed { revision, outcome } => match outcome {
                 Ok(rehearsal) => {

@@ -83,6 +83,7 @@ impl Controller {
                 .collect(),
             problems,
             incidents: self.incidents.open(),
+            capture: self.capture_status(),
         }
     }
 

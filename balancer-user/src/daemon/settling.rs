@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use super::controller::Controller;
 use crate::dataplane::Dataplane;
 use crate::desired::Builder;
 
@@ -16,5 +17,15 @@ pub(super) fn end_rounds(builder: &mut Builder, dataplane: &mut dyn Dataplane, n
             Vec::new()
         });
         builder.end_round(service, &marks, now);
+    }
+}
+
+impl Controller {
+    /// It is time to look whether slots settle.
+    pub(super) fn on_settled(&mut self) {
+        let _ = self.reconcile(
+            "flows of earlier owners are silent or out of time",
+            Instant::now(),
+        );
     }
 }

@@ -12,6 +12,7 @@ mod answers;
 mod apply;
 mod atomic;
 mod by_vip;
+mod capture;
 mod commands;
 mod crash;
 mod decap;

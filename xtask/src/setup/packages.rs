@@ -57,6 +57,8 @@ const PROGRAMS: &[Program] = &[
     lab("ping", "iputils-ping", "iputils", "iputils"),
     lab("nft", "nftables", "nftables", "nftables"),
     lab("tcpdump", "tcpdump", "tcpdump", "tcpdump"),
+    // Reads what `balancer capture` writes.
+    lab("tshark", "tshark", "wireshark-cli", "wireshark-cli"),
     lab("nginx", "nginx-light", "nginx", "nginx"),
     lab("curl", "curl", "curl", "curl"),
     lab("wrk", "wrk", "wrk", "wrk"),

@@ -79,6 +79,7 @@ pub(in crate::cli) fn status(services: Vec<ServiceStatus>) -> Status {
         reasons: BTreeMap::new(),
         problems: Vec::new(),
         incidents: Vec::new(),
+        capture: None,
     }
 }
 

@@ -1,0 +1,379 @@
+//! `balancer capture` on live packets: what it shows, who may not, and that the
+//! packet path is as it was before when it is over.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use anyhow::{Context, Result, ensure};
+use aya::programs::loaded_programs;
+use balancer_tests::balancer::{Balancer, binary};
+use balancer_tests::lab::cleanup::Scratch;
+use balancer_tests::lab::process::{self, Process};
+use balancer_tests::lab::server::Nginx;
+use balancer_tests::lab::{Lab, Namespace, wait_for};
+use balancer_user::api::types::Change;
+use nix::sys::signal::Signal;
+
+use crate::LIMIT;
+use crate::fixture::{
+    Api, Service, balancer, burst, get, get_well, l2, load, stop_unharmed, v6, wait_answers,
+    web_servers,
+};
+use crate::programs::attached_id;
+use crate::programs_swapped::packets;
+
+/// A capture that runs beside the test.
+struct Running {
+    process: Process,
+    directory: Scratch,
+}
+
+impl Running {
+    /// Starts one and waits until it has begun.
+    fn start(balancer: &Balancer<'_>, arguments: &[&str]) -> Result<Self> {
+        let directory = Scratch::create("packets")?;
+        let mut command = Command::new(binary());
+        command.current_dir(directory.path());
+        command.arg("--socket").arg(balancer.socket());
+        command.arg("capture").args(arguments);
+        let mut process = Process::spawn("capture", command, &directory.path().join("log"))?;
+        let log = directory.path().join("log");
+        process.wait_until("the capture to begin", LIMIT, || {
+            let text = std::fs::read_to_string(&log).ok()?;
+            text.contains("Ctrl-C ends it").then_some(())
+        })?;
+        Ok(Self { process, directory })
+    }
+
+    fn log(&self) -> String {
+        self.process.log()
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Waits for its end, which has to be a good one.
+    fn end(&mut self) -> Result<()> {
+        let status = self.process.wait(LIMIT)?;
+        ensure!(status.success(), "it ended with {status}:\n{}", self.log());
+        Ok(())
+    }
+}
+
+/// A packet of a file, as tshark reads it.
+#[derive(Debug, PartialEq)]
+struct Frame {
+    comment: String,
+    interface: String,
+    destination: String,
+}
+
+fn read(file: &Path) -> Result<Vec<Frame>> {
+    let mut command = Command::new("tshark");
+    command.args(["-n", "-r"]).arg(file).args(["-T", "fields"]);
+    for field in ["frame.comment", "frame.interface_name", "eth.dst"] {
+        command.args(["-e", field]);
+    }
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = process::run(command, LIMIT)?;
+    let said = String::from_utf8_lossy(&stderr);
+    ensure!(status.success(), "tshark ended with {status}: {said}");
+    let text = String::from_utf8(stdout)?;
+    let frame = |line: &str| {
+        let mut fields = line.split('\t').map(ToOwned::to_owned);
+        Some(Frame {
+            comment: fields.next()?,
+            interface: fields.next()?,
+            destination: fields.next()?,
+        })
+    };
+    let frames: Option<Vec<_>> = text.lines().map(frame).collect();
+    frames.with_context(|| format!("tshark said:\n{text}"))
+}
+
+/// Bytes of machine code of the program on `eth0`: the capturing one has more.
+fn code_len(namespace: &Namespace) -> Result<u32> {
+    let id = attached_id(namespace)?;
+    let mut programs = loaded_programs().filter_map(Result::ok);
+    let program = programs.find(|program| program.id() == id);
+    Ok(program.context("the program has gone")?.size_jitted())
+}
+
+/// Insists that a capture is refused with these words.
+fn refused(balancer: &Balancer<'_>, arguments: &[&str], wanted: &str) -> Result<()> {
+    let output = balancer.command(&[&["capture"], arguments].concat())?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.code() == Some(1),
+        "{:?}: {said}",
+        output.status
+    );
+    ensure!(said.contains(wanted), "{said}");
+    Ok(())
+}
+
+fn is_on(balancer: &Balancer<'_>) -> Result<bool> {
+    Ok(balancer.status()?.capture.is_some())
+}
+
+fn wait_off(balancer: &Balancer<'_>) -> Result<()> {
+    balancer.wait_status("the capture to be over", LIMIT, |status| {
+        status.capture.is_none().then_some(())
+    })
+}
+
+fn lab_of(backends: u8) -> Result<(Lab, Vec<Nginx>, Service)> {
+    let lab = l2(backends)?;
+    let servers = web_servers(&lab)?;
+    let service = Service::web_l2(&lab);
+    Ok((lab, servers, service))
+}
+
+#[test]
+fn capture_of_one_backend_has_each_packet_as_it_came_and_as_it_left() -> Result<()> {
+    let (lab, _servers, service) = lab_of(3)?;
+    let balancer = balancer(&lab, &service.toml())?;
+    let namespace = lab.balancer().namespace();
+    let plain = code_len(namespace)?;
+    let arguments = ["--backend", "backend1", "-c", "60", "-w", "packets.pcapng"];
+    let mut capture = Running::start(&balancer, &arguments)?;
+    let capturing = code_len(namespace)?;
+    ensure!(
+        capturing > plain,
+        "{capturing} bytes of code against {plain}"
+    );
+    let load = load(&lab, service.dial())?;
+    capture.end()?;
+    stop_unharmed(load)?;
+    ensure!(
+        code_len(namespace)? == plain,
+        "the plain program is not back"
+    );
+    let said = capture.log();
+    ensure!(said.contains("60 packets captured"), "{said}");
+
+    let frames = read(&capture.file("packets.pcapng"))?;
+    ensure!(frames.len() == 120, "{} frames", frames.len());
+    let stations = [
+        lab.balancer().interface().mac.to_string(),
+        lab.backend(1).interface().mac.to_string(),
+    ];
+    println!("{:#?}", &frames[..2]);
+    for (number, frame) in frames.iter().enumerate() {
+        let way = ["in", "out"][number % 2];
+        let begins =
+            format!("{way} verdict=tx reason=forwarded service=web backend=backend1 slot=");
+        ensure!(
+            frame.comment.starts_with(&begins),
+            "frame {number}: {frame:?}"
+        );
+        ensure!(
+            frame.interface == format!("eth0 {way}"),
+            "frame {number}: {frame:?}"
+        );
+        ensure!(
+            frame.destination == stations[number % 2],
+            "frame {number}: {frame:?}"
+        );
+    }
+    let log = balancer.log();
+    ensure!(log.contains("a capture of live packets begins"), "{log}");
+    ensure!(log.contains("author=root"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn captures_that_begin_and_end_under_load_fail_no_request_and_lose_no_count() -> Result<()> {
+    let (lab, _servers, service) = lab_of(3)?;
+    let balancer = balancer(&lab, &service.toml())?;
+    let plain = code_len(lab.balancer().namespace())?;
+    let load = load(&lab, service.dial())?;
+    wait_answers(&load, 100)?;
+    let mut before = packets(&balancer)?;
+    for round in 0..20 {
+        let mut capture = Running::start(&balancer, &["--service", "web", "-c", "5", "--text"])?;
+        capture.end()?;
+        let lines = capture.log();
+        let packets_of_it = lines
+            .lines()
+            .filter(|line| line.contains(" eth0 tx forwarded web/"));
+        ensure!(packets_of_it.count() == 5, "round {round}:\n{lines}");
+        let now = packets(&balancer)?;
+        for (backend, count) in &now {
+            ensure!(*count >= before[backend], "{backend} went back to {count}");
+        }
+        before = now;
+        if round == 0 {
+            println!("{lines}");
+        }
+    }
+    wait_answers(&load, 100)?;
+    let answered = stop_unharmed(load)?;
+    ensure!(
+        code_len(lab.balancer().namespace())? == plain,
+        "not the plain program"
+    );
+    let status = balancer.status()?;
+    let counted: u64 = packets(&balancer)?.values().sum();
+    ensure!(
+        status.reasons.get("forwarded") == Some(&counted),
+        "backends got {counted} packets, and the reasons are {:?}",
+        status.reasons
+    );
+    let flows: u64 = status.services[0].backends.iter().map(|it| it.flows).sum();
+    ensure!(flows >= answered, "{flows} flows for {answered} requests");
+    println!("{answered} requests answered, 0 failed, under 20 captures");
+    Ok(())
+}
+
+#[test]
+fn daemon_killed_in_a_capture_is_followed_by_one_that_only_forwards() -> Result<()> {
+    let (lab, _servers, service) = lab_of(2)?;
+    let mut balancer = balancer(&lab, &service.toml())?;
+    let namespace = lab.balancer().namespace();
+    let plain = code_len(namespace)?;
+    let mut capture = Running::start(&balancer, &["-w", "packets.pcapng"])?;
+    get_well(&lab, service.dial())?;
+    let file = capture.file("packets.pcapng");
+    wait_for("packets in the file", LIMIT, || {
+        read(&file).ok().filter(|frames| !frames.is_empty())
+    })?;
+    let before = packets(&balancer)?;
+    balancer.kill()?;
+    let status = capture.process.wait(LIMIT)?;
+    ensure!(status.code() == Some(1), "{status}:\n{}", capture.log());
+    ensure!(
+        !read(&capture.file("packets.pcapng"))?.is_empty(),
+        "nothing is left"
+    );
+    // Nobody reads, and forwarding goes on.
+    ensure!(
+        code_len(namespace)? > plain,
+        "the capturing program has gone"
+    );
+    burst(&lab, service.dial(), 200)?;
+    balancer.restart()?;
+    ensure!(
+        code_len(namespace)? == plain,
+        "the plain program is not back"
+    );
+    ensure!(!is_on(&balancer)?, "a capture is on");
+    burst(&lab, service.dial(), 200)?;
+    for (backend, count) in packets(&balancer)? {
+        ensure!(count > before[&backend], "{backend} went back to {count}");
+    }
+    Ok(())
+}
+
+#[test]
+fn daemon_that_is_stopped_in_a_capture_leaves_the_plain_program() -> Result<()> {
+    let (lab, _servers, service) = lab_of(2)?;
+    let text = format!("keep_forwarding = true\n{}", service.toml());
+    let mut balancer = balancer(&lab, &text)?;
+    let namespace = lab.balancer().namespace();
+    let plain = code_len(namespace)?;
+    let _capture = Running::start(&balancer, &["--text"])?;
+    balancer.stop()?;
+    ensure!(
+        code_len(namespace)? == plain,
+        "the plain program is not back"
+    );
+    burst(&lab, service.dial(), 50)
+}
+
+#[test]
+fn capture_goes_on_through_a_change_that_takes_another_program() -> Result<()> {
+    let (lab, _servers, service) = lab_of(2)?;
+    let balancer = balancer(&lab, &service.toml())?;
+    let mut capture = Running::start(&balancer, &["--text", "--verdict", "tx"])?;
+    let second = Service {
+        name: "web6",
+        ..Service::web(lab.vip_v6(), "l2", v6(lab.backends()))
+    };
+    Api::new(&balancer)?.change(Change::ServiceAdd {
+        toml: second.toml(),
+    })?;
+    balancer.wait_backend("web6", "backend0", "up")?;
+    balancer.wait_backend("web6", "backend1", "up")?;
+    balancer.succeed(&["verify"])?;
+    get_well(&lab, second.dial())?;
+    get_well(&lab, service.dial())?;
+    let log = capture.directory.path().join("log");
+    capture
+        .process
+        .wait_until("packets of both services", LIMIT, || {
+            let text = std::fs::read_to_string(&log).ok()?;
+            (text.contains("forwarded web6/backend") && text.contains("forwarded web/backend"))
+                .then_some(())
+        })?;
+    capture.process.signal(Signal::SIGINT)?;
+    capture.end()
+}
+
+#[test]
+fn dropped_packets_are_seen_with_their_reason() -> Result<()> {
+    let (lab, servers, service) = lab_of(1)?;
+    let balancer = balancer(&lab, &service.toml())?;
+    let arguments = ["--verdict", "drop", "-c", "1", "--text", "--service", "web"];
+    let mut capture = Running::start(&balancer, &arguments)?;
+    get_well(&lab, service.dial())?;
+    drop(servers);
+    balancer.wait_backend("web", "backend0", "down")?;
+    // Nobody answers: the client's SYN is what is wanted.
+    let unanswered = get(&lab, service.dial())?;
+    ensure!(unanswered.status == 0, "{unanswered:?}");
+    capture.end()?;
+    let said = capture.log();
+    println!("{said}");
+    ensure!(said.contains(" eth0 drop no_backend web "), "{said}");
+    Ok(())
+}
+
+#[test]
+fn capture_is_refused_beside_another_and_ends_with_its_client_or_by_command() -> Result<()> {
+    let (lab, _servers, service) = lab_of(1)?;
+    let mut balancer = balancer(&lab, &service.toml())?;
+    refused(
+        &balancer,
+        &["--service", "shop"],
+        "there is no service shop; there are web",
+    )?;
+    refused(
+        &balancer,
+        &["--backend", "backend9"],
+        "there is no backend backend9; there are web/backend0",
+    )?;
+    refused(&balancer, &["--stop"], "no capture is on")?;
+    ensure!(!is_on(&balancer)?, "a refused capture is on");
+
+    let mut first = Running::start(&balancer, &["--text", "--service", "web"])?;
+    refused(&balancer, &[], "capture 1 is on, by root")?;
+    let status = balancer.succeed(&["status"])?;
+    ensure!(status.contains("capture 1 of live packets"), "{status}");
+    let said = balancer.succeed(&["capture", "--stop"])?;
+    ensure!(said == "capture 1, by root, ends\n", "{said}");
+    first.end()?;
+    ensure!(!is_on(&balancer)?, "capture 1 is on after its end");
+
+    // Its client goes without a word.
+    let mut second = Running::start(&balancer, &["--text"])?;
+    second.process.kill()?;
+    wait_off(&balancer)?;
+
+    let mut third = Running::start(&balancer, &["--for", "200ms", "-w", "packets.pcapng"])?;
+    third.end()?;
+    let said = third.log();
+    ensure!(said.contains("packets captured"), "{said}");
+    read(&third.file("packets.pcapng"))?;
+    let ids: BTreeSet<u32> = [attached_id(lab.balancer().namespace())?].into();
+    ensure!(
+        crate::programs::held_by(balancer.process().pid())? == ids,
+        "a program is left"
+    );
+    Ok(())
+}

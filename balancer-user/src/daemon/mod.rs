@@ -70,6 +70,7 @@ use crate::dataplane::aya::Placement;
 use crate::desired::World;
 use crate::netlink::{Changes, Netlink};
 use crate::probe::scheduler::{Events, Scheduler, TargetSpec};
+use crate::probe::vip;
 use crate::revision::{self, Author};
 use crate::seed;
 
@@ -154,11 +155,22 @@ async fn serve(
     let is_newer = start.resumed.is_newer;
     let (answers, found) = mpsc::channel(1);
     let (done, beside) = mpsc::channel(1);
+    let netlink = start.netlink.clone();
+    let names = vip::Names::of(&start.resumed.config.node.pin_dir);
     let began = tokio::select! {
-        began = begin(start, answers, done) => began?,
-        () = ends.wait() => return Ok(()),
+        began = begin(start, answers, done) => began.map(Some),
+        () = ends.wait() => Ok(None),
     };
-    let (mut controller, probes) = began;
+    let (mut controller, probes) = match began {
+        Ok(Some(began)) => began,
+        // First probes may have been made.
+        ended => {
+            if let Err(error) = vip::unlead(&netlink, &names).await {
+                tracing::warn!(%error, "rules for probes may be left");
+            }
+            return ended.map(drop);
+        }
+    };
     if is_newer {
         tracing::info!("the file changed while no daemon ran; it is read now");
         controller.reload(Author::daemon(), oneshot::channel().0);

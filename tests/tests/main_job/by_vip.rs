@@ -13,7 +13,7 @@ use crate::LIMIT;
 use crate::fixture::{Service, balancer, get_well, l2, v4, web_server, web_servers};
 
 const PROBE: &str = "kind = \"http\"\nvia = \"vip\"\npath = \"/healthz\"\nexpect_status = [200]\n\
-    interval = \"500ms\"\ntimeout = \"490ms\"\nrise = 2\nfall = 3\n";
+    interval = \"1s\"\ntimeout = \"900ms\"\nfast_interval = \"300ms\"\nrise = 2\nfall = 3\n";
 
 fn web(lab: &Lab) -> Service {
     Service {
@@ -169,7 +169,7 @@ fn datagrams_go_by_the_vip_as_well() -> Result<()> {
         port: 53,
         protocol: "udp",
         health: "kind = \"dns\"\nvia = \"vip\"\nquery_name = \"whoami.lab\"\nquery_type = \"TXT\"\n\
-            interval = \"500ms\"\ntimeout = \"490ms\"\nrise = 2\nfall = 3\n",
+            interval = \"1s\"\ntimeout = \"900ms\"\nfast_interval = \"300ms\"\nrise = 2\nfall = 3\n",
         ..Service::web(lab.vip_v4(), "l2", v4(lab.backends()))
     };
     let balancer = balancer(&lab, &service.toml())?;

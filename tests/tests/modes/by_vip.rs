@@ -12,7 +12,7 @@ use crate::{LIMIT, every_mode, every_tunnel};
 /// Asks by the VIP, and for proof of who answers.
 const VIP_PROBE: &str = "kind = \"http\"\nvia = \"vip\"\npath = \"/healthz\"\n\
     expect_status = [200]\nidentity = { pattern = \"^ok\\\\s*$\" }\n\
-    interval = \"500ms\"\ntimeout = \"490ms\"\nrise = 2\nfall = 3\n";
+    interval = \"1s\"\ntimeout = \"900ms\"\nfast_interval = \"300ms\"\nrise = 2\nfall = 3\n";
 
 every_tunnel!(broken_way_is_found);
 every_mode! { @rows broken_way_is_found,
@@ -86,7 +86,7 @@ fn found(network: &Network, balancer: &Balancer<'_>) -> Result<()> {
     };
     let by = format!("by the VIP {} ({forward} to {backend})", network.dial(80));
     let question = format!("does the backend have the VIP{tunnel}?");
-    let silent = format!("no answer {by} within 490ms: {question}");
+    let silent = format!("no answer {by} within 900ms: {question}");
     // An IPv6 host may say that it is not its address.
     let told = format!("host or network unreachable, {by}: {question}");
     ensure!(why == silent || why == told, "{why}");

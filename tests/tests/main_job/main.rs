@@ -11,6 +11,7 @@ mod alerts;
 mod answers;
 mod apply;
 mod atomic;
+mod bad_servers;
 mod by_vip;
 mod capture;
 mod commands;

@@ -251,9 +251,8 @@ impl Rules<'_> {
                 let message = format!("{} gets new flows, and was drained by command", drain.id);
                 let help = "add `drain = true`, or make sure that the drain is over";
                 self.report(&rules::UNDRAINS, place, message, help);
-            } else if let Some(age) = drain.age.filter(|age| *age > drains::OLD) {
-                let hours = age.as_secs() / 3600;
-                let message = format!("{} is drained for {hours} hours, limit 24", drain.id);
+            } else if let Some(overdue) = drain.age.and_then(drains::overdue) {
+                let message = format!("{} {overdue}", drain.id);
                 let help = "remove it, or undrain it with `balancer backend undrain`";
                 self.report(&rules::OLD_DRAIN, place, message, help);
             }

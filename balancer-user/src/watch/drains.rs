@@ -6,16 +6,21 @@ use std::time::Duration;
 use super::{Kind, Sign};
 
 /// A drain that is older may be forgotten.
-pub const OLD: Duration = Duration::from_secs(24 * 60 * 60);
+const OLD: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What is said of a drain of that age, if it is old.
+pub fn overdue(age: Duration) -> Option<String> {
+    let hours = |time: Duration| time.as_secs() / 3600;
+    (age > OLD).then(|| format!("is drained for {} hours, limit {}", hours(age), hours(OLD)))
+}
 
 /// A sign, if a backend has been drained for too long.
 pub fn sign((service, backend): (&str, &str), age: Duration) -> Option<Sign> {
-    let hours = |time: Duration| time.as_secs() / 3600;
-    (age > OLD).then(|| Sign {
+    overdue(age).map(|what| Sign {
         kind: Kind::OldDrain,
         service: service.to_owned(),
         backend: Some(backend.to_owned()),
-        what: format!("is drained for {} hours, limit {}", hours(age), hours(OLD)),
+        what,
         cause: "it was drained by command, and may be forgotten: its share is with the others"
             .to_owned(),
     })

@@ -1,16 +1,14 @@
 //! Probes by the VIP: what they leave, what they say, and what they prove.
 //! Which faults they find in each mode is the suite `modes`.
 
-use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 
 use anyhow::{Context, Result, ensure};
 use balancer_tests::balancer::{Balancer, backend_of, binary};
-use balancer_tests::lab::server::{Dnsmasq, DnsmasqConfig};
-use balancer_tests::lab::{Lab, LabConfig, Namespace, Node, link, wait_for};
+use balancer_tests::lab::{Lab, LabConfig, Namespace, link, wait_for};
 
 use crate::LIMIT;
-use crate::fixture::{Service, balancer, get_well, l2, v4, web_server, web_servers};
+use crate::fixture::{Service, balancer, dns_servers, get_well, l2, v4, web_server, web_servers};
 
 const PROBE: &str = "kind = \"http\"\nvia = \"vip\"\npath = \"/healthz\"\nexpect_status = [200]\n\
     interval = \"1s\"\ntimeout = \"900ms\"\nfast_interval = \"300ms\"\nrise = 2\nfall = 3\n";
@@ -153,17 +151,7 @@ fn server_that_is_gone_is_told_from_a_vip_that_is() -> Result<()> {
 #[test]
 fn datagrams_go_by_the_vip_as_well() -> Result<()> {
     let lab = Lab::l2(LabConfig::backends(2))?;
-    let start = |node: &Node| {
-        let config = DnsmasqConfig {
-            name: node.name().to_owned(),
-            listen: vec![IpAddr::from(lab.vip_v4()), node.v4().into()],
-            port: 53,
-            records: Vec::new(),
-            texts: Vec::new(),
-        };
-        Dnsmasq::start(node.namespace(), &config)
-    };
-    let mut servers: Vec<Dnsmasq> = lab.backends().iter().map(start).collect::<Result<_>>()?;
+    let mut servers = dns_servers(&lab, lab.vip_v4().into())?;
     let service = Service {
         name: "dns",
         port: 53,

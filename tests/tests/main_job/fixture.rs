@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use balancer_tests::balancer::{Balancer, backend_of};
 use balancer_tests::lab::client::{Curl, HttpLoad, Response, RunningLoad};
-use balancer_tests::lab::server::{Nginx, NginxConfig};
+use balancer_tests::lab::server::{Dnsmasq, DnsmasqConfig, Nginx, NginxConfig};
 use balancer_tests::lab::{Lab, LabConfig, Node, wait_for};
 use balancer_user::api::client::Client;
 use balancer_user::api::progress::Progress;
@@ -138,6 +138,22 @@ pub(crate) fn web_server(node: &Node) -> Result<Nginx> {
 /// Web servers on all backends.
 pub(crate) fn web_servers(lab: &Lab) -> Result<Vec<Nginx>> {
     lab.backends().iter().map(web_server).collect()
+}
+
+/// A DNS server on every backend, which tells its name; at the VIP and at the
+/// backend's own addresses.
+pub(crate) fn dns_servers(lab: &Lab, vip: IpAddr) -> Result<Vec<Dnsmasq>> {
+    let start = |node: &Node| {
+        let config = DnsmasqConfig {
+            name: node.name().to_owned(),
+            listen: [vec![vip], node.addresses().to_vec()].concat(),
+            port: 53,
+            records: Vec::new(),
+            texts: Vec::new(),
+        };
+        Dnsmasq::start(node.namespace(), &config)
+    };
+    lab.backends().iter().map(start).collect()
 }
 
 /// The balancer of a lab, on its interface towards the clients. `text` is the

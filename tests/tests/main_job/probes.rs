@@ -1,16 +1,16 @@
 //! Probes of each kind against real servers: HTTP/2, DNS, UDP and commands.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use balancer_tests::balancer::Balancer;
-use balancer_tests::lab::server::{Dnsmasq, DnsmasqConfig, Nginx, NginxConfig};
+use balancer_tests::lab::server::{Nginx, NginxConfig};
 use balancer_tests::lab::{Lab, LabConfig, Node, wait_for};
 use balancer_user::api::types::BackendStatus;
 use balancer_user::watch::Kind;
 
 use crate::LIMIT;
-use crate::fixture::{Api, Service, balancer, get_well, l2, v4};
+use crate::fixture::{Api, Service, balancer, dns_servers, get_well, l2, v4};
 use crate::incidents::opened;
 
 fn wait_state(
@@ -126,17 +126,7 @@ const WHOAMI: &str = "0001010000010000000000000677686f616d69036c61620000100001";
 #[test]
 fn dns_servers_are_told_apart_by_what_they_answer() -> Result<()> {
     let lab = Lab::l2(LabConfig::backends(2))?;
-    let start = |node: &Node| {
-        let config = DnsmasqConfig {
-            name: node.name().to_owned(),
-            listen: vec![IpAddr::from(lab.vip_v4()), node.v4().into()],
-            port: 53,
-            records: Vec::new(),
-            texts: Vec::new(),
-        };
-        Dnsmasq::start(node.namespace(), &config)
-    };
-    let _servers: Vec<Dnsmasq> = lab.backends().iter().map(start).collect::<Result<_>>()?;
+    let _servers = dns_servers(&lab, lab.vip_v4().into())?;
     for (probe, why) in [
         (
             "kind = \"dns\"\nport = 53\nquery_name = \"whoami.lab\"\nquery_type = \"TXT\"\n\

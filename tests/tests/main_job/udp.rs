@@ -5,11 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use balancer_tests::lab::client::{Dig, Iperf3Run};
-use balancer_tests::lab::server::{Dnsmasq, DnsmasqConfig, Iperf3Server};
-use balancer_tests::lab::{Lab, LabConfig, Node, wait_for};
+use balancer_tests::lab::server::Iperf3Server;
+use balancer_tests::lab::{Lab, LabConfig, wait_for};
 
 use crate::LIMIT;
-use crate::fixture::{Service, balancer, v4, v6};
+use crate::fixture::{Service, balancer, dns_servers, v4, v6};
 use crate::forwarding::decaps;
 
 const QUERIES: usize = 100;
@@ -48,17 +48,7 @@ fn answer_dns(
     forward: &'static str,
     backends: Vec<(String, IpAddr)>,
 ) -> Result<()> {
-    let start = |node: &Node| {
-        let config = DnsmasqConfig {
-            name: node.name().to_owned(),
-            listen: [vec![vip], node.addresses().to_vec()].concat(),
-            port: 53,
-            records: Vec::new(),
-            texts: Vec::new(),
-        };
-        Dnsmasq::start(node.namespace(), &config)
-    };
-    let servers: Vec<Dnsmasq> = lab.backends().iter().map(start).collect::<Result<_>>()?;
+    let servers = dns_servers(lab, vip)?;
     let service = Service {
         name: "dns",
         port: 53,

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::{BackendLook, Kind, ServiceLook, Sign};
+use crate::desired::BackendState;
 
 /// Slow is what takes so many times what is usual,
 const TIMES: f64 = 3.0;
@@ -55,7 +56,10 @@ impl Answers {
             let times = if usual.is_slow { CALM } else { TIMES };
             usual.is_slow = now > times * expected && now > expected + LONGER;
             if usual.is_slow {
-                signs.push(sign(service, backend, now, expected));
+                // Who was taken out waits for its repair, and harms nobody.
+                if !is_taken_out(backend.state) {
+                    signs.push(sign(service, backend, now, expected));
+                }
                 continue;
             }
             let before = usual.seconds.unwrap_or(now);
@@ -63,6 +67,10 @@ impl Answers {
         }
         signs
     }
+}
+
+fn is_taken_out(state: BackendState) -> bool {
+    matches!(state, BackendState::Draining | BackendState::Disabled)
 }
 
 /// Seconds that the quickest of the last probes took, if there were enough.
@@ -97,13 +105,21 @@ fn sign(service: &ServiceLook, backend: &BackendLook, now: f64, expected: f64) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desired::BackendState;
 
     fn looks(answers: &mut Answers, millis: &[u64], count: usize) -> Vec<Sign> {
+        looks_in(answers, BackendState::Up, millis, count)
+    }
+
+    fn looks_in(
+        answers: &mut Answers,
+        state: BackendState,
+        millis: &[u64],
+        count: usize,
+    ) -> Vec<Sign> {
         let backend = |(at, millis): (usize, &u64)| BackendLook {
             name: format!("web-{at}").into(),
             share: 0.25,
-            state: BackendState::Up,
+            state,
             last_failure: None,
             probes: [Some(Duration::from_millis(*millis)); super::super::PROBES],
             flows: 0,
@@ -134,6 +150,17 @@ mod tests {
         assert!(sign.what.contains("took 202 ms"), "{}", sign.what);
         assert_eq!(looks(&mut answers, &[1, 202, 1, 1], 3600).len(), 1);
         assert_eq!(looks(&mut answers, &[1, 2, 1, 1], 1), []);
+    }
+
+    #[test]
+    fn backend_that_was_taken_out_is_named_again_only_when_it_is_back_and_still_slow() {
+        use BackendState::{Disabled, Draining, Up};
+        let mut answers = Answers::default();
+        assert_eq!(looks(&mut answers, &[1, 2, 1, 1], 100), []);
+        for (state, count) in [(Up, 1), (Draining, 0), (Disabled, 0), (Up, 1)] {
+            let signs = looks_in(&mut answers, state, &[1, 202, 1, 1], 60);
+            assert_eq!(signs.len(), count, "{state:?}: {signs:?}");
+        }
     }
 
     #[test]

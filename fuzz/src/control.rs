@@ -131,6 +131,7 @@ impl Control {
                 | Command::History(..)
                 | Command::Revision(..)
                 | Command::Verify(..)
+                | Command::Repair(..)
                 | Command::Events(..)
                 | Command::Blueprint(..)
                 | Command::Capture(..)

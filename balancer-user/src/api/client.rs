@@ -188,6 +188,11 @@ impl Client {
         self.json(Method::POST, "/v1/verify", None::<&()>).await
     }
 
+    /// As [`Client::verify`], and has what differs written anew.
+    pub async fn repair(&self) -> Result<Verification, Error> {
+        self.json(Method::POST, "/v1/repair", None::<&()>).await
+    }
+
     /// Captures live packets, until it is over or `each` wants no more.
     pub async fn capture(
         &self,

@@ -127,6 +127,12 @@ const OPERATIONS: &[Operation] = &[
         of::<Verification>,
     ),
     post(
+        "/v1/repair",
+        "The same, and write anew what differs, also with repair_drift = false",
+        None,
+        of::<Verification>,
+    ),
+    post(
         "/v1/explain",
         "Which backend a flow gets, and why",
         Some(of::<ExplainRequest>),

@@ -76,6 +76,8 @@ pub enum Command {
     Config(oneshot::Sender<String>),
     /// Compare what the kernel holds with what was written there.
     Verify(oneshot::Sender<Verification>),
+    /// The same, and write anew what differs, whatever the file says.
+    Repair(oneshot::Sender<Verification>),
     /// What happened, and what happens.
     Events(oneshot::Sender<Heard>),
     /// Tell of live packets.

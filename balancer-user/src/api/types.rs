@@ -13,6 +13,7 @@
 //! | `GET /v1/revisions` | - | [`History`] |
 //! | `GET /v1/revisions/N` | - | [`StoredRevision`] |
 //! | `POST /v1/verify` | - | [`Verification`] |
+//! | `POST /v1/repair` | - | the same, and what differs is written anew |
 //! | `GET /v1/events` | - | [`Event`], one a line; with `?follow=true` without an end |
 //! | `POST /v1/capture` | [`CaptureRequest`] | [`Captured`], one a line |
 //! | `POST /v1/capture/stop` | [`CaptureStopRequest`] | [`Said`] |

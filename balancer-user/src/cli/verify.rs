@@ -15,16 +15,28 @@ use crate::api::types::Verification;
 /// `node.repair_drift`, the default, it is written anew at once, without a
 /// packet in between; a program of somebody else stays on its interface.
 ///
+/// Where the file says `repair_drift = false`, differences stay until somebody
+/// has looked at them: `--repair` writes them anew.
+///
 /// Exits with 1 if anything differs, also if it could be repaired.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Print everything as JSON
     #[arg(long)]
     json: bool,
+
+    /// Write anew what differs, also where `node.repair_drift` is false
+    ///
+    /// Needs the right to change; the comparison needs that to read only.
+    #[arg(long)]
+    repair: bool,
 }
 
 pub(super) fn run(args: &Args, client: &Client) -> anyhow::Result<Exit> {
-    let verification = block_on(client.verify())??;
+    let verification = match args.repair {
+        true => block_on(client.repair())??,
+        false => block_on(client.verify())??,
+    };
     if args.json {
         output::print_json(&verification)?;
     } else {
@@ -46,7 +58,7 @@ fn render(verification: &Verification) -> String {
         text.push_str(&format!("found {ago} ago: {}\n", earlier.finding));
     }
     if !verification.is_right && !verification.repairs {
-        text.push_str("nothing was repaired: node.repair_drift is false\n");
+        text.push_str("nothing was repaired: node.repair_drift is false; `balancer verify --repair` does it\n");
     }
     let program = match verification.program_id {
         Some(id) => format!("program {id}"),
@@ -120,7 +132,8 @@ mod tests {
         assert!(
             text.starts_with(
                 "error[kernel-drift]: service web: slots 100 to 120: expected web-1, the kernel \
-                 has web-3\nnothing was repaired: node.repair_drift is false\nnot right: "
+                 has web-3\nnothing was repaired: node.repair_drift is false; \
+                 `balancer verify --repair` does it\nnot right: "
             ),
             "{text}"
         );

@@ -219,6 +219,7 @@ impl Controller {
                 drop(reply.send(render::render(&self.config)));
             }
             Command::Verify(reply) => drop(reply.send(self.verify().await)),
+            Command::Repair(reply) => drop(reply.send(self.verify_and_repair().await)),
             Command::Events(reply) => self.events(reply),
             Command::Capture(request, author, reply) => self.capture(&request, author, reply),
             Command::CaptureStop(request, author, reply) => {

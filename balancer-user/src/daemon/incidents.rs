@@ -150,7 +150,8 @@ impl Controller {
     pub(super) fn tell_of(&mut self, at: Duration, signs: Vec<Sign>) {
         let since = self.since();
         let now = unix_now();
-        let events = self.incidents.book.take(at, now, signs, since.as_ref());
+        let (book, repairs) = (&mut self.incidents.book, self.config.node.repair_drift);
+        let events = book.take(at, now, signs, since.as_ref(), repairs);
         self.incidents.notifier.follow(&self.config.node.webhooks);
         let incidents = &mut self.incidents;
         incidents.notifier.set_open(incidents.book.open());

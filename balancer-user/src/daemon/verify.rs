@@ -2,7 +2,8 @@
 //!
 //! A little every second: small tables whole, large ones in rounds of
 //! [`BYTES_A_SECOND`]. Whatever differs is named in the log and in `status`,
-//! and written anew where the file lets it (`node.repair_drift`). A program
+//! and written anew where the file lets it (`node.repair_drift`), or somebody
+//! asks for it (`balancer verify --repair`). A program
 //! of somebody else is never taken off an interface.
 
 mod wording;
@@ -131,7 +132,8 @@ impl Verifier {
 impl Controller {
     /// Looks at a part of the tables, and at the interfaces.
     pub(super) async fn verify_some(&mut self) {
-        let audit = self.audit(Some(BYTES_A_SECOND)).await;
+        let repairs = self.config.node.repair_drift;
+        let audit = self.audit(Some(BYTES_A_SECOND), repairs).await;
         if audit.is_round_over {
             self.verifier.end_round(Instant::now());
         }
@@ -140,10 +142,21 @@ impl Controller {
 
     /// Looks at all at once.
     pub(super) async fn verify(&mut self) -> Verification {
+        self.verify_all(self.config.node.repair_drift).await
+    }
+
+    /// The same for somebody who wants it put right, whatever the file says.
+    pub(super) async fn verify_and_repair(&mut self) -> Verification {
+        let verification = self.verify_all(true).await;
+        self.look_for_drift();
+        verification
+    }
+
+    async fn verify_all(&mut self, repairs: bool) -> Verification {
         let began = Instant::now();
         // A round of its own: what was under way begins again.
         self.verifier.round.clear();
-        let audit = self.audit(None).await;
+        let audit = self.audit(None, repairs).await;
         let last_round = self.verifier.last_round;
         self.verifier.end_round(Instant::now());
         self.verifier.last_round = last_round;
@@ -160,7 +173,7 @@ impl Controller {
                     finding: finding.clone(),
                 })
                 .collect(),
-            repairs: self.config.node.repair_drift,
+            repairs,
             services: audit.services,
             slots: audit.slots,
             program_id: self.dataplane.program_id(),
@@ -171,7 +184,7 @@ impl Controller {
         }
     }
 
-    async fn audit(&mut self, budget: Option<usize>) -> Audit {
+    async fn audit(&mut self, budget: Option<usize>, repairs: bool) -> Audit {
         let now = Instant::now();
         self.verifier.round_began.get_or_insert(now);
         let mut audit = tokio::task::block_in_place(|| self.dataplane.audit(budget));
@@ -184,12 +197,12 @@ impl Controller {
             let state = self.dataplane.written();
             let names = Names::of(&self.builder, state);
             findings.extend(audit.drifts.iter().map(|drift| in_words(drift, &names)));
-            let is_repaired = self.repair(&audit);
+            let is_repaired = repairs && self.repair(&audit);
             for finding in &mut findings {
                 finding.is_repaired = is_repaired;
             }
         }
-        findings.extend(self.verify_interfaces().await);
+        findings.extend(self.verify_interfaces(repairs).await);
         for pin in self.dataplane.lost_pins() {
             findings.push(finding("pin", pin, "nothing".to_owned()));
         }
@@ -202,9 +215,6 @@ impl Controller {
 
     /// Writes anew what differs, and looks whether that helped.
     fn repair(&mut self, audit: &Audit) -> bool {
-        if !self.config.node.repair_drift {
-            return false;
-        }
         tokio::task::block_in_place(|| {
             if let Err(error) = self.dataplane.repair(&audit.drifts) {
                 tracing::error!(%error, "what differs in the kernel cannot be written anew");
@@ -219,7 +229,7 @@ impl Controller {
     }
 
     /// The program on each interface, which has to be the one in force.
-    async fn verify_interfaces(&mut self) -> Vec<DriftFinding> {
+    async fn verify_interfaces(&mut self, repairs: bool) -> Vec<DriftFinding> {
         let Some(ours) = self.dataplane.program_id() else {
             return Vec::new();
         };
@@ -238,7 +248,7 @@ impl Controller {
             let seen = seen.map_or_else(|| "none".to_owned(), |id| format!("program {id}"));
             let mut finding = finding("program", format!("program {ours}"), seen);
             finding.interface = Some(name.clone());
-            finding.is_repaired = self.config.node.repair_drift && self.put_back(&name);
+            finding.is_repaired = repairs && self.put_back(&name);
             if finding.is_repaired {
                 self.verifier.note_attached(&name, link.index);
             } else {

@@ -158,13 +158,15 @@ impl Book {
         self.open.values().map(|it| &it.incident)
     }
 
-    /// Takes all signs of one look. `since` is the revision in force.
+    /// Takes all signs of one look. `since` is the revision in force,
+    /// `repairs` whether the daemon writes anew what differs in the kernel.
     pub fn take(
         &mut self,
         at: Duration,
         now: UnixSeconds,
         signs: Vec<Sign>,
         since: Option<&Since>,
+        repairs: bool,
     ) -> Vec<Event> {
         let mut events = Vec::new();
         for sign in signs {
@@ -177,7 +179,7 @@ impl Book {
             let incident = Incident {
                 number: self.last,
                 kind: sign.kind,
-                command: command(&sign, since),
+                command: command(&sign, since, repairs),
                 service: sign.service,
                 backend: sign.backend,
                 what: sign.what,
@@ -202,9 +204,11 @@ impl Book {
 /// A change that came into force that short before is the first suspect.
 const SUSPICIOUS: u64 = 600;
 
-fn command(sign: &Sign, since: Option<&Since>) -> String {
+fn command(sign: &Sign, since: Option<&Since>, repairs: bool) -> String {
     match sign.kind {
-        Kind::Skew | Kind::Drift => "balancer verify".to_owned(),
+        Kind::Skew | Kind::Drift if repairs => "balancer verify".to_owned(),
+        // Nobody else puts it right.
+        Kind::Skew | Kind::Drift => "balancer verify --repair".to_owned(),
         Kind::Unconfirmed => "balancer confirm".to_owned(),
         Kind::PeerDigest | Kind::MapCapacity => "balancer check --live FILE".to_owned(),
         Kind::OldDrain => match &sign.backend {
@@ -259,7 +263,7 @@ mod tests {
         let mut at = 0;
         let mut look = |signs| {
             at += 1;
-            book.take(Duration::from_secs(at), 1000 + at, signs, None)
+            book.take(Duration::from_secs(at), 1000 + at, signs, None, true)
         };
         let down = |why| vec![sign(Kind::BackendDown, Some("web-1"), why)];
         let opened = look(down("refused"));
@@ -294,7 +298,8 @@ mod tests {
             down.cause = cause.to_owned();
             let figures = format!("gets {second} %");
             let signs = vec![sign(Kind::Skew, Some("web-2"), &figures), down];
-            let events = book.take(Duration::from_secs(second), 1000 + second, signs, None);
+            let at = Duration::from_secs(second);
+            let events = book.take(at, 1000 + second, signs, None, true);
             updates.extend(events.into_iter().filter_map(|event| match event {
                 Event::Updated { at, incident } => Some((at, incident.kind, incident.to_string())),
                 _ => None,
@@ -320,7 +325,7 @@ mod tests {
             sign(Kind::BackendDown, Some("web-2"), "is down"),
             sign(Kind::ServiceDown, None, "nobody is up"),
         ];
-        let events = book.take(Duration::ZERO, 0, signs, None);
+        let events = book.take(Duration::ZERO, 0, signs, None, true);
         assert_eq!(events.len(), 3);
         let texts: Vec<String> = book.open().map(ToString::to_string).collect();
         assert_eq!(texts[0], "service web: backend web-1 is down; something");
@@ -331,7 +336,7 @@ mod tests {
     fn change_of_the_last_minutes_is_the_first_suspect() {
         let of = |kind, since: Option<Since>| {
             let sign = sign(kind, Some("web-1"), "is down");
-            command(&sign, since.as_ref())
+            command(&sign, since.as_ref(), true)
         };
         assert_eq!(
             of(Kind::BackendDown, Some(since(41, 30))),
@@ -343,5 +348,14 @@ mod tests {
         assert_eq!(of(Kind::BackendDown, Some(since(1, 30))), drain);
         assert_eq!(of(Kind::BackendDown, None), drain);
         assert_eq!(of(Kind::Skew, Some(since(41, 30))), "balancer verify");
+    }
+
+    #[test]
+    fn difference_that_nobody_repairs_names_the_command_that_does() {
+        for kind in [Kind::Skew, Kind::Drift] {
+            let sign = sign(kind, Some("web-1"), "gets 70 %");
+            assert_eq!(command(&sign, None, true), "balancer verify");
+            assert_eq!(command(&sign, None, false), "balancer verify --repair");
+        }
     }
 }

@@ -148,7 +148,7 @@ fn skew_is_a_firing_alert_with_revision_and_author_by_rules_and_by_webhook() -> 
         says["revision"] == "2" && says["author"] == "root",
         "{told:#}"
     );
-    ensure!(says["command"] == "balancer verify", "{told:#}");
+    ensure!(says["command"] == "balancer verify --repair", "{told:#}");
 
     let is_scraped = |alert: &Value| is(alert, &skew) && alert["labels"]["job"] == "balancer";
     let scraped = watchers.wait("the rule's alert of the incident", is_scraped)?;

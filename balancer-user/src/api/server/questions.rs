@@ -15,15 +15,20 @@ use crate::explain;
 /// How often a copy is loaded anew when the tables have gone meanwhile.
 const TRIES: usize = 3;
 
-pub(super) fn routes() -> [Route; 2] {
+pub(super) fn routes() -> [Route; 3] {
     [
         Route::post("/v1/explain", explain),
         Route::post("/v1/verify", verify),
+        Route::post("/v1/repair", repair),
     ]
 }
 
 async fn verify(State(commands): State<Commands>) -> Response {
     answer(ask(&commands, Command::Verify).await.map(Json))
+}
+
+async fn repair(State(commands): State<Commands>) -> Response {
+    answer(ask(&commands, Command::Repair).await.map(Json))
 }
 
 async fn explain(

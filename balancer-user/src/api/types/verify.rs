@@ -13,7 +13,8 @@ pub struct Verification {
     pub findings: Vec<DriftFinding>,
     /// What was found before and written anew, the latest last.
     pub repaired: Vec<RepairedDrift>,
-    /// Whether the daemon writes anew what it finds (`node.repair_drift`).
+    /// Whether what is found is written anew: by `node.repair_drift`, or as
+    /// that was asked for.
     pub repairs: bool,
     /// Services that were compared.
     pub services: usize,

@@ -316,6 +316,8 @@ fn spawn(
 ) -> Result<Process> {
     let mut command = namespace.command(&program.to_string_lossy());
     command
+        // Its log has times then, whoever runs the tests.
+        .env_remove("JOURNAL_STREAM")
         .envs(environment.iter().map(|(name, value)| (name, value)))
         .args(["run", "--config"])
         .arg(directory.join("balancer.toml"))

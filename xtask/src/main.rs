@@ -17,6 +17,7 @@ mod bench;
 mod build;
 mod check;
 mod demo;
+mod drill;
 mod fuzz;
 mod process;
 mod run;
@@ -56,6 +57,12 @@ enum Command {
     /// Sets up, builds, makes the lab, and removes the lab at the end, unless
     /// `--keep` says to leave it. Touches no real interface. Needs root.
     Demo(demo::Args),
+    /// Plays drills: five real outages, prevented, undone and explained.
+    ///
+    /// `cargo xtask drill NAME` plays one, `--list` says which there are.
+    /// Reports and charts go to `target/drills`. Sets up and builds before;
+    /// touches no real interface. Needs root.
+    Drill(drill::Args),
     /// Runs all tests: unit and property first, then those that need root.
     ///
     /// Sets up and builds before. The suites that need root make network
@@ -101,6 +108,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Build(args) => build::run(&workspace, &args),
         Command::Run(args) => run::run(&workspace, &args),
         Command::Demo(args) => demo::run(&workspace, &args),
+        Command::Drill(args) => drill::run(&workspace, &args),
         Command::Test(args) => test::run(&workspace, &args),
         Command::Fuzz(args) => fuzz::run(&workspace, &args),
         Command::Check => check::run(&workspace),
@@ -130,6 +138,18 @@ mod tests {
             panic!("`run -- --config f.toml` must parse");
         };
         assert_eq!(args.args, ["--config", "f.toml"]);
+    }
+
+    #[test]
+    fn drill_takes_names_and_flags() {
+        let cli = Cli::try_parse_from(["x", "drill", "wrong-servers", "--out", "d"]);
+        let Ok(Cli {
+            command: Command::Drill(args),
+        }) = cli
+        else {
+            panic!("`drill wrong-servers --out d` must parse");
+        };
+        assert_eq!(args.args, ["wrong-servers", "--out", "d"]);
     }
 
     #[test]

@@ -10,22 +10,22 @@ use serde::Serialize;
 
 /// What a reader of figures wants to know.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct Machine {
+pub(crate) struct Machine {
     /// The CPU's name.
-    pub(super) cpu_model: String,
+    pub(crate) cpu_model: String,
     /// CPUs this process may use.
-    pub(super) cpus: usize,
+    pub(crate) cpus: usize,
     /// MHz, where the kernel says.
-    pub(super) megahertz: Option<f64>,
+    pub(crate) megahertz: Option<f64>,
     /// Release of the kernel.
-    pub(super) kernel: String,
+    pub(crate) kernel: String,
     /// Architecture.
-    pub(super) architecture: String,
+    pub(crate) architecture: String,
 }
 
 impl Machine {
     /// Looks at this one.
-    pub(super) fn look() -> Result<Self> {
+    pub(crate) fn look() -> Result<Self> {
         let info = fs::read_to_string("/proc/cpuinfo").context("/proc/cpuinfo")?;
         let field = |name: &str| {
             info.lines()
@@ -45,7 +45,7 @@ impl Machine {
 }
 
 /// Does the work on one CPU, in a thread that ends with it.
-pub(super) fn pinned<T: Send>(cpu: usize, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+pub(crate) fn pinned<T: Send>(cpu: usize, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     std::thread::scope(|scope| {
         let worker = scope.spawn(|| {
             stay_on(cpu)?;
@@ -59,7 +59,7 @@ pub(super) fn pinned<T: Send>(cpu: usize, work: impl FnOnce() -> Result<T> + Sen
 }
 
 /// Keeps this thread on one CPU.
-pub(super) fn stay_on(cpu: usize) -> Result<()> {
+pub(crate) fn stay_on(cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu)
         .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))

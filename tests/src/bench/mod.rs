@@ -29,7 +29,7 @@ use serde::Serialize;
 
 pub use spread::Spread;
 
-use machine::Machine;
+pub(crate) use machine::Machine;
 use packets::Effort;
 
 /// Measures what a packet costs in the kernel program, case by case, and what

@@ -86,6 +86,12 @@ impl LoadReport {
         self.by_backend.get(name).copied().unwrap_or_default()
     }
 
+    /// Answers that took longer than that.
+    pub fn slower_than(&self, limit: Duration) -> u64 {
+        let in_time = self.latencies.partition_point(|took| *took <= limit);
+        (self.latencies.len() - in_time) as u64
+    }
+
     /// Requests made, however they went.
     pub fn requests(&self) -> u64 {
         self.answered + self.failed
@@ -387,6 +393,7 @@ mod tests {
         };
         assert_eq!(report.latency(0.99), Duration::from_millis(99));
         assert_eq!(report.latency(1.0), Duration::from_millis(100));
+        assert_eq!(report.slower_than(Duration::from_millis(98)), 2);
         assert_eq!(LoadReport::default().latency(0.5), Duration::ZERO);
     }
 }

@@ -38,7 +38,7 @@ use crate::config::model::{Config, Seed};
 use crate::config::render;
 use crate::dataplane::{Dataplane, Error, Plan, plan};
 use crate::desired::{Builder, Built, Ramps, Relief, World, of_all_hashes, probed};
-use crate::health::Failure;
+use crate::health::{Failure, Transition};
 use crate::moment::{self, Moment};
 use crate::netlink::{Changes, Netlink, NextHop, Unresolved};
 use crate::probe::scheduler::{Event, Events, Scheduler, TargetId, TargetSpec};
@@ -135,7 +135,7 @@ impl Controller {
             let settling = self.builder.next_settling();
             let change = self.change_deadline();
             tokio::select! {
-                Some(event) = sources.probes.recv() => self.on_probe(&event).await,
+                Some(events) = sources.probes.recv() => self.on_probes(&events).await,
                 () = sources.network.changed() => self.on_network().await,
                 Some(found) = sources.found.recv() => self.on_found(found).await,
                 Some(command) = sources.commands.recv() => self.on_command(command).await,
@@ -167,11 +167,28 @@ impl Controller {
         }
     }
 
-    async fn on_probe(&mut self, event: &Event) {
-        self.incidents.probe_times.take(&event.id, &event.outcome);
-        let Some(transition) = event.transition else {
+    async fn on_probes(&mut self, events: &[Event]) {
+        let mut causes = Vec::new();
+        for event in events {
+            self.incidents.probe_times.take(&event.id, &event.outcome);
+            if let Some(transition) = event.transition {
+                causes.push(self.on_transition(event, transition));
+            }
+        }
+        // Of hundreds that fail together there is one change of the tables.
+        let Some(first) = causes.first() else {
             return;
         };
+        let cause = match causes.len() - 1 {
+            0 => first.clone(),
+            others => format!("{first}; and {others} more"),
+        };
+        let _ = self.reconcile(&cause, Instant::now());
+        self.go_on_if_proven().await;
+    }
+
+    /// Notes what a backend has become, and says why.
+    fn on_transition(&mut self, event: &Event, transition: Transition) -> String {
         let (service, backend) = (&event.id.service, &event.id.backend);
         let cause = match event.outcome.failure() {
             Some(failure) => format!("backend {backend} is {}: {failure}", transition.to),
@@ -185,8 +202,7 @@ impl Controller {
             hops::doubt(&self.netlink, hop);
         }
         self.world.health.insert(event.id.clone(), transition.to);
-        let _ = self.reconcile(&format!("service {service}: {cause}"), Instant::now());
-        self.go_on_if_proven().await;
+        format!("service {service}: {cause}")
     }
 
     fn hop_of(&self, id: &TargetId) -> Option<&Result<NextHop, Unresolved>> {

@@ -221,7 +221,8 @@ async fn begin(
     } = start;
     let config = resumed.config.clone();
     let (lane, found) = open_lane(&config, &netlink).await;
-    let (mut scheduler, mut probes) = Scheduler::new(lane.clone());
+    let (mut scheduler, mut probes) =
+        Scheduler::new(lane.clone()).context("starting the thread that makes probes")?;
     for error in scheduler.set_targets(TargetSpec::from_services(&config.services)) {
         tracing::error!(%error, "cannot be probed");
     }

@@ -13,7 +13,8 @@ use std::error::Error as _;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
 
 use futures_util::TryFutureExt;
 use futures_util::future::{Either, select};
@@ -25,7 +26,7 @@ use hyper::http::response::Parts;
 use hyper::{Request, Uri};
 use hyper_util::rt::TokioIo;
 use regex::bytes::Regex;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub(crate) use self::judge::regex;
 pub(super) use self::judge::{Chunks, judge_header};
@@ -234,7 +235,7 @@ async fn open<S>(
 ) -> Result<
     (
         SendRequest<Empty<Bytes>>,
-        Connection<TokioIo<S>, Empty<Bytes>>,
+        Connection<TokioIo<Endless<S>>, Empty<Bytes>>,
     ),
     Failure,
 >
@@ -243,9 +244,41 @@ where
 {
     hyper::client::conn::http1::Builder::new()
         .max_buf_size(HEADER_LIMIT)
-        .handshake(TokioIo::new(stream))
+        .handshake(TokioIo::new(Endless(stream)))
         .await
         .map_err(|error| http_failure(&error, Phase::Answer, deadline))
+}
+
+/// A stream without an orderly end. The library closes the connection once it
+/// has the answer; the packets of that are in vain where a reset follows.
+struct Endless<S>(S);
+
+impl<S: AsyncRead + Unpin> AsyncRead for Endless<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Endless<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
 }
 
 /// The `Host` field for an address: RFC 9110, 7.2 leaves out a default port

@@ -13,78 +13,59 @@
 //! which a death is noticed; a target that cannot
 //! be probed keeps its state and says so with every probe it misses.
 
+mod events;
+mod states;
 mod target;
 mod task;
+mod thread;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::Bound;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+pub use self::events::Events;
+use self::events::{Sender, Stamped};
+pub use self::states::States;
 pub use self::target::{Event, TargetError, TargetId, TargetSpec, TargetStatus};
 use self::task::{Random, Task};
+use self::thread::Home;
 use super::vip::{Lane, Way};
 use super::{PrepareError, Prober};
 use crate::config::model::ProbeKind;
-use crate::health::{Counts, Durations, Monitor, Outcome, State, Timing};
+use crate::health::{Durations, Monitor, Outcome, Timing};
 
 /// Probes under way at a time. Each holds a file descriptor: a daemon with
 /// many backends raises its limit to this and what it needs besides.
 const MAX_CONCURRENT_PROBES: usize = 4096;
-/// Events that wait for the daemon; when they are full, probes wait too.
-const MAX_WAITING_EVENTS: usize = 1024;
-/// Targets that are looked at while the tasks wait.
-const PAGE: usize = 1024;
-
-/// The events of a [`Scheduler`], for the one loop that acts on them.
-#[derive(Debug)]
-pub struct Events {
-    receiver: mpsc::Receiver<Stamped>,
-    shared: Arc<Shared>,
-}
-
-impl Events {
-    /// The next event of a target as it now is; `None` once the scheduler is
-    /// gone. May be dropped while it waits without losing an event.
-    pub async fn recv(&mut self) -> Option<Event> {
-        loop {
-            let stamped = self.receiver.recv().await?;
-            if self.shared.is_current(&stamped) {
-                return Some(stamped.event);
-            }
-        }
-    }
-}
-
-/// An event and the incarnation of the target that it is about.
-#[derive(Debug)]
-struct Stamped {
-    incarnation: u64,
-    event: Event,
-}
+/// Probes of one such time are begun together, so that the thread that makes
+/// them wakes a hundred times a second and not once for each; jitter spreads
+/// them over the times. It makes a probe earlier, never later.
+const TOGETHER: Duration = Duration::from_millis(10);
 
 /// Makes the probes of a changing set of targets. Dropping it ends them all.
 #[derive(Debug)]
 pub struct Scheduler {
     shared: Arc<Shared>,
-    events: mpsc::Sender<Stamped>,
+    events: Sender,
     random: Random,
     next_incarnation: u64,
+    home: Home,
 }
 
 impl Scheduler {
     /// A scheduler without targets, and its events; probes by VIPs take that
-    /// lane. Someone must receive
-    /// them: while 1024 wait, probing waits as well.
-    pub fn new(lane: Lane) -> (Self, Events) {
+    /// lane. Someone must receive the events: while 1024 wait, probing waits
+    /// as well. The error is that no thread can be had for probes.
+    pub fn new(lane: Lane) -> io::Result<(Self, Events)> {
         let prepare: Prepare = Box::new(|kind| {
             let prober = Arc::new(Prober::new(kind)?);
             Ok(Arc::new(move |id, way, timeout| {
@@ -92,30 +73,33 @@ impl Scheduler {
                 async move { prober.probe(&id, way, timeout).await }.boxed()
             }))
         });
-        Self::with(prepare, MAX_CONCURRENT_PROBES, lane)
+        let home = Home::own()?;
+        Ok(Self::with(prepare, MAX_CONCURRENT_PROBES, lane, home))
     }
 
-    fn with(prepare: Prepare, max_concurrent: usize, lane: Lane) -> (Self, Events) {
+    fn with(prepare: Prepare, max_concurrent: usize, lane: Lane, home: Home) -> (Self, Events) {
         let shared = Arc::new(Shared {
             targets: Mutex::default(),
             permits: Semaphore::new(max_concurrent),
             delayed: AtomicU64::new(0),
             lateness: Mutex::default(),
+            begun: Instant::now().into_std(),
+            urgent: Notify::new(),
             prepare,
             lane,
         });
-        let (sender, receiver) = mpsc::channel(MAX_WAITING_EVENTS);
+        let (sender, events) = events::channel(&shared);
         let scheduler = Self {
-            shared: Arc::clone(&shared),
+            shared,
             events: sender,
             random: Random::seeded(),
             next_incarnation: 0,
+            home,
         };
-        (scheduler, Events { receiver, shared })
+        (scheduler, events)
     }
 
-    /// Probes these targets from now on and no others; must be called within
-    /// a tokio runtime.
+    /// Probes these targets from now on and no others.
     ///
     /// A target that stays is not disturbed. Other timing changes its next
     /// probe and keeps its state. Another address or another kind of probe
@@ -185,7 +169,13 @@ impl Scheduler {
         let incarnation = self.next_incarnation;
         self.next_incarnation += 1;
         let retimed = Arc::new(Notify::new());
+        let timing = Timing::from(&spec.health);
+        let watched = Arc::new(Watched(Mutex::new(Judge {
+            monitor: Monitor::resumed(timing, spec.initial, Instant::now().into_std()),
+            timeout: spec.health.timeout,
+        })));
         let task = Task {
+            watched: Arc::clone(&watched),
             shared: Arc::clone(&self.shared),
             events: self.events.clone(),
             id: spec.id.clone(),
@@ -197,75 +187,13 @@ impl Scheduler {
             retimed: Arc::clone(&retimed),
             random: Random(self.random.next()),
         };
-        let timing = Timing::from(&spec.health);
         Entry {
-            monitor: Monitor::resumed(timing, spec.initial, Instant::now().into_std()),
             spec,
             incarnation,
+            watched,
             retimed,
-            task: AbortOnDrop(tokio::spawn(task.run()).abort_handle()),
+            task: AbortOnDrop(self.home.spawn(task.run())),
         }
-    }
-}
-
-/// What is known of a scheduler's targets, at any time and from any task.
-#[derive(Debug, Clone)]
-pub struct States {
-    shared: Arc<Shared>,
-}
-
-impl States {
-    /// Every target, by service and backend.
-    pub fn all(&self) -> Vec<TargetStatus> {
-        let targets = self.shared.targets();
-        targets.values().map(Entry::status).collect()
-    }
-
-    /// The state of every target.
-    pub fn health(&self) -> BTreeMap<TargetId, State> {
-        let targets = self.shared.targets();
-        let states = targets.iter();
-        states
-            .map(|(id, entry)| (id.clone(), entry.monitor.state()))
-            .collect()
-    }
-
-    /// One target.
-    pub fn one(&self, id: &TargetId) -> Option<TargetStatus> {
-        self.shared.targets().get(id).map(Entry::status)
-    }
-
-    /// How many probes of each target ended how, by service and backend. Taken
-    /// a page at a time: tasks that have a probe to note do not wait for all.
-    pub fn counts(&self) -> Vec<(TargetId, Counts)> {
-        let mut all: Vec<(TargetId, Counts)> = Vec::new();
-        loop {
-            let targets = self.shared.targets();
-            let after = match all.last() {
-                Some((id, _)) => Bound::Excluded(id.clone()),
-                None => Bound::Unbounded,
-            };
-            let rest = targets.range((after, Bound::Unbounded));
-            let before = all.len();
-            all.extend(
-                rest.take(PAGE)
-                    .map(|(id, entry)| (id.clone(), entry.monitor.counts())),
-            );
-            if all.len() < before + PAGE {
-                return all;
-            }
-        }
-    }
-
-    /// Probes that started late because too many were under way.
-    pub fn delayed_probes(&self) -> u64 {
-        self.shared.delayed.load(Ordering::Relaxed)
-    }
-
-    /// How long after its time each probe began: busy CPUs, or too many under
-    /// way.
-    pub fn lateness(&self) -> Durations {
-        *self.shared.lateness()
     }
 }
 
@@ -297,6 +225,10 @@ struct Shared {
     permits: Semaphore,
     delayed: AtomicU64,
     lateness: Mutex<Durations>,
+    /// What [`TOGETHER`] is counted from.
+    begun: std::time::Instant,
+    /// Told when an event is waiting that changes a state.
+    urgent: Notify,
     prepare: Prepare,
     lane: Lane,
 }
@@ -325,10 +257,23 @@ impl Shared {
         entry.is_some_and(|entry| entry.spec.is_same_server(spec))
     }
 
-    fn is_current(&self, stamped: &Stamped) -> bool {
+    /// The events among these that are about targets as they now are.
+    fn current(&self, stamped: Vec<Stamped>) -> Vec<Event> {
         let targets = self.targets();
-        let entry = targets.get(&stamped.event.id);
-        entry.is_some_and(|entry| entry.incarnation == stamped.incarnation)
+        let is_current = |it: &Stamped| {
+            let entry = targets.get(&it.event.id);
+            entry.is_some_and(|entry| entry.incarnation == it.incarnation)
+        };
+        let current = stamped.into_iter().filter(is_current);
+        current.map(|it| it.event).collect()
+    }
+
+    /// The moment, not after this one, at which probes are made together.
+    fn together(&self, due: std::time::Instant) -> std::time::Instant {
+        let since = due.saturating_duration_since(self.begun);
+        let over = since.as_nanos() % TOGETHER.as_nanos();
+        due.checked_sub(Duration::from_nanos_u128(over))
+            .unwrap_or(due)
     }
 
     async fn permit(&self) -> Option<SemaphorePermit<'_>> {
@@ -343,13 +288,33 @@ impl Shared {
     }
 }
 
+/// What a target's task works with. It has a lock of its own, which is never
+/// held while something is waited for: thousands of tasks need not pass by the
+/// one lock of all targets, nor look themselves up.
+#[derive(Debug)]
+struct Watched(Mutex<Judge>);
+
+#[derive(Debug)]
+struct Judge {
+    monitor: Monitor,
+    timeout: Duration,
+}
+
+impl Watched {
+    fn judge(&self) -> MutexGuard<'_, Judge> {
+        // A panic elsewhere leaves it whole: it is changed by calls that
+        // cannot panic half-way.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// One target in the scheduler's hands.
 #[derive(Debug)]
 struct Entry {
     spec: TargetSpec,
     /// Tells this target from others that had its name.
     incarnation: u64,
-    monitor: Monitor,
+    watched: Arc<Watched>,
     /// Wakes the task when the timing has changed.
     retimed: Arc<Notify>,
     #[expect(dead_code, reason = "held for its drop")]
@@ -361,16 +326,19 @@ impl Entry {
         TargetStatus {
             id: self.spec.id.clone(),
             address: self.spec.address,
-            monitor: self.monitor.clone(),
+            monitor: self.watched.judge().monitor.clone(),
         }
     }
 
     fn retimed(mut self, spec: TargetSpec) -> Self {
         let timing = Timing::from(&spec.health);
-        if timing != self.monitor.timing() {
-            self.monitor.set_timing(timing);
+        let mut judge = self.watched.judge();
+        judge.timeout = spec.health.timeout;
+        if timing != judge.monitor.timing() {
+            judge.monitor.set_timing(timing);
             self.retimed.notify_one();
         }
+        drop(judge);
         self.spec = spec;
         self
     }

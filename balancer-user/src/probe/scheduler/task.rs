@@ -6,19 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
+use super::events::{Sender, Stamped};
 use super::target::{Event, TargetId};
-use super::{Attempt, Entry, Shared, Stamped};
+use super::{Attempt, Shared, Watched};
 use crate::config::model::ProbeKind;
 use crate::health::{Failure, Outcome};
 use crate::probe::vip::Passage;
 
-/// Probes one target until it is aborted, or finds itself replaced.
+/// Probes one target until it is aborted.
 pub(super) struct Task {
     pub(super) shared: Arc<Shared>,
-    pub(super) events: mpsc::Sender<Stamped>,
+    pub(super) events: Sender,
+    pub(super) watched: Arc<Watched>,
     pub(super) id: TargetId,
     pub(super) incarnation: u64,
     pub(super) kind: ProbeKind,
@@ -35,41 +37,39 @@ impl Task {
         loop {
             let unit = self.random.unit();
             let now = Instant::now().into_std();
-            let Some(due) = self.with_entry(|entry| entry.monitor.next_probe(now, unit)) else {
-                return;
-            };
+            let due = self.watched.judge().monitor.next_probe(now, unit);
+            let due = self.shared.together(due).max(now);
             tokio::select! {
                 () = sleep_until(Instant::from_std(due)) => {}
                 () = self.retimed.notified() => continue,
             }
-            let Some(event) = self.probe_once(due).await else {
-                return;
-            };
+            let event = self.probe_once(due).await;
             let incarnation = self.incarnation;
-            // Nobody may be listening: probing goes on for `states`.
-            let _ = self.events.send(Stamped { incarnation, event }).await;
+            let stamped = Stamped { incarnation, event };
+            self.events.send(&self.shared, stamped).await;
         }
     }
 
     /// Makes a probe that was due then, and lets the monitor judge it.
-    async fn probe_once(&mut self, due: std::time::Instant) -> Option<Event> {
+    async fn probe_once(&mut self, due: std::time::Instant) -> Event {
         let shared = Arc::clone(&self.shared);
         let permit = shared.permit().await;
         let start = Instant::now().into_std();
         shared.lateness().take(start.saturating_duration_since(due));
-        let timeout = self.with_entry(|entry| {
-            entry.monitor.start_probe(start);
-            entry.spec.health.timeout
-        })?;
+        let timeout = {
+            let mut judge = self.watched.judge();
+            judge.monitor.start_probe(start);
+            judge.timeout
+        };
         let outcome = self.attempt(timeout).await;
         drop(permit);
         let end = Instant::now().into_std();
-        let transition = self.with_entry(|entry| entry.monitor.record(end, &outcome))?;
-        Some(Event {
+        let transition = self.watched.judge().monitor.record(end, &outcome);
+        Event {
             id: self.id.clone(),
             outcome,
             transition,
-        })
+        }
     }
 
     async fn attempt(&mut self, timeout: Duration) -> Outcome {
@@ -95,13 +95,6 @@ impl Task {
                 local("the probe panicked, which is a bug of the balancer".into())
             }
         }
-    }
-
-    /// Works on this target's entry, unless it was removed or replaced.
-    fn with_entry<T>(&self, work: impl FnOnce(&mut Entry) -> T) -> Option<T> {
-        let mut targets = self.shared.targets();
-        let entry = targets.get_mut(&self.id)?;
-        (entry.incarnation == self.incarnation).then(|| work(entry))
     }
 }
 

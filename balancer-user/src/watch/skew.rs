@@ -20,12 +20,15 @@ const WINDOWS: [u64; 3] = [2, 10, 30];
 /// Chance alone brings a chi-square that high with no more than this
 /// probability.
 const SIGNIFICANCE: f64 = 1e-6;
-/// The same for the backend that stands out, times their number. At 100 flows
-/// a second to four backends, no test whose false alarms are that rare finds
-/// a share that is a quarter too large in less than half a minute.
-const BACKEND_SIGNIFICANCE: f64 = 1e-8;
-/// A share that is wrong by less than this factor is nobody's trouble.
-const LEAST_EFFECT: f64 = 1.2;
+/// The same for the backend that stands out, times their number. Where few
+/// flows come, this weighs false alarms against time: at 100 flows a second to
+/// four backends, a share that is a quarter too large stands out in half a
+/// minute by 7.9 standard deviations of what it should be, and this asks for
+/// 5.5 of them. With ten times the flows chance no longer reaches the effect.
+const BACKEND_SIGNIFICANCE: f64 = 1e-7;
+/// A share that is wrong by less than this factor is nobody's trouble. Half a
+/// minute at 100 flows a second shows one of 1.25 as anything above 1.17.
+const LEAST_EFFECT: f64 = 1.15;
 /// And by less than this much of all flows.
 const LEAST_SHARE: f64 = 0.01;
 /// Without flows for so many seconds nothing is known any more.

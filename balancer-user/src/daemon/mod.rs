@@ -26,6 +26,7 @@ mod planning;
 mod preparing;
 mod pressure;
 mod probe_times;
+mod probed;
 mod protocol;
 mod rates;
 mod relieving;

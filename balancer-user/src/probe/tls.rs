@@ -24,7 +24,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, DnsName, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore,
+    SignatureScheme,
 };
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -118,7 +119,12 @@ impl Client {
         let stream = deadline
             .within(Phase::Handshake, self.connector.connect(name, stream))
             .await?
-            .map_err(|error| io_failure(&error, Phase::Handshake, deadline))?;
+            .map_err(|error| match self.alpn {
+                Alpn::Http2 if is_alpn_refused(&error) => Failure::NoHttp2 {
+                    got: "none, the server refused".into(),
+                },
+                _ => io_failure(&error, Phase::Handshake, deadline),
+            })?;
         let (_, session) = stream.get_ref();
         let chosen = session.alpn_protocol();
         if self.alpn == Alpn::Http2 && chosen != Some(Alpn::Http2.name()) {
@@ -276,6 +282,18 @@ pub(super) fn io_failure(error: &io::Error, phase: Phase, deadline: &Deadline) -
         Some(error) => tls_failure(error),
         None => deadline.io_failure(error, phase),
     }
+}
+
+/// Whether the server speaks nothing that was offered and says so (RFC 7301,
+/// 3.2); others go on without a word.
+fn is_alpn_refused(error: &io::Error) -> bool {
+    let inner = error.get_ref();
+    matches!(
+        inner.and_then(|inner| inner.downcast_ref::<Error>()),
+        Some(Error::AlertReceived(
+            AlertDescription::NoApplicationProtocol
+        ))
+    )
 }
 
 fn tls_failure(error: &Error) -> Failure {

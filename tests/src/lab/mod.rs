@@ -2,7 +2,7 @@
 //! and real clients in them.
 //!
 //! [`Lab::l2`] and [`Lab::routed`] build a network with clients, a balancer
-//! and backends; `server` starts nginx, iperf3, dnsmasq and QUIC servers in it;
+//! and backends; `server` starts nginx, iperf3, dnsmasq, gRPC and QUIC servers in it;
 //! `client` runs curl, wrk, iperf3, dig, QUIC clients and HTTP loads of our own;
 //! `raw` sends frames made by hand, `capture` sees what crosses an interface and
 //! judges every checksum; `diagnosis` tells where packets were lost. The lab attaches
@@ -13,6 +13,7 @@
 //! Everything here blocks the calling thread; nothing needs an async runtime.
 
 pub mod capture;
+pub mod certificate;
 pub mod checksums;
 pub mod cleanup;
 pub mod client;

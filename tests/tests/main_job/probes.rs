@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use balancer_tests::balancer::Balancer;
+use balancer_tests::lab::certificate::{Authority, Validity};
 use balancer_tests::lab::server::{Nginx, NginxConfig};
 use balancer_tests::lab::{Lab, LabConfig, Node, wait_for};
 use balancer_user::api::types::BackendStatus;
@@ -13,7 +14,7 @@ use crate::LIMIT;
 use crate::fixture::{Api, Service, balancer, dns_servers, get_well, l2, v4};
 use crate::incidents::opened;
 
-fn wait_state(
+pub(crate) fn wait_state(
     api: &Api,
     balancer: &Balancer<'_>,
     name: &str,
@@ -27,7 +28,7 @@ fn wait_state(
 }
 
 /// Waits until a backend is down, and insists on why.
-fn wait_down(api: &Api, balancer: &Balancer<'_>, name: &str, why: &str) -> Result<()> {
+pub(crate) fn wait_down(api: &Api, balancer: &Balancer<'_>, name: &str, why: &str) -> Result<()> {
     wait_for(&format!("{name} to be down as {why:?}"), LIMIT, || {
         let backend = api.backend("web", name).ok()?;
         let failure = backend.last_failure.as_deref().unwrap_or_default();
@@ -41,8 +42,13 @@ fn health(text: &str) -> String {
     format!("{text}interval = \"200ms\"\ntimeout = \"190ms\"\nrise = 2\nfall = 3\n")
 }
 
-/// A service with this probe.
+/// A service with this probe, asked five times a second.
 fn file(lab: &Lab, probe: &str) -> String {
+    file_with(lab, &health(probe))
+}
+
+/// A service with what stands below `[service.health]`.
+pub(crate) fn file_with(lab: &Lab, health: &str) -> String {
     let service = Service {
         health: "",
         ..Service::web_l2(lab)
@@ -51,31 +57,23 @@ fn file(lab: &Lab, probe: &str) -> String {
     let (head, backends) = text
         .split_once("\n[[service.backend]]")
         .expect("it has some");
-    let probe = health(probe);
-    format!("{head}\n[service.health]\n{probe}\n[[service.backend]]{backends}")
+    format!("{head}\n[service.health]\n{health}\n[[service.backend]]{backends}")
 }
 
 /// nginx that speaks HTTP/2 as well: over TLS on 443, without it on 81, with
 /// a certificate that ended long ago.
 fn http2_server(node: &Node) -> Result<Nginx> {
-    let key = rcgen::KeyPair::generate()?;
-    let mut params = rcgen::CertificateParams::new(vec!["web.example".to_owned()])?;
-    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
-    params.not_after = rcgen::date_time_ymd(2021, 1, 1);
-    let pem = tempfile::NamedTempFile::new()?;
-    let certificate = params.self_signed(&key)?.pem();
-    std::fs::write(pem.path(), format!("{certificate}{}", key.serialize_pem()))?;
+    let authority = Authority::new()?;
+    let certificate = authority.issue("web.example", Validity::Ended)?;
     let mut config = NginxConfig::new(node.name(), &[], 80);
     config.listen = vec![SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 80)];
-    let pem_path = pem.path().display();
+    let pem = certificate.file.display();
     config.directives = format!(
         "listen 0.0.0.0:443 ssl http2; listen 0.0.0.0:81 http2;\n\
-         ssl_certificate {pem_path}; ssl_certificate_key {pem_path};"
+         ssl_certificate {pem}; ssl_certificate_key {pem};"
     );
-    // It has read the file once it listens.
-    let nginx = Nginx::start(node.namespace(), &config)?;
-    drop(pem);
-    Ok(nginx)
+    // It has read the file, which goes now, once it listens.
+    Nginx::start(node.namespace(), &config)
 }
 
 #[test]

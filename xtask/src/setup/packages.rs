@@ -65,6 +65,12 @@ const PROGRAMS: &[Program] = &[
     lab("iperf3", "iperf3", "iperf3", "iperf3"),
     lab("dnsmasq", "dnsmasq-base", "dnsmasq", "dnsmasq"),
     lab("dig", "bind9-dnsutils", "bind-utils", "bind"),
+    lab(
+        PYTHON_GRPC,
+        "python3-grpcio",
+        "python3-grpcio",
+        "python-grpcio",
+    ),
     // Fedora and Arch have the library alone.
     lab("gtlsserver", "ngtcp2-server", UNPACKAGED, UNPACKAGED),
     lab("gtlsclient", "ngtcp2-client", UNPACKAGED, UNPACKAGED),
@@ -110,11 +116,19 @@ const PROGRAMS: &[Program] = &[
 
 /// No program but a module of one.
 const NGINX_STREAM: &str = "ngx_stream_module.so";
+/// What the lab's gRPC server imports, of which protobuf comes along.
+const PYTHON_GRPC: &str = "python3 grpc";
+/// Packages install modules for this one, whichever stands first on the PATH.
+const PYTHON: &str = "/usr/bin/python3";
 
 /// Whether the program, or the module, is there.
 fn is_installed(command: &str) -> bool {
     match command {
         NGINX_STREAM => nginx_streams().unwrap_or(false),
+        PYTHON_GRPC => Command::new(PYTHON)
+            .args(["-c", "import grpc, google.protobuf"])
+            .output()
+            .is_ok_and(|output| output.status.success()),
         _ => find_program(command).is_some(),
     }
 }

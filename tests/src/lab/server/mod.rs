@@ -6,6 +6,7 @@
 
 mod dnsmasq;
 mod faulty;
+mod grpc;
 mod iperf3;
 mod nginx;
 mod ngtcp2;
@@ -21,6 +22,7 @@ use nix::sys::signal::Signal;
 
 pub use dnsmasq::{Dnsmasq, DnsmasqConfig};
 pub use faulty::{Fault, FaultyNginx};
+pub use grpc::{GrpcConfig, GrpcServer};
 pub use iperf3::Iperf3Server;
 pub use nginx::{Access, Nginx, NginxConfig, download_pattern};
 pub use ngtcp2::Ngtcp2Server;

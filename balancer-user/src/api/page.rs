@@ -13,8 +13,9 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::{Query, Request, State};
 use axum::http::{HeaderName, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::stream;
@@ -73,14 +74,19 @@ pub const ASSETS: &[Asset] = &[
 /// The newest board; none until the first second is over.
 pub(super) type Boards = watch::Receiver<Option<Arc<Board>>>;
 
+/// Answered to everything of the page where `node.page` is false.
+const OFF: &str = "there is no status page here: node.page is false\n";
+
 /// What the stream is served from.
 #[derive(Debug, Clone)]
 struct Desk {
     boards: Boards,
+    runs: Runs,
     places: Arc<Semaphore>,
 }
 
-/// Makes a board of each second that is published, until the future is dropped.
+/// Makes a board of each second that is published, until the future is dropped;
+/// none while the page is off, nor is a past kept for it.
 pub(super) async fn keep(
     mut published: watch::Receiver<Published>,
     runs: Runs,
@@ -90,6 +96,11 @@ pub(super) async fn keep(
     while published.changed().await.is_ok() {
         let observed = Arc::clone(&published.borrow_and_update().observed);
         let running = Arc::clone(&runs.borrow());
+        if !running.config().node.page {
+            keeper = Keeper::default();
+            boards.send_replace(None);
+            continue;
+        }
         let made = tokio::task::spawn_blocking(move || {
             let board = keeper.take(observed, running.config());
             (keeper, board)
@@ -107,17 +118,29 @@ pub(super) async fn keep(
     }
 }
 
-/// The page and its stream.
-pub(super) fn routes(boards: Boards) -> Router {
+/// The page and its stream, as long as the configuration in force wants it.
+pub(super) fn routes(boards: Boards, runs: Runs) -> Router {
     let desk = Desk {
         boards,
+        runs: runs.clone(),
         places: Arc::new(Semaphore::new(MAX_VIEWERS)),
     };
     let mut router = Router::new().route("/live", get(live)).with_state(desk);
     for asset in ASSETS {
         router = router.route(asset.path, get(async move || file(asset)));
     }
-    router
+    router.route_layer(from_fn_with_state(runs, refuse_if_off))
+}
+
+async fn refuse_if_off(State(runs): State<Runs>, request: Request, next: Next) -> Response {
+    if is_on(&runs) {
+        return next.run(request).await;
+    }
+    (StatusCode::NOT_FOUND, OFF).into_response()
+}
+
+fn is_on(runs: &Runs) -> bool {
+    runs.borrow().config().node.page
 }
 
 fn file(asset: &'static Asset) -> Response {
@@ -144,7 +167,13 @@ async fn live(State(desk): State<Desk>, wanted: Result<Query<Wanted>, QueryRejec
         return (StatusCode::SERVICE_UNAVAILABLE, headers, FULL).into_response();
     };
     let (sender, pieces) = mpsc::channel(1);
-    tokio::spawn(tell(desk.boards, Viewer::new(wanted), sender, place));
+    tokio::spawn(tell(
+        desk.boards,
+        desk.runs,
+        Viewer::new(wanted),
+        sender,
+        place,
+    ));
     let pieces = stream::unfold(pieces, async |mut pieces| {
         let piece = pieces.recv().await?;
         Some((Ok::<_, Infallible>(piece), pieces))
@@ -152,15 +181,16 @@ async fn live(State(desk): State<Desk>, wanted: Result<Query<Wanted>, QueryRejec
     (guards("text/event-stream"), Body::from_stream(pieces)).into_response()
 }
 
-/// Tells one page of each second. Seconds that it was too slow for are left
-/// out; its place is free when it is gone.
+/// Tells one page of each second, until the page is turned off. Seconds that it
+/// was too slow for are left out; its place is free when it is gone.
 async fn tell(
     mut boards: Boards,
+    runs: Runs,
     mut viewer: Viewer,
     sender: mpsc::Sender<Bytes>,
     place: OwnedSemaphorePermit,
 ) {
-    loop {
+    while is_on(&runs) {
         let board = boards.borrow_and_update().clone();
         if let Some(board) = board {
             let written = tokio::task::spawn_blocking(move || {

@@ -116,8 +116,8 @@ pub async fn serve(listener: Option<TcpListener>, sources: Sources) -> std::io::
             get(async move |asked, headers| metrics(&scraper, asked, headers).await),
         )
         .route(peers::PATH, get(digest))
-        .with_state(runs)
-        .merge(page::routes(shown));
+        .with_state(runs.clone())
+        .merge(page::routes(shown, runs));
     let listener = listener.tap_io(|stream| {
         // Who takes nothing for that long is gone, whatever it says.
         let millis = u32::try_from(UNTAKEN.as_millis()).unwrap_or(u32::MAX);

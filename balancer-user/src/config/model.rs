@@ -108,6 +108,8 @@ pub struct Node {
     pub flow_table_size: u32,
     /// Where metrics and digests are served over TCP; `None` means nowhere.
     pub listen: Option<SocketAddr>,
+    /// Serve the status page there as well.
+    pub page: bool,
     /// Where the other balancers of the group serve theirs, each once.
     pub peers: Vec<SocketAddr>,
     /// Socket of the control API.

@@ -103,6 +103,7 @@ impl Text {
         let size = node.flow_table_size;
         self.key_unless("flow_table_size", size, defaults::FLOW_TABLE_SIZE, plain);
         self.optional("listen", node.listen, string);
+        self.key_unless("page", node.page, true, plain);
         if !node.peers.is_empty() {
             self.key("peers", strings(&node.peers));
         }

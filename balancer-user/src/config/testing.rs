@@ -10,6 +10,7 @@ interfaces = ["eth0", "eth1"]
 xdp_mode = "native"
 seed = "000102030405060708090a0b0c0d0e0f"
 listen = "10.0.0.1:9180"
+page = false
 peers = ["10.0.0.2:9180", "[2001:db8::2]:9180"]
 table_size = 65537
 tunnel_source_v4 = "198.51.100.1"

@@ -26,6 +26,7 @@ nat_idle_timeout = "15m"
 nat_closed_timeout = "30s"
 handshake_sample = 0
 flow_table_size = 1024
+page = false
 socket = "/run/b.sock"
 read_group = "readers"
 change_group = "operators"

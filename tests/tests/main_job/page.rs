@@ -393,3 +393,36 @@ fn viewers_who_read_nothing_hold_up_nobody() -> Result<()> {
     opened_page(&lab, "")?;
     Ok(())
 }
+
+#[test]
+fn page_is_turned_off_and_on_by_a_reload_and_metrics_stay() -> Result<()> {
+    let lab = l2(2)?;
+    let _servers = web_servers(&lab)?;
+    let service = Service::web_l2(&lab).toml();
+    let balancer = serving(&lab, &service)?;
+    let client = lab.client(0).namespace();
+    let mut browser = opened_page(&lab, "")?;
+    for page in [false, true] {
+        let node = format!("listen = \"{}\"\npage = {page}\n", at(&lab));
+        balancer.write_services(&["eth0"], &format!("{node}{service}"))?;
+        balancer.succeed(&["reload"])?;
+        let (link, status) = match page {
+            true => ("live", 200),
+            false => ("lost", 404),
+        };
+        for path in ["/", "/app.js"] {
+            wait_for(&format!("{path} to have status {status}"), LIMIT, || {
+                let answer = Curl::get(at(&lab), path).run(client).ok()?;
+                (answer.status == status).then_some(())
+            })?;
+        }
+        // A page that is open ends, and goes on.
+        let told = format!("document.querySelector('#link.{link}') !== null");
+        browser.wait(&format!("a page that is {link}"), &told)?;
+        for path in ["/healthz", "/metrics", "/v1/digest"] {
+            let answer = Curl::get(at(&lab), path).run(client)?;
+            ensure!(answer.status == 200, "{path}: {answer:?}");
+        }
+    }
+    Ok(())
+}

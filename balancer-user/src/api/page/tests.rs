@@ -2,6 +2,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::api::public::Running;
+use crate::config::model::Seed;
 use crate::config::testing::{SAMPLE, examined};
 use crate::metrics::Observed;
 
@@ -14,6 +16,13 @@ fn board() -> Arc<Board> {
         Arc::new(observed),
         &Arc::new(examined(SAMPLE).config.unwrap()),
     ))
+}
+
+/// A configuration in force, with a page or without one.
+fn running(page: bool) -> Arc<Running> {
+    let mut config = examined(SAMPLE).config.unwrap();
+    config.node.page = page;
+    Arc::new(Running::new(config, Seed([0; 16]), None))
 }
 
 /// Asks for a path; gives the answer as far as it has come.
@@ -34,9 +43,10 @@ async fn ask(address: std::net::SocketAddr, path: &str) -> (TcpStream, String) {
 #[tokio::test]
 async fn pages_are_few_and_a_closed_one_makes_room() {
     let (boards, shown) = watch::channel(Some(board()));
+    let (_runs, runs) = watch::channel(running(true));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let served = tokio::spawn(async { axum::serve(listener, routes(shown)).await });
+    let served = tokio::spawn(async { axum::serve(listener, routes(shown, runs)).await });
     let (_, page) = ask(address, "/").await;
     assert!(page.starts_with("HTTP/1.1 200"), "{page}");
     assert!(
@@ -77,7 +87,9 @@ async fn who_takes_nothing_loses_its_place() {
     let places = Arc::new(Semaphore::new(1));
     let place = Arc::clone(&places).try_acquire_owned().unwrap();
     let (sender, mut pieces) = mpsc::channel(1);
-    let told = tokio::spawn(tell(shown, Viewer::new(Wanted::default()), sender, place));
+    let (_runs, runs) = watch::channel(running(true));
+    let viewer = Viewer::new(Wanted::default());
+    let told = tokio::spawn(tell(shown, runs, viewer, sender, place));
     let piece = pieces.recv().await.unwrap();
     assert!(piece.starts_with(b"event: second\ndata: {\"at\":1790000000.0,"));
     assert!(piece.ends_with(b"}\n\n") && !piece[..piece.len() - 2].ends_with(b"\n"));
@@ -87,4 +99,37 @@ async fn who_takes_nothing_loses_its_place() {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     assert_eq!(places.available_permits(), 1);
+}
+
+#[tokio::test]
+async fn page_that_is_turned_off_is_gone_and_open_ones_end() {
+    let (boards, shown) = watch::channel(Some(board()));
+    let (run, runs) = watch::channel(running(true));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let served = tokio::spawn(async { axum::serve(listener, routes(shown, runs)).await });
+    let (mut open, said) = ask(address, "/live").await;
+    assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+    run.send_replace(running(false));
+    // As the loop that makes them does.
+    boards.send_replace(None);
+    // The last chunk of a body has no bytes.
+    let ended = async {
+        let (mut rest, mut buffer) = (said, [0; 16 << 10]);
+        while !rest.ends_with("\r\n0\r\n\r\n") {
+            let count = open.read(&mut buffer).await.unwrap();
+            assert!(count > 0, "{rest}");
+            rest.push_str(&String::from_utf8_lossy(&buffer[..count]));
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(20), ended).await;
+    assert!(waited.is_ok(), "an open page goes on");
+    for path in ["/", "/app.js", "/live"] {
+        let (_, refused) = ask(address, path).await;
+        assert!(refused.starts_with("HTTP/1.1 404"), "{path}: {refused}");
+    }
+    run.send_replace(running(true));
+    let (_, page) = ask(address, "/").await;
+    assert!(page.starts_with("HTTP/1.1 200"), "{page}");
+    served.abort();
 }

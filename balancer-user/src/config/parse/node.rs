@@ -40,6 +40,7 @@ const KEYS: &[&str] = &[
     "handshake_sample",
     "flow_table_size",
     "listen",
+    "page",
     "peers",
     "socket",
     "read_group",
@@ -90,6 +91,7 @@ pub(super) fn node(
     let handshake_sample = fields.optional("handshake_sample", share(1.0));
     let flow_table_size = fields.optional("flow_table_size", integer(FLOW_TABLE_SIZES));
     let group = group(&mut fields);
+    let page = fields.optional("page", boolean);
     let socket = fields.optional("socket", path(MAX_SOCKET_LEN));
     let read_group = fields.optional("read_group", name);
     let change_group = fields.optional("change_group", name);
@@ -117,6 +119,7 @@ pub(super) fn node(
         handshake_sample: handshake_sample.unwrap_or(defaults::HANDSHAKE_SAMPLE),
         flow_table_size: flow_table_size.unwrap_or(defaults::FLOW_TABLE_SIZE),
         listen: group.listen,
+        page: page.unwrap_or(true),
         peers: group.peers,
         socket: socket.unwrap_or_else(|| PathBuf::from(defaults::SOCKET)),
         read_group: read_group.map(str::to_owned),

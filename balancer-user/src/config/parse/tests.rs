@@ -84,6 +84,7 @@ fn faults_of_the_node_are_found_at_their_place() {
         ("\"lb-readers\"", "§\"lb readers\"", "bad-value", "\"readers\""),
         ("\"lb-operators\"", "§7", "wrong-type", "\"operators\""),
         ("\"/var/lib/b\"", "§\"/a\\u0000b\"", "bad-value", "\"/a\""),
+        ("page = false", "page = §\"off\"", "wrong-type", "page = true"),
         ("keep_forwarding = true", "keep_forwarding = §\"true\"", "wrong-type", "keep_forwarding = false"),
         ("\"10s\"", "§10", "wrong-type", "\"1h\""),
         ("\"10s\"", "§\"999ms\"", "bad-value", "\"1s\""),

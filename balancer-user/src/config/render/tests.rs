@@ -540,7 +540,7 @@ fn node() -> impl Strategy<Value = Node> {
         prop_oneof![Just(65_537_u32), Just(2), Just(1_000_003)],
         (tunnel_sources(), translation()),
         (absolute(), absolute(), absolute()),
-        any::<[bool; 3]>(),
+        any::<[bool; 4]>(),
         millis(1000..=3_600_000),
         (1_u16.., 0.0..=1.0, 1024..=16_777_216_u32),
         (
@@ -568,6 +568,7 @@ fn node() -> impl Strategy<Value = Node> {
                 // A group has to name its seed.
                 seed: seed.or((!peers.is_empty()).then_some([7; 16])).map(Seed),
                 listen,
+                page: switches[3],
                 peers: peers.into_iter().collect(),
                 table_size,
                 tunnel_source_v4: sources.0,

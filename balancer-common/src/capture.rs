@@ -101,6 +101,11 @@ pub struct Header {
     pub after_len: u32,
     /// See `after_len`.
     pub after_kept: u32,
+    /// Number of the interface that a reply left by; 0 where none was named,
+    /// as a member's packets leave by the member's.
+    pub egress: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 impl Header {
@@ -147,10 +152,10 @@ impl Work {
 const _: () = {
     assert!(Reason::COUNT <= u64::BITS as usize);
     assert!(size_of::<Control>() == 40);
-    assert!(size_of::<Header>() == 64);
-    assert!(size_of::<Work>() == 40 + 64 + 2 * MAX_SNAPLEN);
+    assert!(size_of::<Header>() == 72);
+    assert!(size_of::<Work>() == 40 + 72 + 2 * MAX_SNAPLEN);
     // What is told is one piece of memory.
-    assert!(core::mem::offset_of!(Work, frames) == core::mem::offset_of!(Work, header) + 64);
+    assert!(core::mem::offset_of!(Work, frames) == core::mem::offset_of!(Work, header) + 72);
 };
 
 #[cfg(test)]

@@ -38,6 +38,7 @@ pub(crate) extern "C" fn capture_begin() -> u32 {
     work.header.incarnation = 0;
     work.header.slot = Header::NO_SLOT;
     work.header.hash = 0;
+    work.header.egress = 0;
     0
 }
 
@@ -80,6 +81,16 @@ pub(crate) extern "C" fn capture_flow(seat: u32, slot: u32, hash: u64) -> u32 {
         work.header.incarnation = seat & 0xffff;
         work.header.slot = slot;
         work.header.hash = hash;
+    }
+    0
+}
+
+/// It leaves by the interface with this number.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn capture_egress(egress: u32) -> u32 {
+    if let Some((_, work)) = here() {
+        work.header.egress = egress;
     }
     0
 }

@@ -184,6 +184,7 @@ fn leave(ctx: &XdpContext, egress: u32) -> u32 {
     if egress == ctx.ingress_ifindex() as u32 {
         return XDP_TX;
     }
+    trace::leaves(egress);
     // SAFETY: a helper call with two integers.
     unsafe { bpf_redirect(egress, 0) as u32 }
 }

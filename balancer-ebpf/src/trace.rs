@@ -86,6 +86,14 @@ pub(crate) fn replies(seat: u32) {
     }
 }
 
+/// It leaves by the interface with this number, which is not its member's.
+#[inline(always)]
+pub(crate) fn leaves(egress: u32) {
+    if is_capturing() {
+        capture::capture_egress(egress);
+    }
+}
+
 #[inline(always)]
 pub(crate) fn flow(picked: &Picked) {
     if let Some(record) = record() {

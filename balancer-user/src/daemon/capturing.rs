@@ -44,6 +44,13 @@ pub(super) struct Captures {
     on: Option<Capture>,
 }
 
+impl Captures {
+    /// Whether the capturing program is attached.
+    pub(super) fn is_on(&self) -> bool {
+        self.on.is_some()
+    }
+}
+
 /// The one that is on.
 struct Capture {
     number: u64,

@@ -144,6 +144,7 @@ impl Controller {
                 .collect(),
             change_under_way: self.under_way.as_ref().map(UnderWay::describe),
             closed: self.incidents.closed(),
+            is_capturing: self.captures.is_on(),
             certificates: self.incidents.certificates.clone(),
             problems: self.node_problems(),
         }

@@ -199,6 +199,8 @@ pub struct Told {
     pub slot: Option<u32>,
     /// Hash of its flow, likewise.
     pub hash: Option<u64>,
+    /// Number of the interface it left by, where that is not its member's.
+    pub egress: Option<u32>,
     /// The frame as it came.
     pub before: Frame,
     /// The frame as it left, if it did so by an interface.
@@ -316,6 +318,7 @@ impl Told {
             member: has_member.then_some((header.member as u16, header.incarnation as u16)),
             slot: has_slot.then_some(header.slot),
             hash: has_slot.then_some(header.hash),
+            egress: (header.egress != 0).then_some(header.egress),
             before: frame(before, header.before_len),
             after: (header.after_len != 0).then(|| frame(after, header.after_len)),
         })
@@ -346,6 +349,7 @@ mod tests {
             before_kept: 3,
             after_len: 80,
             after_kept: 2,
+            egress: 6,
             ..Header::zeroed()
         };
         // The ring pads to eight bytes.
@@ -356,7 +360,8 @@ mod tests {
         assert_eq!(packet.after.unwrap().bytes, [4, 5]);
         assert_eq!(packet.member, Some((2, 9)));
         assert_eq!((packet.slot, packet.hash), (Some(5), Some(11)));
-        for len in 0..69 {
+        assert_eq!(packet.egress, Some(6));
+        for len in 0..size_of::<Header>() + 5 {
             assert!(Told::read(&bytes[..len]).is_err(), "{len}");
         }
     }
@@ -375,7 +380,7 @@ mod tests {
             (packet.service, packet.member, packet.slot, packet.hash),
             (None, None, None, None)
         );
-        assert_eq!(packet.after, None);
+        assert_eq!((packet.after, packet.egress), (None, None));
         let unknown = Header {
             reason: u32::MAX,
             ..header

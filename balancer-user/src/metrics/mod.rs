@@ -118,6 +118,8 @@ pub struct Observed {
     pub closed: Vec<Incident>,
     /// What is wrong with the node and no incident, a sentence each.
     pub problems: Vec<String>,
+    /// Whether live packets are captured.
+    pub is_capturing: bool,
     /// Certificates that probes were shown.
     pub certificates: Vec<CertificateObserved>,
 }

@@ -11,17 +11,21 @@ use balancer_tests::balancer::{Balancer, binary};
 use balancer_tests::lab::cleanup::Scratch;
 use balancer_tests::lab::process::{self, Process};
 use balancer_tests::lab::server::Nginx;
-use balancer_tests::lab::{Lab, Namespace, wait_for};
+use balancer_tests::lab::{Lab, LabConfig, Namespace, Replies, wait_for};
 use balancer_user::api::types::Change;
 use nix::sys::signal::Signal;
 
 use crate::LIMIT;
 use crate::fixture::{
-    Api, Service, balancer, burst, get, get_well, l2, load, stop_unharmed, v6, wait_answers,
+    Api, Service, balancer, burst, get, get_well, l2, load, stop_unharmed, v4, v6, wait_answers,
     web_servers,
 };
+use crate::metrics::{serving, wait_sample};
 use crate::programs::attached_id;
 use crate::programs_swapped::packets;
+
+/// Whether one is on, for Prometheus.
+const ACTIVE: &str = "balancer_captures_active";
 
 /// A capture that runs beside the test.
 struct Running {
@@ -316,6 +320,50 @@ fn capture_goes_on_through_a_change_that_takes_another_program() -> Result<()> {
 }
 
 #[test]
+fn reply_that_leaves_by_another_interface_is_seen_on_both() -> Result<()> {
+    let lab = Lab::routed(LabConfig {
+        replies: Replies::ViaBalancer,
+        vips_on_backends: false,
+        ..LabConfig::backends(1)
+    })?;
+    let _servers = web_servers(&lab)?;
+    let service = Service::web(lab.vip_v4(), "nat", v4(lab.backends()));
+    let namespace = lab.balancer().namespace();
+    let balancer = Balancer::start(namespace, &["eth0", "eth1"], &service.toml())?;
+    balancer.wait_backend("web", "backend0", "up")?;
+    let arguments = ["--service", "web", "--verdict", "redirect", "-c", "4"];
+    let file = [&arguments[..], &["-w", "packets.pcapng"]].concat();
+    let mut capture = Running::start(&balancer, &file)?;
+    get_well(&lab, service.dial())?;
+    capture.end()?;
+    let frames = read(&capture.file("packets.pcapng"))?;
+    ensure!(frames.len() == 8, "{frames:#?}");
+    let mut seen = BTreeSet::new();
+    for pair in frames.chunks(2) {
+        let is_reply = pair[0].comment.contains("reason=reply_forwarded");
+        let ways = [&*pair[0].interface, &*pair[1].interface];
+        let expected = match is_reply {
+            true => ["eth1 in", "eth0 out"],
+            false => ["eth0 in", "eth1 out"],
+        };
+        ensure!(ways == expected, "{pair:#?}");
+        seen.insert(is_reply);
+    }
+    ensure!(seen.len() == 2, "{frames:#?}");
+
+    let lines = [&arguments[..], &["--text"]].concat();
+    let mut capture = Running::start(&balancer, &lines)?;
+    get_well(&lab, service.dial())?;
+    capture.end()?;
+    let said = capture.log();
+    println!("{said}");
+    let mut replies = said.lines().filter(|it| it.contains("reply_forwarded"));
+    let named = |it: &str| it.contains(" eth1 redirect ") && it.contains(" => eth0 ");
+    ensure!(replies.clone().count() > 0 && replies.all(named), "{said}");
+    Ok(())
+}
+
+#[test]
 fn dropped_packets_are_seen_with_their_reason() -> Result<()> {
     let (lab, servers, service) = lab_of(1)?;
     let balancer = balancer(&lab, &service.toml())?;
@@ -337,7 +385,7 @@ fn dropped_packets_are_seen_with_their_reason() -> Result<()> {
 #[test]
 fn capture_is_refused_beside_another_and_ends_with_its_client_or_by_command() -> Result<()> {
     let (lab, _servers, service) = lab_of(1)?;
-    let mut balancer = balancer(&lab, &service.toml())?;
+    let mut balancer = serving(&lab, &service.toml())?;
     refused(
         &balancer,
         &["--service", "shop"],
@@ -350,15 +398,26 @@ fn capture_is_refused_beside_another_and_ends_with_its_client_or_by_command() ->
     )?;
     refused(&balancer, &["--stop"], "no capture is on")?;
     ensure!(!is_on(&balancer)?, "a refused capture is on");
+    wait_sample(&lab, ACTIVE, |it| it == Some(0.0))?;
 
     let mut first = Running::start(&balancer, &["--text", "--service", "web"])?;
     refused(&balancer, &[], "capture 1 is on, by root")?;
+    wait_sample(&lab, ACTIVE, |it| it == Some(1.0))?;
     let status = balancer.succeed(&["status"])?;
     ensure!(status.contains("capture 1 of live packets"), "{status}");
     let said = balancer.succeed(&["capture", "--stop"])?;
     ensure!(said == "capture 1, by root, ends\n", "{said}");
     first.end()?;
     ensure!(!is_on(&balancer)?, "capture 1 is on after its end");
+    wait_sample(&lab, ACTIVE, |it| it == Some(0.0))?;
+    let log = balancer.log();
+    for part in [
+        "a capture of live packets begins capture=1 author=root what=service web",
+        "a capture is to end capture=1 author=root",
+        "a capture is over capture=1 author=root why=it was ended by command",
+    ] {
+        ensure!(log.contains(part), "no {part:?} in {log}");
+    }
 
     // Its client goes without a word.
     let mut second = Running::start(&balancer, &["--text"])?;

@@ -170,10 +170,11 @@ impl Reader {
         let seat = told.service.zip(told.member);
         let seat = seat.and_then(|(id, (index, incarnation))| names.member(id, index, incarnation));
         let is_reply = told.slot.is_none();
-        let out_interface = match (told.action, seat) {
-            (Action::Tx, _) => Some(interface.clone()),
-            // A reply goes back to its client, by any interface.
-            (Action::Redirect, Some(seat)) if !is_reply => Some(self.interface(seat.egress)),
+        let out_interface = match (told.action, told.egress, seat) {
+            (Action::Tx, ..) => Some(interface.clone()),
+            // A reply goes back the way its client came.
+            (Action::Redirect, Some(egress), _) => Some(self.interface(egress)),
+            (Action::Redirect, None, Some(seat)) if !is_reply => Some(self.interface(seat.egress)),
             _ => None,
         };
         Captured::Packet(Box::new(CapturedPacket {

@@ -254,6 +254,12 @@ pub(super) const ALL: &[Family] = &[
         &[],
         |it, samples| samples.level(&[], it.observed.handshake_sample),
     ),
+    gauge(
+        "balancer_captures_active",
+        "Captures of live packets that are on: 1 or 0. The program that serves one forwards more slowly.",
+        &[],
+        |it, samples| samples.level(&[], f64::from(it.observed.is_capturing)),
+    ),
     counter(
         "balancer_probes_delayed_total",
         "Probes that began late as too many were under way.",

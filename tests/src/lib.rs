@@ -12,5 +12,6 @@ pub mod frames;
 pub mod kernel;
 pub mod lab;
 pub mod live;
+pub mod metrics;
 pub mod model;
 pub mod tamper;

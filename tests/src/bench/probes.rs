@@ -16,6 +16,7 @@ use crate::lab::cleanup;
 use crate::lab::namespace::Namespace;
 use crate::lab::server::{Nginx, NginxConfig};
 use crate::lab::{Lab, LabConfig, Node, wait_for};
+use crate::metrics::Samples;
 
 const SERVICES: usize = 20;
 const BACKENDS: usize = 100;
@@ -137,17 +138,16 @@ impl Look {
             .args(["-sS", "--fail", &format!("http://{LISTEN}/metrics")])
             .output()?;
         ensure!(output.status.success(), "{output:?}");
-        let text = String::from_utf8(output.stdout)?;
-        let one = |name: &str| -> Result<f64> { sum(&text, name).with_context(|| name.to_owned()) };
+        let samples = Samples::read(std::str::from_utf8(&output.stdout)?)?;
         let lateness = "balancer_probe_lateness_seconds";
-        let probes = one(&format!("{lateness}_count"))?;
+        let probes = samples.of(&format!("{lateness}_count"))?;
         Ok(Self {
             at: Instant::now(),
             cpu: cpu_seconds(pid)?,
             probes,
-            failed: sum_where(&text, "balancer_service_probes_total", "failed"),
-            late: probes - one(&format!("{lateness}_bucket{{le=\"{ON_TIME}\"}}"))?,
-            lateness: one(&format!("{lateness}_sum"))?,
+            failed: samples.sum_where("balancer_service_probes_total", "result", "failed"),
+            late: probes - samples.of(&format!("{lateness}_bucket{{le=\"{ON_TIME}\"}}"))?,
+            lateness: samples.of(&format!("{lateness}_sum"))?,
             files: Path::new("/proc")
                 .join(pid.to_string())
                 .join("fd")
@@ -156,22 +156,6 @@ impl Look {
             memory: status_field(pid, "RssAnon")? as f64 * 1024.0 / MEGABYTE,
         })
     }
-}
-
-/// The value of a sample with this name and labels.
-fn sum(text: &str, name: &str) -> Option<f64> {
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
-    line.trim().parse().ok()
-}
-
-/// Of the samples of a family in which a label has this value, together.
-fn sum_where(text: &str, family: &str, value: &str) -> f64 {
-    let lines = text.lines().filter(|line| line.starts_with(family));
-    let lines = lines.filter(|line| line.contains(&format!("\"{value}\"")));
-    let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-    values.sum()
 }
 
 /// Has the server answer at the addresses of all backends.

@@ -192,7 +192,7 @@ fn fewest(lab: &Lab) -> Result<u64> {
     let failed = |name: &str| {
         let sample =
             format!("balancer_service_probes_total{{service=\"{name}\",result=\"failed\"}}");
-        samples.get(&sample).copied().with_context(|| sample)
+        samples.of(&sample)
     };
     let counts: Vec<f64> = names().map(failed).collect::<Result<_>>()?;
     Ok(counts.into_iter().fold(f64::INFINITY, f64::min) as u64)
@@ -255,6 +255,6 @@ fn an_hour_of_bad_answers_costs_no_descriptor_and_no_memory() -> Result<()> {
     let passed = samples
         .iter()
         .filter(|it| it.0.contains("result=\"passed\""));
-    ensure!(passed.map(|it| *it.1).sum::<f64>() == 0.0, "{samples:#?}");
+    ensure!(passed.map(|it| it.1).sum::<f64>() == 0.0, "{samples:#?}");
     Ok(())
 }

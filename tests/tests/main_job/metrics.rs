@@ -2,7 +2,6 @@
 //! goes back whatever becomes of backends, and Prometheus's own tool has
 //! nothing to say about it.
 
-use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -11,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use balancer_tests::balancer::Balancer;
 use balancer_tests::lab::client::{Curl, Response};
 use balancer_tests::lab::{Lab, process, wait_for};
+use balancer_tests::metrics::Samples;
 
 use crate::LIMIT;
 use crate::fixture::{Service, balancer, burst, l2, load, stop_unharmed, web_servers};
@@ -36,24 +36,10 @@ fn ask(lab: &Lab, path: &str, accept: &str) -> Result<Response> {
     curl.run(lab.client(0).namespace())
 }
 
-/// Samples by their name with labels.
-pub(crate) type Samples = BTreeMap<String, f64>;
-
 pub(crate) fn samples(lab: &Lab) -> Result<Samples> {
     let response = ask(lab, "/metrics", "text/plain")?;
     ensure!(response.status == 200, "{response:?}");
-    let text = response.text();
-    let lines = text.lines().filter(|line| !line.starts_with('#'));
-    let sample = |line: &str| {
-        let (name, value) = line.rsplit_once(' ').context("no value")?;
-        Ok((name.to_owned(), value.parse()?))
-    };
-    lines.map(sample).collect()
-}
-
-fn of(samples: &Samples, name: &str) -> Result<f64> {
-    let found = samples.get(name).copied();
-    found.with_context(|| format!("no {name} in {samples:#?}"))
+    Samples::read(&response.text())
 }
 
 /// Waits until a sample is as wanted.
@@ -64,7 +50,7 @@ pub(crate) fn wait_sample(
 ) -> Result<Samples> {
     wait_for(&format!("sample {name}"), LIMIT, || {
         let samples = samples(lab).ok()?;
-        is_it(samples.get(name).copied()).then_some(samples)
+        is_it(samples.get(name)).then_some(samples)
     })
 }
 
@@ -101,36 +87,33 @@ fn what_was_sent_is_told_and_promtool_has_nothing_to_say() -> Result<()> {
     let mut flows = 0.0;
     for backend in &status.services[0].backends {
         let labels = format!("{{service=\"web\",backend=\"{}\"}}", backend.name);
-        let counted = of(&samples, &format!("balancer_backend_flows_total{labels}"))?;
+        let counted = samples.of(&format!("balancer_backend_flows_total{labels}"))?;
         ensure!(counted == backend.flows as f64, "{counted}: {backend:?}");
         flows += counted;
         let name = format!("balancer_backend_handshake_duration_seconds_count{labels}");
-        let timed = of(&samples, &name)?;
+        let timed = samples.of(&name)?;
         let finished = labels.replace('}', ",result=\"finished\"}");
-        let finished = of(
-            &samples,
-            &format!("balancer_backend_handshakes_total{finished}"),
-        )?;
+        let finished = samples.of(&format!("balancer_backend_handshakes_total{finished}"))?;
         ensure!(timed == finished && timed > 0.0, "{timed}: {backend:?}");
         let name = format!("balancer_backend_expected_share_ratio{labels}");
-        let expected = of(&samples, &name)?;
+        let expected = samples.of(&name)?;
         ensure!(
             (expected - backend.share_expected).abs() < 1e-9,
             "{expected}"
         );
         let state = labels.replace('}', ",state=\"up\"}");
-        ensure!(of(&samples, &format!("balancer_backend_state{state}"))? == 1.0);
+        ensure!(samples.of(&format!("balancer_backend_state{state}"))? == 1.0);
         let passed = labels.replace('}', ",result=\"passed\"}");
-        ensure!(of(&samples, &format!("balancer_backend_probes_total{passed}"))? >= 2.0);
+        ensure!(samples.of(&format!("balancer_backend_probes_total{passed}"))? >= 2.0);
     }
-    ensure!(flows == of(&samples, FLOWS)?, "{flows}");
+    ensure!(flows == samples.of(FLOWS)?, "{flows}");
     let forwarded = "balancer_packets_total{verdict=\"forward\",reason=\"forwarded\"}";
-    let packets = of(&samples, "balancer_service_packets_total{service=\"web\"}")?;
-    ensure!(of(&samples, forwarded)? >= packets && packets > 2400.0);
-    ensure!(of(&samples, "balancer_revision")? == 1.0);
-    let members = of(&samples, "balancer_map_entries{map=\"members\"}")?;
+    let packets = samples.of("balancer_service_packets_total{service=\"web\"}")?;
+    ensure!(samples.of(forwarded)? >= packets && packets > 2400.0);
+    ensure!(samples.of("balancer_revision")? == 1.0);
+    let members = samples.of("balancer_map_entries{map=\"members\"}")?;
     ensure!(members == 3.0, "{members}");
-    ensure!(of(&samples, "process_resident_memory_bytes")? > 1e6);
+    ensure!(samples.of("process_resident_memory_bytes")? > 1e6);
 
     let response = ask(&lab, "/metrics", "text/plain")?;
     let mut promtool = lab.client(0).namespace().command("promtool");
@@ -164,9 +147,9 @@ fn counters_never_go_back_through_changes_and_crashes() -> Result<()> {
     let text = format!("handshake_sample = 1.0\n{}", service.toml());
     let mut balancer = serving(&lab, &text)?;
     let load = load(&lab, service.dial())?;
-    let mut last = Samples::new();
+    let mut last = Samples::default();
     let mut look = || -> Result<Samples> {
-        let wanted = last.get(FLOWS).copied().unwrap_or_default() + 100.0;
+        let wanted = last.get(FLOWS).unwrap_or_default() + 100.0;
         let now = wait_sample(&lab, FLOWS, |it| it.is_some_and(|it| it > wanted))?;
         insist_on_no_return(&last, &now)?;
         last = now.clone();
@@ -179,12 +162,12 @@ fn counters_never_go_back_through_changes_and_crashes() -> Result<()> {
     look()?;
     let now = wait_sample(&lab, "balancer_revision", |it| it == Some(3.0))?;
     ensure!(
-        now.keys().any(|it| it.contains("state=\"draining\"")),
+        now.iter().any(|it| it.0.contains("state=\"draining\"")),
         "{now:?}"
     );
     let outcome = "balancer_last_change_info{revision=\"3\",author=\"root\",cause=\"command\",\
                    outcome=\"committed\"}";
-    ensure!(of(&now, outcome)? == 1.0);
+    ensure!(now.of(outcome)? == 1.0);
     let answered = stop_unharmed(load)?;
     // With nobody's flows on it, one goes and comes back: it counts anew.
     let before = samples(&lab)?;
@@ -193,7 +176,7 @@ fn counters_never_go_back_through_changes_and_crashes() -> Result<()> {
     let without = wait_sample(&lab, gone, |it| it.is_none())?;
     insist_on_no_return(&before, &without)?;
     ensure!(
-        of(&without, FLOWS)? == of(&before, FLOWS)?,
+        without.of(FLOWS)? == before.of(FLOWS)?,
         "{answered} answers"
     );
     // The kernel counts on over a daemon's death.
@@ -201,7 +184,7 @@ fn counters_never_go_back_through_changes_and_crashes() -> Result<()> {
     balancer.restart()?;
     let again = wait_sample(&lab, FLOWS, |it| it.is_some())?;
     let kept = "balancer_backend_flows_total{service=\"web\",backend=\"backend0\"}";
-    ensure!(of(&again, kept)? == of(&before, kept)?, "{again:?}");
+    ensure!(again.of(kept)? == before.of(kept)?, "{again:?}");
     Ok(())
 }
 

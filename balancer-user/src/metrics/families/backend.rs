@@ -3,9 +3,9 @@
 
 use std::fmt;
 
+use super::counted::{self, Subject, counted};
 use super::{Family, counter, gauge, handshakes, histogram, probes};
 use crate::metrics::ledger::{Count, Steps, Totals};
-use crate::metrics::text::Samples;
 use crate::metrics::{BackendObserved, Detail, ServiceObserved, Snapshot};
 
 const BACKEND: &[&str] = &["service", "backend"];
@@ -69,88 +69,16 @@ pub(super) const ALL: &[Family] = &[
         },
     ),
     counter(
-        "balancer_backend_packets_total",
-        "Packets of clients sent to a backend.",
-        BACKEND,
-        |it, samples| count(it, samples, Count::Packets),
-    ),
-    counter(
-        "balancer_backend_bytes_total",
-        "Bytes of these packets from the IP header on.",
-        BACKEND,
-        |it, samples| count(it, samples, Count::Bytes),
-    ),
-    counter(
-        "balancer_backend_flows_total",
-        "New flows: SYNs of TCP, first records of UDP flows.",
-        BACKEND,
-        |it, samples| count(it, samples, Count::Flows),
-    ),
-    counter(
-        "balancer_backend_resets_total",
-        "TCP packets of clients with RST.",
-        BACKEND,
-        |it, samples| count(it, samples, Count::Resets),
-    ),
-    counter(
-        "balancer_backend_handshakes_total",
-        "Timed handshakes by result: finished, unfinished (none in 3 s, or reset) or unknown.",
-        &["service", "backend", "result"],
-        |it, samples| {
-            each(it, |service, name, totals| {
-                samples.count(&[service, name, "finished"], totals.of(Count::Finished))?;
-                samples.count(&[service, name, "unfinished"], totals.of(Count::Unfinished))?;
-                samples.count(&[service, name, "unknown"], totals.of(Count::Unknown))
-            })
-        },
-    ),
-    counter(
-        "balancer_backend_syn_repeats_total",
-        "Further SYNs of timed handshakes before they were over.",
-        BACKEND,
-        |it, samples| count(it, samples, Count::Repeated),
-    ),
-    counter(
-        "balancer_backend_probes_total",
-        "Probes by result: passed, failed, or local (failed on the balancer's own side, which says nothing of the backend).",
-        &["service", "backend", "result"],
-        |it, samples| {
-            each(it, |service, name, totals| {
-                samples.count(&[service, name, "passed"], totals.of(Count::Passed))?;
-                samples.count(&[service, name, "failed"], totals.of(Count::Failed))?;
-                samples.count(&[service, name, "local"], totals.of(Count::Local))
-            })
-        },
-    ),
-    counter(
         "balancer_backend_probe_state_changes_total",
         "How often the probes changed their mind about a backend.",
         BACKEND,
-        |it, samples| count(it, samples, Count::Transitions),
-    ),
-    histogram(
-        "balancer_backend_handshake_duration_seconds",
-        "Time from SYN to the client's ACK of timed handshakes; the sum is an estimate by the buckets.",
-        BACKEND,
-        |it, samples| {
-            let has_any = it.observed.handshake_sample > 0.0;
-            steps(it, |service, name, steps| match has_any {
-                true => handshakes(samples, &[service, name], steps),
-                false => Ok(()),
-            })
-        },
-    ),
-    histogram(
-        "balancer_backend_probe_duration_seconds",
-        "Time that probes took, good and bad ones.",
-        BACKEND,
-        |it, samples| {
-            steps(it, |service, name, steps| {
-                probes(samples, &[service, name], steps)
-            })
-        },
+        |it, samples| counted::count::<Backends>(it, samples, Count::Transitions),
     ),
 ];
+
+/// What is counted of each.
+pub(super) const COUNTED: &[Family] =
+    counted!("backend", "a backend", Backends, "service", "backend");
 
 fn observed(
     snapshot: &Snapshot,
@@ -167,34 +95,33 @@ fn observed(
     })
 }
 
-fn each(
-    snapshot: &Snapshot,
-    mut write: impl FnMut(&str, &str, &Totals) -> fmt::Result,
-) -> fmt::Result {
-    let services = snapshot.observed.services.iter();
-    let mut services = services.zip(&snapshot.services);
-    services.try_for_each(|(service, totals)| {
-        let shape = &service.shape;
-        let mut backends = shape.backends.iter().zip(&totals.backends);
-        backends.try_for_each(|((name, _), totals)| write(&shape.service, name, totals))
-    })
-}
+/// All backends of which single figures are told.
+struct Backends;
 
-fn count(snapshot: &Snapshot, samples: &mut Samples<'_>, count: Count) -> fmt::Result {
-    each(snapshot, |service, name, totals| {
-        samples.count(&[service, name], totals.of(count))
-    })
-}
+impl Subject for Backends {
+    fn totals(
+        snapshot: &Snapshot,
+        mut write: impl FnMut(&[&str], &Totals) -> fmt::Result,
+    ) -> fmt::Result {
+        let services = snapshot.observed.services.iter();
+        let mut services = services.zip(&snapshot.services);
+        services.try_for_each(|(service, totals)| {
+            let shape = &service.shape;
+            let mut backends = shape.backends.iter().zip(&totals.backends);
+            backends.try_for_each(|((name, _), totals)| write(&[&shape.service, name], totals))
+        })
+    }
 
-fn steps(
-    snapshot: &Snapshot,
-    mut write: impl FnMut(&str, &str, &Steps) -> fmt::Result,
-) -> fmt::Result {
-    let services = snapshot.observed.services.iter();
-    let mut services = services.zip(&snapshot.services);
-    services.try_for_each(|(service, totals)| {
-        let shape = &service.shape;
-        let mut backends = shape.backends.iter().zip(&totals.backend_steps);
-        backends.try_for_each(|((name, _), steps)| write(&shape.service, name, steps))
-    })
+    fn steps(
+        snapshot: &Snapshot,
+        mut write: impl FnMut(&[&str], &Steps) -> fmt::Result,
+    ) -> fmt::Result {
+        let services = snapshot.observed.services.iter();
+        let mut services = services.zip(&snapshot.services);
+        services.try_for_each(|(service, totals)| {
+            let shape = &service.shape;
+            let mut backends = shape.backends.iter().zip(&totals.backend_steps);
+            backends.try_for_each(|((name, _), steps)| write(&[&shape.service, name], steps))
+        })
+    }
 }

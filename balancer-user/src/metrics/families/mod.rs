@@ -2,6 +2,7 @@
 //! from. `docs/metrics.md` has them as a table, which a test compares.
 
 mod backend;
+mod counted;
 mod node;
 mod process;
 mod service;
@@ -54,7 +55,14 @@ impl Kind {
 
 /// All of them, in the order in which they are told.
 pub fn all() -> impl Iterator<Item = &'static Family> {
-    let groups = [node::ALL, service::ALL, backend::ALL, process::ALL];
+    let groups = [
+        node::ALL,
+        service::ALL,
+        service::COUNTED,
+        backend::ALL,
+        backend::COUNTED,
+        process::ALL,
+    ];
     groups.into_iter().flatten()
 }
 

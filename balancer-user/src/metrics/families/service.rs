@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::counted::{self, Subject, counted};
 use super::{Family, counter, gauge, handshakes, histogram, probes};
 use crate::desired::BackendState;
-use crate::metrics::ledger::{Count, ServiceTotals};
+use crate::metrics::ledger::{Count, ServiceTotals, Steps, Totals};
 use crate::metrics::text::Samples;
 use crate::metrics::{ServiceObserved, Snapshot};
 
@@ -51,81 +52,30 @@ pub(super) const ALL: &[Family] = &[
                 })
         },
     ),
-    counter(
-        "balancer_service_packets_total",
-        "Packets of clients sent to backends of a service.",
-        SERVICE,
-        |it, samples| count(it, samples, Count::Packets),
-    ),
-    counter(
-        "balancer_service_bytes_total",
-        "Bytes of these packets from the IP header on.",
-        SERVICE,
-        |it, samples| count(it, samples, Count::Bytes),
-    ),
-    counter(
-        "balancer_service_flows_total",
-        "New flows: SYNs of TCP, first records of UDP flows.",
-        SERVICE,
-        |it, samples| count(it, samples, Count::Flows),
-    ),
-    counter(
-        "balancer_service_resets_total",
-        "TCP packets of clients with RST.",
-        SERVICE,
-        |it, samples| count(it, samples, Count::Resets),
-    ),
-    counter(
-        "balancer_service_handshakes_total",
-        "Timed handshakes by result: finished, unfinished (none in 3 s, or reset) or unknown.",
-        &["service", "result"],
-        |it, samples| {
-            each(it, |name, totals| {
-                let totals = &totals.totals;
-                samples.count(&[name, "finished"], totals.of(Count::Finished))?;
-                samples.count(&[name, "unfinished"], totals.of(Count::Unfinished))?;
-                samples.count(&[name, "unknown"], totals.of(Count::Unknown))
-            })
-        },
-    ),
-    counter(
-        "balancer_service_syn_repeats_total",
-        "Further SYNs of timed handshakes before they were over.",
-        SERVICE,
-        |it, samples| count(it, samples, Count::Repeated),
-    ),
-    histogram(
-        "balancer_service_handshake_duration_seconds",
-        "Time from SYN to the client's ACK of timed handshakes; the sum is an estimate by the buckets.",
-        SERVICE,
-        |it, samples| {
-            let has_any = it.observed.handshake_sample > 0.0;
-            each(it, |name, totals| match has_any {
-                true => handshakes(samples, &[name], &totals.steps),
-                false => Ok(()),
-            })
-        },
-    ),
-    counter(
-        "balancer_service_probes_total",
-        "Probes by result: passed, failed, or local (failed on the balancer's own side, which says nothing of the backend).",
-        &["service", "result"],
-        |it, samples| {
-            each(it, |name, totals| {
-                let totals = &totals.totals;
-                samples.count(&[name, "passed"], totals.of(Count::Passed))?;
-                samples.count(&[name, "failed"], totals.of(Count::Failed))?;
-                samples.count(&[name, "local"], totals.of(Count::Local))
-            })
-        },
-    ),
-    histogram(
-        "balancer_service_probe_duration_seconds",
-        "Time that probes took, good and bad ones.",
-        SERVICE,
-        |it, samples| each(it, |name, totals| probes(samples, &[name], &totals.steps)),
-    ),
 ];
+
+/// What is counted of each.
+pub(super) const COUNTED: &[Family] =
+    counted!("service", "backends of a service", Services, "service");
+
+/// All services.
+struct Services;
+
+impl Subject for Services {
+    fn totals(
+        snapshot: &Snapshot,
+        mut write: impl FnMut(&[&str], &Totals) -> fmt::Result,
+    ) -> fmt::Result {
+        each(snapshot, |name, it| write(&[name], &it.totals))
+    }
+
+    fn steps(
+        snapshot: &Snapshot,
+        mut write: impl FnMut(&[&str], &Steps) -> fmt::Result,
+    ) -> fmt::Result {
+        each(snapshot, |name, it| write(&[name], &it.steps))
+    }
+}
 
 fn each(
     snapshot: &Snapshot,
@@ -134,12 +84,6 @@ fn each(
     let services = snapshot.observed.services.iter();
     let mut services = services.zip(&snapshot.services);
     services.try_for_each(|(service, totals)| write(&service.shape.service, totals))
-}
-
-fn count(snapshot: &Snapshot, samples: &mut Samples<'_>, count: Count) -> fmt::Result {
-    each(snapshot, |name, it| {
-        samples.count(&[name], it.totals.of(count))
-    })
 }
 
 fn states(snapshot: &Snapshot, samples: &mut Samples<'_>) -> fmt::Result {

@@ -147,7 +147,11 @@ impl Controller {
         (state, share): (BackendState, f64),
         gathered: &Gathered,
     ) -> BackendLook {
-        let is_unwell = matches!(state, BackendState::Down | BackendState::Held);
+        let is_unwell = match state {
+            BackendState::Down | BackendState::Held => true,
+            BackendState::Unproven => self.is_failing(&service.name, &backend.name),
+            _ => false,
+        };
         let counted = seat.map(|seat| self.rates.counted(seat.counter));
         let counted = counted.unwrap_or_default();
         let handshakes = seat.and_then(|seat| gathered.handshakes.get(&seat.counter));

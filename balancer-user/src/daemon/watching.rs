@@ -249,6 +249,12 @@ impl Controller {
         }
     }
 
+    /// Whether a backend's probes have failed as often as takes one down.
+    pub(super) fn is_failing(&self, service: &str, backend: &str) -> bool {
+        let found = self.scheduler.states().one(&target(service, backend));
+        found.is_some_and(|it| it.monitor.is_failing())
+    }
+
     /// Why the last probe of a backend was bad.
     pub(super) fn last_failure(&self, service: &str, backend: &str) -> String {
         let found = self.scheduler.states().one(&target(service, backend));

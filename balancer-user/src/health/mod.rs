@@ -271,7 +271,7 @@ impl Monitor {
     fn next_state(&self, now: Instant) -> State {
         let has_risen = self.good_in_row >= self.timing.rise.max(1);
         match self.state {
-            State::Up | State::Held if self.bad_in_row >= self.timing.fall.max(1) => State::Down,
+            State::Up | State::Held if self.is_failing() => State::Down,
             State::Unproven | State::Down | State::Held if has_risen => {
                 match self.damping.holds(&self.timing.flap, now) {
                     true => State::Held,
@@ -337,6 +337,12 @@ impl Monitor {
     /// Bad outcomes since the last good one.
     pub fn bad_in_row(&self) -> u32 {
         self.bad_in_row
+    }
+
+    /// Whether so many were bad in a row as take a backend down, also one that
+    /// never was up.
+    pub fn is_failing(&self) -> bool {
+        self.bad_in_row >= self.timing.fall.max(1)
     }
 
     /// Failures of our own since the last evidence. While this grows the

@@ -14,6 +14,7 @@ mod heat;
 pub mod incident;
 mod skew;
 mod sources;
+mod states;
 mod traffic;
 
 #[cfg(test)]
@@ -77,7 +78,8 @@ pub struct BackendLook {
     pub share: f64,
     /// Whether it takes traffic, and why not.
     pub state: BackendState,
-    /// Why its last probe was bad.
+    /// Why its last probe was bad, where its probes have taken it down, keep
+    /// it out, or fail since the daemon knows it.
     pub last_failure: Option<String>,
     /// How long its last good probes took, the latest first; fewer where there
     /// were fewer.
@@ -243,7 +245,7 @@ impl Watch {
                     self.services.insert(service.name.clone(), history);
                 }
             }
-            states(service, &mut signs);
+            states::signs(service, &mut signs);
         }
         signs
     }
@@ -324,63 +326,4 @@ impl History {
 /// Whether two names are the same: mostly they are even in the same place.
 fn is_same(one: &Arc<str>, other: &Arc<str>) -> bool {
     Arc::ptr_eq(one, other) || one == other
-}
-
-/// What the states of the backends say by themselves.
-fn states(service: &ServiceLook, signs: &mut Vec<Sign>) {
-    let of = |state: BackendState| service.backends.iter().filter(move |it| it.state == state);
-    let (up, down) = (of(BackendState::Up).count(), of(BackendState::Down).count());
-    let mut add = |kind, backend: Option<&BackendLook>, what: String, cause: String| {
-        signs.push(Sign {
-            kind,
-            service: service.name.clone(),
-            backend: backend.map(|it| it.name.to_string()),
-            what,
-            cause,
-        });
-    };
-    for backend in of(BackendState::Down) {
-        let why = backend.last_failure.as_deref().unwrap_or("no probe passes");
-        add(
-            Kind::BackendDown,
-            Some(backend),
-            format!("is down: {why}"),
-            "the server does not answer its probe as the file asks".to_owned(),
-        );
-    }
-    for backend in of(BackendState::Held) {
-        let why = backend.last_failure.as_deref().unwrap_or("it fell");
-        let held = match service.uses_held {
-            true => "is held, and used nevertheless, as too few others are up",
-            false => "is held",
-        };
-        add(
-            Kind::BackendHeld,
-            Some(backend),
-            format!("{held}: {why}"),
-            "the server goes up and down".to_owned(),
-        );
-    }
-    if service.uses_backups {
-        let what = format!("backups get traffic, {down} backends are down");
-        let cause = "fewer of the primary pool are healthy than backup_below asks for".to_owned();
-        add(Kind::BackupsUsed, None, what, cause);
-    }
-    let out = of(BackendState::Draining).count() + of(BackendState::Disabled).count();
-    if up == 0 && down == 0 && out > 0 && out == service.backends.len() {
-        let what = format!("no backend gets new flows: all {out} are drained or of weight 0");
-        let cause = "the configuration takes every backend out; no server need be wrong";
-        add(Kind::ServiceDown, None, what, cause.to_owned());
-    }
-    if up == 0 && down > 0 && !service.fails_open && !service.uses_held {
-        let what = format!("no backend is up, {down} are down: its packets are dropped");
-        let cause = "the servers, or the way to them: all probes fail".to_owned();
-        add(Kind::ServiceDown, None, what, cause);
-    }
-    if service.fails_open {
-        let all = service.backends.len();
-        let what = format!("{up} of {all} backends are healthy, so all of them get traffic");
-        let cause = "fewer are up than fail_open_below asks for".to_owned();
-        add(Kind::FailOpen, None, what, cause);
-    }
 }

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use balancer_tests::lab::cleanup::Scratch;
 use balancer_tests::lab::client::Curl;
+use balancer_tests::lab::server::{Nginx, NginxConfig};
 use balancer_tests::lab::{Lab, Process, wait_for};
 use serde_json::Value;
 
 use crate::apply::paced;
 use crate::fixture::{Service, l2, wait_answers, web_servers};
-use crate::metrics::serving;
+use crate::metrics::{serving, wait_sample};
 use crate::verify::Kernel;
 
 /// Two programs have to start, scrape, evaluate and send.
@@ -53,17 +54,8 @@ fn start<'a>(lab: &'a Lab, balancer: &str) -> Result<Watchers<'a>> {
              scrape_configs: [{{ job_name: balancer, static_configs: [{{ targets: ['{balancer}'] }}] }}]\n"
         ),
     )?;
-    let quiet = "route: { receiver: nobody, group_wait: 1s }\nreceivers: [{ name: nobody }]\n";
-    fs::write(path("alertmanager.yml"), quiet)?;
+    let second = start_alertmanager(lab, alertmanager, directory.path())?;
     let client = lab.client(0).namespace();
-    let mut command = client.command("prometheus-alertmanager");
-    command
-        .arg(format!("--config.file={}", path("alertmanager.yml")))
-        .arg(format!("--storage.path={}", path("alertmanager")))
-        .arg(format!("--web.listen-address={alertmanager}"))
-        .arg("--cluster.listen-address=");
-    let log = directory.path().join("alertmanager.log");
-    let second = Process::spawn("prometheus-alertmanager", command, &log)?;
     let mut command = client.command("prometheus");
     command
         .arg(format!("--config.file={}", path("prometheus.yml")))
@@ -79,12 +71,31 @@ fn start<'a>(lab: &'a Lab, balancer: &str) -> Result<Watchers<'a>> {
     })
 }
 
+/// An Alertmanager that tells nobody.
+fn start_alertmanager(lab: &Lab, at: SocketAddr, directory: &Path) -> Result<Process> {
+    let path = |name: &str| directory.join(name).display().to_string();
+    let quiet = "route: { receiver: nobody, group_wait: 1s }\nreceivers: [{ name: nobody }]\n";
+    fs::write(path("alertmanager.yml"), quiet)?;
+    let mut command = lab.client(0).namespace().command("prometheus-alertmanager");
+    command
+        .arg(format!("--config.file={}", path("alertmanager.yml")))
+        .arg(format!("--storage.path={}", path("alertmanager")))
+        .arg(format!("--web.listen-address={at}"))
+        .arg("--cluster.listen-address=");
+    let log = directory.join("alertmanager.log");
+    Process::spawn("prometheus-alertmanager", command, &log)
+}
+
+/// What an Alertmanager holds now.
+fn alerts(lab: &Lab, at: SocketAddr) -> Option<Vec<Value>> {
+    let curl = Curl::get(at, "/api/v2/alerts");
+    let response = curl.run(lab.client(0).namespace()).ok()?;
+    serde_json::from_str(&response.text()).ok()
+}
+
 impl Watchers<'_> {
-    /// What Alertmanager holds now.
     fn alerts(&self) -> Option<Vec<Value>> {
-        let curl = Curl::get(self.alertmanager, "/api/v2/alerts");
-        let response = curl.run(self.lab.client(0).namespace()).ok()?;
-        serde_json::from_str(&response.text()).ok()
+        alerts(self.lab, self.alertmanager)
     }
 
     /// Waits for an alert that is as wanted.
@@ -172,5 +183,119 @@ fn skew_is_a_firing_alert_with_revision_and_author_by_rules_and_by_webhook() -> 
     })
     .with_context(|| balancer.log())?;
     ensure!(!balancer.log().contains("are lost"), "{}", balancer.log());
+    Ok(())
+}
+
+/// Takes plain JSON: a web server that keeps each body it gets, and refuses
+/// all with 503 while it is not healthy.
+struct Receiver(Nginx);
+
+impl Receiver {
+    fn start(lab: &Lab, at: SocketAddr) -> Result<Self> {
+        let mut config = NginxConfig::new("receiver", &[], 0);
+        config.listen = vec![at];
+        // Only a body that is passed on is kept.
+        config.directives = format!(
+            "location = /hook {{ client_body_in_file_only on; proxy_pass http://{at}/healthz; }}"
+        );
+        Ok(Self(Nginx::start(lab.client(0).namespace(), &config)?))
+    }
+
+    /// The bodies so far, in the order in which they came.
+    fn bodies(&self) -> Result<Vec<Value>> {
+        let directory = self.0.server.directory().join("temporary/body");
+        let files: std::io::Result<Vec<_>> = fs::read_dir(&directory)?
+            .map(|file| Ok(file?.path()))
+            .collect();
+        let mut files = files?;
+        // Numbered, with zeros in front.
+        files.sort();
+        let read = |path: &std::path::PathBuf| Ok(serde_json::from_slice(&fs::read(path)?)?);
+        files.iter().map(read).collect()
+    }
+
+    /// Waits for a body that says this of backend 0.
+    fn wait(&self, event: &str, after: usize) -> Result<Vec<Value>> {
+        wait_for(&format!("{event:?} at the receiver"), LIMIT, || {
+            let bodies = self.bodies().ok()?;
+            let mut later = bodies.iter().skip(after);
+            let is_it = |it: &Value| {
+                it["event"] == event
+                    && it["incident"]["kind"] == "backend-down"
+                    && it["incident"]["backend"] == "backend0"
+            };
+            later.any(is_it).then_some(bodies)
+        })
+        .with_context(|| format!("{:#?}", self.bodies()))
+    }
+}
+
+/// The alert of the one incident of the test; nothing else fires.
+fn firing(lab: &Lab, at: SocketAddr) -> Option<Option<Value>> {
+    let alerts = alerts(lab, at)?;
+    let down = [("kind", "backend-down"), ("backend", "backend0")];
+    let mut ours = alerts.into_iter().filter(|alert| is(alert, &down));
+    let first = ours.next();
+    // Two would be one incident with other labels.
+    ours.next().is_none().then_some(first)
+}
+
+#[test]
+fn receivers_that_were_away_are_told_and_alerts_end_with_the_incident_after_a_restart_too()
+-> Result<()> {
+    let lab = l2(2)?;
+    let mut servers = web_servers(&lab)?;
+    let (alertmanager, receiver) = (at(&lab, 9093)?, at(&lab, 9094)?);
+    let text = format!(
+        "[[node.webhook]]\nname = \"on-call\"\nurl = \"http://{alertmanager}\"\n\
+         kind = \"alertmanager\"\n\
+         [[node.webhook]]\nname = \"chat\"\nurl = \"http://{receiver}/hook\"\nkind = \"json\"\n\
+         {}",
+        Service::web_l2(&lab).toml()
+    );
+    let mut balancer = serving(&lab, &text)?;
+    for backend in ["backend0", "backend1"] {
+        balancer.wait_backend("web", backend, "up")?;
+    }
+    // Nobody is there to be told.
+    servers[0].server.stop()?;
+    for webhook in ["on-call", "chat"] {
+        let failed = format!("balancer_webhook_failed_tries_total{{webhook=\"{webhook}\"}}");
+        wait_sample(&lab, &failed, |it| it.is_some_and(|it| it > 0.0))?;
+    }
+    let directory = Scratch::create("alertmanager")?;
+    let _alertmanager = start_alertmanager(&lab, alertmanager, directory.path())?;
+    let chat = Receiver::start(&lab, receiver)?;
+    // One that is there and cannot take it is tried again, too.
+    chat.0.set_healthy(false)?;
+    let refused = chat.wait("opened", 0)?.len();
+    chat.0.set_healthy(true)?;
+    let told = chat.wait("opened", refused)?.len();
+    let fires = wait_for("the alert", LIMIT, || firing(&lab, alertmanager)?)
+        .with_context(|| balancer.log())?;
+    ensure!(fires["status"]["state"] == "active", "{fires:#}");
+
+    // The next daemon finds the fault again, as the same alert, and its end.
+    balancer.kill()?;
+    balancer.restart()?;
+    let told = chat.wait("opened", told)?.len();
+    let fires = wait_for("the same alert", LIMIT, || firing(&lab, alertmanager)?)?;
+    ensure!(fires["status"]["state"] == "active", "{fires:#}");
+    servers[0].server.restart()?;
+    balancer.wait_backend("web", "backend0", "up")?;
+    wait_for("the end of the alert", LIMIT, || {
+        firing(&lab, alertmanager)?.is_none().then_some(())
+    })
+    .with_context(|| balancer.log())?;
+    let bodies = chat.wait("closed", told)?;
+    println!(
+        "{}",
+        bodies.last().map_or(Value::Null, |it| it["text"].clone())
+    );
+    wait_sample(
+        &lab,
+        "balancer_webhook_messages_waiting{webhook=\"chat\"}",
+        |it| it == Some(0.0),
+    )?;
     Ok(())
 }

@@ -16,6 +16,8 @@ use crate::config::diagnostic::Report;
 use crate::config::schema::schema;
 use crate::live::{self, Reach};
 
+/// Columns of a page of text.
+const PAGE: usize = 80;
 /// Why findings are allowed that `--allow` names.
 const REASON: &str = "--allow on the command line";
 
@@ -196,19 +198,31 @@ fn explain(id: &str, format: Format) -> anyhow::Result<Exit> {
         return Ok(bad_usage(ErrorKind::InvalidValue, message));
     };
     if format == Format::Text {
-        output::print(&format!(
-            "{}: {}\nlevel {}, about the {}, allowable: {}\n\n{}\n",
-            rule.id,
-            rule.summary,
-            rule.level.name(),
-            rule.section.name(),
-            yes_or_no(rule.allowable),
-            rule.explanation
-        ))?;
+        output::print(&explained(rule))?;
     } else {
         output::print_json(&json(rule))?;
     }
     Ok(Exit::Done)
+}
+
+/// A page on a rule, as wide as a terminal.
+fn explained(rule: &Rule) -> String {
+    let allowable = match rule.allowable {
+        true => format!(
+            "yes: `--allow {0}`, or for good `allow = [\"{0}\"]` with `allow_reason` in the \
+             service",
+            rule.id
+        ),
+        false => "no: mend what it finds".to_owned(),
+    };
+    format!(
+        "{}: {}\n\nlevel:      {}\nlooks at:   {}\nallowable:  {allowable}\n\n{}\n",
+        rule.id,
+        rule.summary,
+        rule.level.name(),
+        rule.section.about(),
+        textwrap::fill(rule.explanation, PAGE)
+    )
 }
 
 fn way_to_a_rule(id: &str) -> String {

@@ -171,6 +171,19 @@ fn rules_are_listed_and_explained() {
         "{}",
         ran.stdout
     );
+    assert!(ran.stdout.contains("allowable:  no: "), "{}", ran.stdout);
+    let ran = run(balancer(&["check", "--explain", "mtu"]));
+    for part in [
+        "\nlevel:      error\n",
+        "\nlooks at:   this host and its network, by `balancer check --live`",
+        "\nallowable:  yes: `--allow mtu`",
+    ] {
+        assert!(ran.stdout.contains(part), "no {part:?} in {}", ran.stdout);
+    }
+    // What it is for is wrapped.
+    let (_, text) = ran.stdout.rsplit_once("\n\n").unwrap();
+    assert!(text.lines().count() > 5, "{text}");
+    assert!(text.lines().all(|line| line.len() <= 80), "{text}");
     let ran = run(balancer(&["check", "--explain", "vip-overlpa"]));
     assert!(
         ran.stderr.contains("did you mean \"vip-overlap\"?"),

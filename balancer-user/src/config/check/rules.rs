@@ -51,6 +51,19 @@ impl Section {
             Self::Live => "live",
         }
     }
+
+    /// What it is, and who looks at it.
+    pub fn about(self) -> &'static str {
+        match self {
+            Self::File => "the text of the file",
+            Self::Shape => "how the file's services and backends fit together",
+            Self::Distribution => "who gets how much traffic by the file",
+            Self::Change => {
+                "the step from what is running to the file, by `balancer plan` and each change"
+            }
+            Self::Live => "this host and its network, by `balancer check --live` and the daemon",
+        }
+    }
 }
 
 /// The rule of that id.
@@ -108,7 +121,7 @@ rules! {
 
     MISSING_KEY "missing-key" Error File false
     "a key that must be there is not"
-    "Only keys without a safe default are required."
+    "Only keys that have no safe default are required; the message says what to write."
 
     WRONG_TYPE "wrong-type" Error File false
     "a value of another type than the key takes"
@@ -124,7 +137,7 @@ rules! {
 
     BAD_SERVICE_ADDRESS "bad-service-address" Error Shape false
     "a service address that no client can dial"
-    "Packets to an unspecified, loopback, multicast, broadcast or link-local address, or to an IPv4 address in IPv6 clothes, never reach the program."
+    "Packets to an unspecified, loopback, multicast, broadcast or link-local address, or to an IPv4-mapped IPv6 address, never reach the program."
 
     NO_SERVICES "no-services" Warning Shape false
     "a file without a service"
@@ -132,7 +145,7 @@ rules! {
 
     NO_BACKENDS "no-backends" Error Shape true
     "a service without a backend that takes traffic"
-    "There is no backend, or all have weight 0, or all are drained: every new flow would be dropped."
+    "The service has no backend, or all of them have weight 0 or are drained: every new flow would be dropped."
 
     SINGLE_BACKEND "single-backend" Warning Shape true
     "a service with one backend that takes traffic"
@@ -140,7 +153,7 @@ rules! {
 
     VIP_OVERLAP "vip-overlap" Error Shape false
     "two services claim the same address, port and protocol"
-    "Also by a range, by `any`, or by an IPv4 address in IPv6 clothes. Which one won would be luck."
+    "The claim may be by a range of ports, by `any`, or by an IPv4-mapped IPv6 address. Which of the two got a packet would be luck."
 
     DUPLICATE_BACKEND "duplicate-backend" Error Shape true
     "the same address and port twice in a service"
@@ -152,11 +165,11 @@ rules! {
 
     BACKEND_OUTSIDE_POOL "backend-outside-pool" Error Shape true
     "a backend outside the service's `allowed_backends`"
-    "A wrong set of servers, say those of a test site, has looked healthy and answered wrongly for hours."
+    "The servers of a test site can be healthy and give wrong answers for hours. The list in `allowed_backends` says where the service's own servers are; correct the address, or widen the list if it is meant."
 
     SHARED_BACKEND "shared-backend" Warning Shape true
     "one backend address serves two services of different `identity`"
-    "A server that proves to be the one is unlikely to be the other: one of the two lists was probably copied."
+    "A server that proves to be one of the two is unlikely to be the other: one of the lists of backends was probably copied from the other service."
 
     PORT_MISMATCH "port-mismatch" Error Shape false
     "port 0, or a backend port that the mode cannot rewrite to"
@@ -180,15 +193,15 @@ rules! {
 
     NO_HEALTH_CHECK "no-health-check" Warning Shape true
     "no probe, or only a TCP probe on an HTTP port"
-    "Without a probe a dead server keeps its share. A listening socket says little about the application behind it."
+    "Without a probe a dead server keeps its share of the traffic. A socket that listens says little about the application behind it: probe with kind `http` or `https`."
 
     PROBE_WITHOUT_PROOF "probe-without-proof" Warning Shape true
     "an HTTP probe that any server would pass"
-    "Without `expect_status` and `identity` a default page or another team's server is as good as the right one."
+    "Without `expect_status` and `identity`, a default page or another team's server passes as well as the right one."
 
     PROBE_TIMING "probe-timing" Error Shape true
     "probe times that flap or that detect too late"
-    "A timeout not below the interval is an error: probes would overlap; so is a fast_interval above it, or a flap_hold above flap_hold_max. Warnings: rise or fall under 2, and interval times fall over 30 s or under 1 s."
+    "Errors: a `timeout` that is not below the `interval`, as probes would overlap; a `fast_interval` above the `interval`; a `flap_hold` above `flap_hold_max`. Warnings: `rise` or `fall` under 2, as one lost packet changes the state; `interval` times `fall` over 30 s, as a dead server keeps its share for so long, or under 1 s."
 
     PROBE_WAY "probe-way" Error Shape false
     "a probe by the VIP that forwarding would not carry"
@@ -196,7 +209,7 @@ rules! {
 
     FAIL_OPEN_UNSET "fail-open-unset" Warning Shape true
     "no stated behaviour for when too few backends are healthy"
-    "When probes fail everywhere it is often the probe. `fail_open_below` says below which healthy share all backends are used; 0 says never."
+    "Where the probes of all backends fail, it is often the probe that is broken. `fail_open_below` says below which healthy share of the weight all backends are used nevertheless; 0 says never."
 
     TABLE_SHARE "table-share" Error Distribution true
     "a backend's slots do not match its weight"
@@ -204,19 +217,19 @@ rules! {
 
     DOMINANT_BACKEND "dominant-backend" Warning Distribution true
     "one backend takes most of the traffic"
-    "One share is above 50 % with three or more backends, or weights differ more than tenfold: often a typing error in one weight."
+    "One backend of three or more has over 50 % of the weight, or weights differ more than tenfold: often a typing error in one of them."
 
     TABLE_SIZE "table-size" Error Distribution true
     "a table size that is not prime, or too small"
-    "Maglev tables need a prime size; anything else is an error. Under 100 slots a backend is a warning, as shares become coarse."
+    "A Maglev table needs a prime size; anything else is an error. Under 100 slots a backend is a warning, as shares become coarse."
 
     CAPACITY "capacity" Error Distribution true
     "the declared peak exceeds a backend's declared capacity"
-    "Peak load times the backend's share of the weight is more than it can take."
+    "`peak_flows_per_second` times the backend's share of the weight is more than its `capacity_flows_per_second`. Give it less weight, or add a backend."
 
     CAPACITY_N_1 "capacity-n-1" Warning Distribution true
     "the peak exceeds a capacity once a backend or a zone is lost"
-    "The survivors take over the lost share. If that is too much for one of them, the first loss becomes the next."
+    "The survivors take over the share of what is lost. If that is too much for one of them, it fails next, and the others after it."
 
     CHURN "churn" Warning Distribution true
     "a change moves more slots than it has to"
@@ -228,23 +241,23 @@ rules! {
 
     STALE_BASE "stale-base" Error Change true
     "the file is based on a revision that is not the running one"
-    "Applying it would undo what others changed since."
+    "`based_on` names an older revision than the one that runs, so applying the file would undo what others have changed since. `balancer diff` shows what; write that into the file, and the new number into `based_on`."
 
     UNDRAINS "undrains" Warning Change true
     "a change gives traffic to a backend that an operator drained"
-    "A reload has brought drained servers back into service before."
+    "An operator took it out of service by `balancer backend drain`, perhaps for work on it, and the file does not know. If the work is done, undrain it first."
 
     UNPROVEN_BACKEND "unproven-backend" Error Change true
     "a new backend that no probe has passed yet"
-    "It gets traffic once a probe has proved it with the service's identity."
+    "A backend that is new, has another address, or is probed for something else must pass its service's probe `rise` times in a row before it gets traffic: the wrong server would be as alive as the right one. The message says how its probe failed."
 
     OLD_DRAIN "old-drain" Warning Change true
     "a drain older than 24 hours"
-    "Somebody may have forgotten it: remove the backend or undrain it."
+    "Somebody may have forgotten it. Undrain the backend, or remove it."
 
     MISSING_INTERFACE "missing-interface" Error Live false
     "an interface that does not exist or is down"
-    "The program can only be attached to what is there. An interface that is down is a warning."
+    "The program can only be attached to an interface that is there. One that is down is a warning."
 
     BOND_PORT "bond-port" Error Live true
     "an interface is a port of a bond"
@@ -252,7 +265,7 @@ rules! {
 
     NEIGHBOUR "neighbour" Error Live true
     "no way to a backend"
-    "An `l2` backend is not on-link or its neighbour does not resolve, there is no route to a tunnel backend, or no source address for the tunnel. A warning where the backend takes no new flows. The kernel is asked as `ip route get` and `ip neighbour` ask it."
+    "An `l2` backend is not on-link, or its neighbour does not answer; or there is no route to a tunnelled backend, or no source address for the tunnel. It is a warning where the backend takes no new flows. See for yourself with `ip route get` and `ip neighbour`."
 
     MTU "mtu" Error Live true
     "the way to a backend is too narrow"
@@ -260,15 +273,15 @@ rules! {
 
     XDP_MODE "xdp-mode" Warning Live true
     "the program would not run in the driver"
-    "The driver has no native XDP, its frame limit is below the MTU, or the program that is attached runs in the generic hook, which works at a fraction of the speed. With `xdp_mode = \"native\"` it is an error, as a start is refused; `xdp_mode = \"generic\"` says that it is meant so. The frame limit is a page less what XDP keeps free in it, 3506 bytes mostly; some drivers have a lower one. Drivers are asked, nothing is attached for a try; before Linux 6.3 they cannot be asked."
+    "The driver has no native XDP, its frame limit is below the MTU, or the program that is attached runs in the generic hook, which works at a fraction of the speed. With `xdp_mode = \"native\"` this is an error, as the start would be refused; with `xdp_mode = \"generic\"` it is meant and no finding. The frame limit is a page less what XDP keeps free in it, 3506 bytes mostly; some drivers have a lower one. Drivers are asked, nothing is attached for a try; before Linux 6.3 they cannot be asked."
 
     FOREIGN_XDP "foreign-xdp" Error Live true
     "another XDP program is on the interface"
-    "It is never replaced silently: `run` refuses to start. A program is the balancer's own if its link is pinned under `node.pin_dir`."
+    "That program is never replaced: `balancer run` refuses to start until it is gone (`ip link set dev INTERFACE xdp off`). A program is the balancer's own if its link is pinned under `node.pin_dir`."
 
     OFFLOADS "offloads" Error Live true
     "an offload that hides packets from the program"
-    "LRO merges packets, and so does GRO before the generic hook: what is longer than the MTU is dropped. VLAN stripping takes away the tag that a packet is to leave with: a warning where a VLAN's interface stands on this one."
+    "LRO merges packets before the program sees them, and so does GRO in generic mode: what is then longer than the MTU is dropped. Turn them off with `ethtool -K`. VLAN stripping takes away the tag that a packet is to leave with: a warning where a VLAN's interface stands on this one."
 
     RP_FILTER "rp-filter" Error Live true
     "strict reverse-path filtering where replies are asymmetric"
@@ -296,7 +309,7 @@ rules! {
 
     PEER_DIGEST "peer-digest" Error Live true
     "two balancers of a group differ"
-    "Seed, table size or configuration are not the same, so a flow that moves between them changes its backend."
+    "Seed, table size or services are not the same, so a flow that moves from one balancer to the other changes its backend. Bring the same file and the same seed into force on both."
 }
 
 #[cfg(test)]

@@ -70,6 +70,8 @@ impl Running {
 /// Data that a peer takes none of for that long end its connection.
 const UNTAKEN: Duration = Duration::from_secs(30);
 
+/// Answered to what is not served.
+const ELSEWHERE: &str = "served here: / (the status page), /metrics, /healthz, /v1/digest\n";
 /// Answered while too many ask, so that they come again.
 const BUSY: &str = "too many scrapes at a time; ask again\n";
 
@@ -117,7 +119,8 @@ pub async fn serve(listener: Option<TcpListener>, sources: Sources) -> std::io::
         )
         .route(peers::PATH, get(digest))
         .with_state(runs.clone())
-        .merge(page::routes(shown, runs));
+        .merge(page::routes(shown, runs))
+        .fallback(async || (StatusCode::NOT_FOUND, ELSEWHERE));
     let listener = listener.tap_io(|stream| {
         // Who takes nothing for that long is gone, whatever it says.
         let millis = u32::try_from(UNTAKEN.as_millis()).unwrap_or(u32::MAX);

@@ -353,11 +353,15 @@ async fn large<T: Serialize + Send + 'static>(answer: T) -> Result<Response, Pro
 
 fn body<T>(request: Result<Json<T>, JsonRejection>) -> Result<T, Problem> {
     let Json(request) = request.map_err(|rejection| {
-        Problem::new(
-            "bad request",
-            rejection.status().as_u16(),
-            rejection.body_text(),
-        )
+        let status = rejection.status();
+        let detail = match status {
+            StatusCode::PAYLOAD_TOO_LARGE => format!(
+                "the body is longer than this request may have: {MAX_BODY_LEN} bytes, or \
+                 {MAX_FILE_BODY_LEN} with a whole file"
+            ),
+            _ => rejection.body_text(),
+        };
+        Problem::new("bad request", status.as_u16(), detail)
     })?;
     Ok(request)
 }

@@ -68,10 +68,10 @@ fn since(incident: &Incident) -> String {
         return String::new();
     };
     format!(
-        "    in force since {} before: revision {}, by {}: {}\n",
-        units::ago(since.seconds_before),
+        "    revision {} by {}, in force for {} then: {}\n",
         since.revision,
         since.author,
+        units::ago(since.seconds_before),
         since.summary
     )
 }

@@ -29,6 +29,7 @@ pub mod raw;
 pub mod server;
 pub mod slow_way;
 pub mod sockets;
+pub mod terminal;
 pub mod test_run;
 pub mod topology;
 pub mod wait;

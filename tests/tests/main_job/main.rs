@@ -47,6 +47,7 @@ mod revisions;
 mod state_dir;
 mod states;
 mod stop;
+mod top;
 mod udp;
 mod verify;
 

@@ -69,7 +69,7 @@ fn insist_on_no_complaint(browser: &mut Browser) -> Result<()> {
 }
 
 /// Keeps a picture for the documentation, if that is wanted.
-fn keep(picture: &[u8], name: &str) -> Result<()> {
+pub(crate) fn keep(picture: &[u8], name: &str) -> Result<()> {
     let Some(directory) = pictures() else {
         return Ok(());
     };
@@ -77,7 +77,7 @@ fn keep(picture: &[u8], name: &str) -> Result<()> {
     std::fs::write(&path, picture).with_context(|| path.display().to_string())
 }
 
-fn pictures() -> Option<PathBuf> {
+pub(crate) fn pictures() -> Option<PathBuf> {
     std::env::var_os("BALANCER_PICTURES").map(PathBuf::from)
 }
 
@@ -97,7 +97,7 @@ fn pose(balancer: &Balancer<'_>, browser: &mut Browser) -> Result<()> {
 }
 
 /// Two services on the same servers.
-fn web_and_shop(lab: &Lab) -> [Service; 2] {
+pub(crate) fn web_and_shop(lab: &Lab) -> [Service; 2] {
     let web = Service::web_l2(lab);
     let mut vips = lab.vips().into_iter().filter(IpAddr::is_ipv4);
     let shop = Service {

@@ -60,16 +60,22 @@ fn live_screen_shows_a_skew_as_it_comes_and_keys_lead_to_it() -> Result<()> {
         })?;
     }
 
+    // Shares are of what came since: a change begins them anew.
+    balancer.succeed(&["backend", "weight", "web", "backend0", "101"])?;
+    top.wait("the second revision", LIMIT, |screen| {
+        screen.contains("revision 2 ")
+    })?;
     Kernel::of(&balancer)?.change_slots_of_many(6)?;
     opened(&balancer, Kind::Skew, Some("backend2"))?;
     let screen = top.wait("the skew", 2 * LIMIT, |screen| {
         !screen.starts_with("all ") && screen.contains(" skew  service web: backend backend2")
     })?;
-    ensure!(screen.contains("balancer verify"), "{screen}");
-    // One gets more than half, and that is marked.
+    // The whole command is there, however long the line before it is.
+    ensure!(screen.contains("   try balancer verify\n"), "{screen}");
+    // It gets far more than its mark has it.
     top.wait("the share of the one that gets most", 4 * LIMIT, |screen| {
-        let mut rows = screen.lines().filter(|row| row.contains(" backend2 "));
-        rows.any(|row| row.matches('█').count() > 20)
+        let mut rows = screen.lines().filter(|row| row.contains("backend2   "));
+        rows.any(|row| row.matches('█').count() > 20 && row.contains('┃'))
     })?;
     let picture = top.picture("balancer top: a backend gets more than its share");
     keep(picture.as_bytes(), "top.svg")?;

@@ -14,7 +14,7 @@ use crate::api::types::{BackendStatus, ServiceStatus, Status};
 use crate::watch::incident::Incident;
 
 /// Incidents that have room above the table.
-const MAX_INCIDENTS: usize = 4;
+const MAX_INCIDENTS: usize = 3;
 /// Columns of a bar.
 const BAR: usize = 24;
 /// Seconds in a row's time line.
@@ -77,8 +77,8 @@ fn draw_head(frame: &mut Frame<'_>, area: Rect, top: &Top, status: &Status) {
     frame.render_widget(Paragraph::new(lines), area);
 }
 
-/// A line for each incident that is open, of the service that is looked at
-/// first.
+/// Two lines for each incident that is open, of the service that is looked at
+/// first: what it is, and the command, which is never cut off.
 fn incidents(top: &Top, status: &Status) -> Vec<Line<'static>> {
     let is_ours = |it: &&Incident| top.inside.as_ref().is_none_or(|name| it.service == *name);
     let mut open: Vec<&Incident> = status.incidents.iter().collect();
@@ -86,15 +86,18 @@ fn incidents(top: &Top, status: &Status) -> Vec<Line<'static>> {
     let mut lines: Vec<Line<'static>> = open
         .iter()
         .take(MAX_INCIDENTS)
-        .map(|incident| {
-            Line::from(vec![
-                Span::raw(format!(" {} ", incident.kind.name()))
-                    .white()
-                    .on_red()
-                    .bold(),
-                Span::raw(format!(" {incident}; try ")),
-                Span::raw(incident.command.clone()).cyan().bold(),
-            ])
+        .flat_map(|incident| {
+            let kind = format!(" {} ", incident.kind.name());
+            [
+                Line::from(vec![
+                    Span::raw(kind).white().on_red().bold(),
+                    Span::raw(format!(" {incident}")),
+                ]),
+                Line::from(vec![
+                    Span::raw("   try "),
+                    Span::raw(incident.command.clone()).cyan().bold(),
+                ]),
+            ]
         })
         .collect();
     let more = open.len().saturating_sub(MAX_INCIDENTS);

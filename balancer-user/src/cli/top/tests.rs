@@ -106,6 +106,11 @@ fn services_are_shown_with_rates_skew_and_incidents() {
         " skew  service web: backend web-3 got 70.0 % of 1000 new flows in 10 s, its slots are \
          25.0 %; the kernel's table is not the one of"
     );
+    // The line before is cut off, the command is not.
+    assert_eq!(
+        lines[4].trim_end(),
+        format!("   try {}", incident().command)
+    );
     let web = line_with(&lines, "│web ");
     for part in [
         "192.0.2.10:443/tcp",

@@ -78,7 +78,7 @@ pub(super) fn text(report: &Report) -> Result<String> {
     for (_, incident) in &explained.named {
         let _ = writeln!(text, "{incident}; try `{}`", incident.command);
     }
-    text.push_str("```\n\nWhat it says was typed as it stands there, and ended it.\n");
+    text.push_str("```\n\nWhat it says was typed as it stands there; then it was over.\n");
     let machine = Machine::look()?;
     let build = if cfg!(debug_assertions) {
         ", by a build without optimization"
@@ -182,7 +182,7 @@ pub(super) fn chart(report: &Report) -> Result<String> {
         label: &label(report),
         legend: ["this drill", "the postmortem"],
         foot: &format!(
-            "Each third of a bar is about ten times as long. {}, Linux {}",
+            "Lengths are logarithmic, from 0.1 s on. {}, Linux {}",
             machine.cpu_model, machine.kernel
         ),
         scale: Scale::Decades(SHORTEST),

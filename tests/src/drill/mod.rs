@@ -137,13 +137,13 @@ pub fn write(report: &Report, directory: &Path) -> Result<()> {
 /// A line a drill.
 pub fn summary(reports: &[Report]) {
     println!(
-        "{:<24}{:<38}{:>9}{:>8}{:>9}{:>9}",
+        "{:<24}{:<54}{:>9}{:>8}{:>9}{:>9}",
         "drill", "stopped by", "undone", "failed", "named", "then"
     );
     for report in reports {
         let minutes = report.script.postmortem.minute(script::Mark::Named);
         println!(
-            "{:<24}{:<38}{:>7.1} s{:>8}{:>7.1} s{:>5} min",
+            "{:<24}{:<54}{:>7.1} s{:>8}{:>7.1} s{:>5} min",
             report.script.name,
             report.script.change.rules().join(", "),
             report.undone.took.as_secs_f64(),

@@ -20,8 +20,12 @@ use crate::dataplane::heap;
 /// If the daemon dies, the program stays attached and forwards by its last
 /// tables; the next daemon takes over without a gap. When it is stopped by a
 /// signal it detaches and services are no longer answered, unless
-/// `node.keep_forwarding` is true. SIGHUP has the file read again, as
-/// `balancer reload` does.
+/// `node.keep_forwarding` is true. SIGUSR2 stops it for another daemon to come:
+/// forwarding goes on, whatever the file says. SIGHUP has the file read again,
+/// as `balancer reload` does.
+///
+/// Started by systemd with `Type=notify`, it tells when it is ready, what goes
+/// on, and, where `WatchdogSec` is set, that its loop goes round.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The configuration file

@@ -8,8 +8,9 @@ use anyhow::{Context, bail};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::{Exit, block_on, output, require_root};
+use super::{Exit, block_on, file, output, require_root};
 use crate::api::client::{Client, Error};
+use crate::config::model::Node;
 use crate::dataplane::attach;
 use crate::netlink::Netlink;
 use crate::probe::vip;
@@ -29,6 +30,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/balancer")]
     pin_dir: PathBuf,
 
+    /// The file of the balancer that left it: says `pin_dir` and the socket at
+    /// which a running one would answer
+    #[arg(long, value_name = "FILE", conflicts_with = "pin_dir")]
+    config: Option<PathBuf>,
+
     /// Only from this interface
     #[arg(long, value_name = "INTERFACE")]
     interface: Option<String>,
@@ -36,8 +42,17 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, client: &Client) -> anyhow::Result<Exit> {
     require_root("unload", "detaches programs from interfaces")?;
-    refuse_if_answered(client)?;
-    let dir = &args.pin_dir;
+    let dir = match &args.config {
+        Some(file) => &{
+            let node = node_of(file)?;
+            refuse_if_answered(&Client::new(node.socket))?;
+            node.pin_dir
+        },
+        None => {
+            refuse_if_answered(client)?;
+            &args.pin_dir
+        }
+    };
     let Some(lock) = lock(dir)? else {
         output::print(&format!(
             "nothing to remove: {} is not there\n",
@@ -84,6 +99,15 @@ async fn unlead(pin_dir: &Path) -> anyhow::Result<bool> {
     vip::unlead(&netlink, &names)
         .await
         .with_context(|| format!("the rules with mark {:#x}; see `ip rule`", names.number))
+}
+
+fn node_of(file: &Path) -> anyhow::Result<Node> {
+    let examined = file::load(file)?;
+    let name = file.display();
+    let config = examined.config.with_context(|| {
+        format!("{name} cannot be read; see `balancer check {name}`, or name the --pin-dir")
+    })?;
+    Ok(config.node)
 }
 
 fn refuse_if_answered(client: &Client) -> anyhow::Result<()> {

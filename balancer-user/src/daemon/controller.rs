@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use balancer_common::layout::Member;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use super::capturing::Captures;
@@ -29,6 +29,7 @@ use super::resume::Seats;
 use super::revisions::Revisions;
 use super::settling;
 use super::store::Store;
+use super::supervisor::Supervisor;
 use super::telemetry::Telemetry;
 use super::verify::Verifier;
 use crate::api::server::Command;
@@ -42,7 +43,7 @@ use crate::moment::{self, Moment};
 use crate::netlink::{Changes, Netlink};
 use crate::probe::scheduler::{Events, Scheduler, TargetSpec};
 use crate::probe::vip::Lane;
-use crate::revision::{Author, Origin, Revision};
+use crate::revision::{Origin, Revision};
 
 /// How often counters are sampled and missing neighbours asked again.
 const TICK: Duration = Duration::from_secs(1);
@@ -93,6 +94,7 @@ pub(super) struct Controller {
     pub(super) incidents: Incidents,
     pub(super) telemetry: Telemetry,
     pub(super) captures: Captures,
+    pub(super) supervisor: Supervisor,
 }
 
 /// The last change of the kernel's tables.
@@ -139,30 +141,18 @@ impl Controller {
                 Some(found) = sources.found.recv() => self.on_found(found).await,
                 Some(command) = sources.commands.recv() => self.on_command(command).await,
                 Some(done) = sources.beside.recv() => self.on_done(done).await,
-                _ = sources.hangup.recv() => self.reload(Author::daemon(), oneshot::channel().0),
+                _ = sources.hangup.recv() => self.on_hangup(),
                 () = until(settling) => self.on_settled(),
                 () = until(change) => self.on_change_deadline().await,
                 _ = tick.tick() => self.on_tick().await,
                 _ = look.tick() => self.verify_some().await,
                 _ = resync.tick() => self.resync().await,
             }
+            self.reload_over();
             // Whoever asked has the answer; the next change finds all ready.
             if let Err(error) = tokio::task::block_in_place(|| self.dataplane.settle()) {
                 tracing::error!(%error, "cannot wait for packets under way");
             }
-        }
-    }
-
-    /// Leaves the kernel as the configuration wants it left.
-    pub(super) fn stop(&mut self) {
-        self.leave_capture();
-        if self.config.node.keep_forwarding {
-            tracing::info!("stopped; forwarding goes on, `balancer unload` ends it");
-            return;
-        }
-        match self.dataplane.detach() {
-            Ok(()) => tracing::info!("stopped and detached"),
-            Err(error) => tracing::error!(%error, "not detached; `balancer unload` may help"),
         }
     }
 
@@ -230,6 +220,7 @@ impl Controller {
         if self.preparing.is_none() {
             planning::tidy_up();
         }
+        self.tell_supervisor();
     }
 
     /// Compares all with the kernel at once, and tries again what failed.

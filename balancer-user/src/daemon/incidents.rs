@@ -4,12 +4,14 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, oneshot};
 
 use super::controller::Controller;
 use super::notifying::Notifier;
 use super::probe_times::ProbeTimes;
 use super::sampling::Sampling;
+use super::store::Store;
 use super::unix_now;
 use crate::api::events::Heard;
 use crate::metrics::{CertificateObserved, MAX_CLOSED};
@@ -21,6 +23,19 @@ use crate::watch::{Kind, Sign, Watch};
 const KEPT: usize = 1000;
 /// Events that a slow listener may be behind.
 const MAX_BEHIND: usize = 256;
+
+/// Those of them that a restart goes on with.
+const STORED: usize = 100;
+
+/// What a restart goes on with.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Known {
+    /// The number of the last one.
+    last: u64,
+    open: Vec<Incident>,
+    opened: Vec<(Kind, u64)>,
+    events: Vec<Event>,
+}
 
 /// What the watch knows, and who listens.
 pub(super) struct Incidents {
@@ -35,7 +50,10 @@ pub(super) struct Incidents {
     book: Book,
     kept: VecDeque<Event>,
     /// How many were opened, by kind.
-    opened: BTreeMap<&'static str, u64>,
+    opened: BTreeMap<Kind, u64>,
+    /// Whether the disk knows less than we do, and why it could not be told.
+    is_unsaved: bool,
+    failure: Option<String>,
     live: broadcast::Sender<Event>,
     pub(super) notifier: Notifier,
 }
@@ -51,6 +69,8 @@ impl Default for Incidents {
             book: Book::default(),
             kept: VecDeque::new(),
             opened: BTreeMap::new(),
+            is_unsaved: false,
+            failure: None,
             live: broadcast::Sender::new(MAX_BEHIND),
             notifier: Notifier::default(),
         }
@@ -58,6 +78,45 @@ impl Default for Incidents {
 }
 
 impl Incidents {
+    /// Goes on with what an earlier daemon knew.
+    pub(super) fn resume(store: &Store) -> Self {
+        let known = match store.load_incidents() {
+            Ok(known) => known,
+            Err(error) => {
+                tracing::warn!(error = %format!("{error:#}"), "incidents begin anew");
+                Known::default()
+            }
+        };
+        Self {
+            book: Book::adopt(known.open, known.last),
+            kept: known.events.into(),
+            opened: known.opened.into_iter().collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Stores what the next daemon is to know, if the disk does not have it.
+    fn save(&mut self, store: &Store) {
+        if !self.is_unsaved {
+            return;
+        }
+        let older = self.kept.len().saturating_sub(STORED);
+        let known = Known {
+            last: self.book.last(),
+            open: self.open(),
+            opened: self.opened.clone().into_iter().collect(),
+            events: self.kept.iter().skip(older).cloned().collect(),
+        };
+        let saved = tokio::task::block_in_place(|| store.save_incidents(&known));
+        self.is_unsaved = saved.is_err();
+        let failure = saved.err().map(|error| error.to_string());
+        // It is tried again each second.
+        if let Some(error) = failure.as_ref().filter(|_| self.failure != failure) {
+            tracing::warn!(%error, "incidents are not stored; a restart would open them anew");
+        }
+        self.failure = failure;
+    }
+
     /// Those that are open.
     pub(super) fn open(&self) -> Vec<Incident> {
         self.book.open().cloned().collect()
@@ -73,13 +132,14 @@ impl Incidents {
     }
 
     /// How many were opened, by kind.
-    pub(super) fn opened(&self) -> &BTreeMap<&'static str, u64> {
-        &self.opened
+    pub(super) fn opened(&self) -> BTreeMap<&'static str, u64> {
+        let opened = self.opened.iter();
+        opened.map(|(kind, count)| (kind.name(), *count)).collect()
     }
 
     /// How many are open, of each kind that there was.
     pub(super) fn by_kind(&self) -> BTreeMap<&'static str, u64> {
-        let mut kinds: BTreeMap<_, _> = self.opened.keys().map(|kind| (*kind, 0)).collect();
+        let mut kinds: BTreeMap<_, _> = self.opened.keys().map(|kind| (kind.name(), 0)).collect();
         for incident in self.book.open() {
             *kinds.entry(incident.kind.name()).or_default() += 1;
         }
@@ -109,7 +169,7 @@ impl Incidents {
         let (service, backend) = (&incident.service, incident.backend.as_deref());
         match &event {
             Event::Opened { .. } => {
-                *self.opened.entry(kind).or_default() += 1;
+                *self.opened.entry(incident.kind).or_default() += 1;
                 let revision = incident.since.as_ref().map(|since| since.revision);
                 let command = &incident.command;
                 tracing::error!(
@@ -158,7 +218,9 @@ impl Controller {
         for event in events {
             incidents.notifier.tell(&event);
             incidents.tell(event);
+            incidents.is_unsaved = true;
         }
+        incidents.save(&self.store);
     }
 
     /// The revision in force, and how long it has been.

@@ -55,6 +55,7 @@ impl Controller {
         signs.extend(self.drift_signs());
         signs.extend(self.node_signs());
         self.tell_of(look.at, signs);
+        self.note_standing(&look);
         self.publish(&look);
     }
 

@@ -36,6 +36,7 @@ mod revisions;
 mod sampling;
 mod settling;
 mod store;
+mod supervisor;
 mod telemetry;
 mod verify;
 mod watching;
@@ -52,7 +53,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use self::controller::{Controller, Sources};
-use self::ends::Ends;
+use self::ends::{End, Ends};
 use self::first_probes::{open_lane, prove};
 use self::lookup::Lookup;
 use self::peers::Group;
@@ -60,6 +61,7 @@ use self::pins::lock_pins;
 use self::preparing::Done;
 use self::revisions::Revisions;
 use self::store::{Resumed, Store};
+use self::supervisor::Supervisor;
 use crate::api::access::Doors;
 use crate::api::public::{self, Running};
 use crate::api::server;
@@ -160,7 +162,7 @@ async fn serve(
     let names = vip::Names::of(&start.resumed.config.node.pin_dir);
     let began = tokio::select! {
         began = begin(start, answers, done) => began.map(Some),
-        () = ends.wait() => Ok(None),
+        _ = ends.wait() => Ok(None),
     };
     let (mut controller, probes) = match began {
         Ok(Some(began)) => began,
@@ -191,6 +193,8 @@ async fn serve(
         scraper: controller.scraper(),
         published: controller.published(),
     };
+    // A fault is mended by the next daemon: forwarding goes on until then.
+    let mut end = End::HandOver;
     let ended = tokio::select! {
         () = controller.run(&mut sources) => Ok(()),
         () = watching => Ok(()),
@@ -198,9 +202,12 @@ async fn serve(
         result = server::serve(listener, commands, doors) => {
             result.context("serving the control socket")
         }
-        () = ends.wait() => Ok(()),
+        how = ends.wait() => {
+            end = how;
+            Ok(())
+        }
     };
-    controller.stop();
+    controller.stop(end);
     controller.lane.close().await;
     ended
 }
@@ -221,6 +228,7 @@ async fn begin(
         netlink,
     } = start;
     let config = resumed.config.clone();
+    let supervisor = Supervisor::starting("proving the backends");
     let (lane, found) = open_lane(&config, &netlink).await;
     let (mut scheduler, mut probes) =
         Scheduler::new(lane.clone()).context("starting the thread that makes probes")?;
@@ -258,6 +266,7 @@ async fn begin(
         done,
         seed,
         tables: Arc::new(tables),
+        incidents: incidents::Incidents::resume(&store),
         store,
         builder,
         seats: begun.seats,
@@ -278,15 +287,14 @@ async fn begin(
         looks: host::Looks::default(),
         verifier: Default::default(),
         pressure: Default::default(),
-        incidents: Default::default(),
         telemetry: Default::default(),
         captures: Default::default(),
+        supervisor,
     };
     say_attached(&begun.attached);
     controller.look_at_host();
     controller.on_network().await;
-    let services = controller.config.services.len();
-    tracing::info!(revision = number, services, "forwarding");
+    controller.tell_ready();
     Ok((controller, probes))
 }
 

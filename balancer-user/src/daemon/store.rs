@@ -3,8 +3,8 @@
 //! `lock` is held while a daemon runs, so that a second one is refused.
 //! `layout` is the version of the rest, and one that this balancer does not
 //! know is left alone. `revisions` holds every configuration
-//! ([`super::revisions`]), and `seats.json` what the numbers in the kernel's
-//! tables mean. Each is written to a new file, synced and renamed, so that a
+//! ([`super::revisions`]), `seats.json` what the numbers in the kernel's
+//! tables mean, and `incidents.json` those that are open and the last ones. Each is written to a new file, synced and renamed, so that a
 //! crash leaves the old one or the new one. Who may write here decides what
 //! is forwarded, so that has to be the daemon's user alone.
 
@@ -23,12 +23,14 @@ use crate::desired::Seating;
 use crate::plan::needs_restart;
 use crate::revision::{self, Author, Cause, OperatorDrain, Origin, Outcome, Revision};
 
+use super::incidents::Known;
 use super::revisions::{Revisions, Stored, with_way_out, write_durably};
 use super::unix_now;
 
 /// Version of `seats.json`.
 const VERSION: u32 = 1;
 const SEATING: &str = "seats.json";
+const INCIDENTS: &str = "incidents.json";
 /// Version of the directory: which files there are and what they are for.
 const LAYOUT: u32 = 1;
 const LAYOUT_FILE: &str = "layout";
@@ -121,6 +123,22 @@ impl Store {
             seating: seating.clone(),
         };
         self.write(SEATING, &seated)
+    }
+
+    /// What the last daemon knew of incidents; nothing if there was none.
+    pub(super) fn load_incidents(&self) -> anyhow::Result<Known> {
+        let path = self.directory.join(INCIDENTS);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Known::default()),
+            Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+        };
+        serde_json::from_slice(&bytes).with_context(|| format!("reading {}", path.display()))
+    }
+
+    /// Writes what the next daemon is to know of them.
+    pub(super) fn save_incidents(&self, known: &Known) -> io::Result<()> {
+        self.write(INCIDENTS, known)
     }
 
     fn write(&self, name: &str, content: &impl Serialize) -> io::Result<()> {

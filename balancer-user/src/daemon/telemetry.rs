@@ -126,7 +126,7 @@ impl Controller {
             }),
             incidents,
             open_incidents,
-            opened: self.incidents.opened().clone(),
+            opened: self.incidents.opened(),
             maps: blueprint.map_or_else(Vec::new, |it| self.maps(it)),
             interfaces: self.modes.clone().into_iter().collect(),
             handshake_sample: self

@@ -15,6 +15,9 @@ use crate::revision::UnixSeconds;
 
 /// A sign that is gone for that long is over.
 const GONE: Duration = Duration::from_secs(5);
+/// One that an earlier daemon left open has that long to show its sign again:
+/// what is usual has to be learnt anew first.
+const ADOPTED: Duration = Duration::from_secs(60);
 /// Figures change with every look: who listens hears of it that often at most.
 const AGAIN: Duration = Duration::from_secs(60);
 
@@ -153,6 +156,28 @@ impl Open {
 }
 
 impl Book {
+    /// Goes on with what an earlier daemon left: those that were open, and the
+    /// number of the last.
+    pub fn adopt(open: Vec<Incident>, last: u64) -> Self {
+        let seen = ADOPTED.saturating_sub(GONE);
+        let open = open.into_iter().map(|incident| {
+            let service = incident.service.clone();
+            let key = (incident.kind, service, incident.backend.clone());
+            let mut open = Open::of(incident, Duration::ZERO);
+            open.seen = seen;
+            (key, open)
+        });
+        Self {
+            open: open.collect(),
+            last,
+        }
+    }
+
+    /// The number of the last one.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
     /// The incidents that are open, the gravest kinds first.
     pub fn open(&self) -> impl Iterator<Item = &Incident> {
         self.open.values().map(|it| &it.incident)
@@ -285,6 +310,55 @@ mod tests {
         let again = look(down("refused"));
         assert_eq!(again[0].incident().number, 2);
         assert_eq!(book.open().count(), 1);
+    }
+
+    #[test]
+    fn next_daemon_goes_on_with_those_that_are_open_and_with_their_numbers() {
+        let mut book = Book::default();
+        let down = || vec![sign(Kind::BackendDown, Some("web-1"), "is down")];
+        let lost = sign(Kind::TrafficStopped, None, "nobody comes");
+        let signs = [down(), vec![lost]].concat();
+        assert_eq!(
+            book.take(Duration::from_secs(900), 1000, signs, None, true)
+                .len(),
+            2
+        );
+        let mut next = Book::adopt(book.open().cloned().collect(), book.last());
+        assert!(next.open().eq(book.open()));
+        // The one is seen again, the other not.
+        for second in 1..60 {
+            let told = next.take(
+                Duration::from_secs(second),
+                1100 + second,
+                down(),
+                None,
+                true,
+            );
+            assert_eq!(told, [], "second {second}");
+        }
+        let told = next.take(Duration::from_secs(60), 1160, down(), None, true);
+        let [Event::Closed { incident }] = &told[..] else {
+            panic!("{told:?}");
+        };
+        assert_eq!(
+            (incident.kind, incident.opened_at),
+            (Kind::TrafficStopped, 1000)
+        );
+        let opened = next.take(
+            Duration::from_secs(61),
+            1161,
+            vec![sign(Kind::Skew, None, "x")],
+            None,
+            true,
+        );
+        assert_eq!(opened[0].incident().number, 3);
+        assert_eq!(
+            next.open()
+                .find(|it| it.kind == Kind::BackendDown)
+                .unwrap()
+                .number,
+            1
+        );
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod check;
 mod demo;
 mod drill;
 mod fuzz;
+mod package;
 mod process;
 mod run;
 mod setup;
@@ -47,6 +48,10 @@ enum Command {
     ///
     /// Needs no root. Installs nothing: what is missing is named.
     Build(build::Args),
+    /// Makes a Debian package of the binary and all that goes with it.
+    ///
+    /// Needs no root. The package goes to `target/package`.
+    Package(package::Args),
     /// Builds, then runs the daemon: `cargo xtask run -- --config FILE`.
     ///
     /// Attaches to the interfaces that the file names and forwards real
@@ -106,6 +111,7 @@ fn dispatch(command: Command) -> Result<()> {
     match command {
         Command::Setup(args) => setup::run(&workspace, &args),
         Command::Build(args) => build::run(&workspace, &args),
+        Command::Package(args) => package::run(&workspace, &args),
         Command::Run(args) => run::run(&workspace, &args),
         Command::Demo(args) => demo::run(&workspace, &args),
         Command::Drill(args) => drill::run(&workspace, &args),

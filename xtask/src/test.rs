@@ -120,12 +120,16 @@ fn test_command(workspace: &Workspace) -> Command {
     cargo.args(["--release", "--no-fail-fast", "--workspace"]);
     cargo.args(["--exclude", "balancer-ebpf"]);
     cargo.env("BALANCER_BIN", workspace.balancer("release"));
+    // The package is made by this very program.
+    if let Ok(xtask) = std::env::current_exe() {
+        cargo.env("BALANCER_XTASK", xtask);
+    }
     cargo
 }
 
 /// How many tests of a suite run at a time, where that is not one: suites
 /// that mostly wait, and measure nothing that a neighbour disturbs.
-const AT_A_TIME: [(&str, u8); 3] = [("live", 4), ("main_job", 2), ("modes", 2)];
+const AT_A_TIME: [(&str, u8); 4] = [("live", 4), ("main_job", 2), ("modes", 2), ("package", 2)];
 
 fn at_a_time(suite: &str) -> u8 {
     let found = AT_A_TIME.iter().find(|(name, _)| *name == suite);

@@ -19,6 +19,7 @@ pub mod cleanup;
 pub mod client;
 pub mod diagnosis;
 pub mod link;
+pub mod machine;
 pub mod mount;
 pub mod namespace;
 pub mod offload;
@@ -35,6 +36,7 @@ pub mod topology;
 pub mod wait;
 
 pub use link::Mac;
+pub use machine::Machine;
 pub use mount::SmallDisk;
 pub use namespace::Namespace;
 pub use process::Process;

@@ -39,6 +39,18 @@ const fn lab(
     }
 }
 
+const fn test(
+    command: &'static str,
+    apt: &'static str,
+    dnf: &'static str,
+    pacman: &'static str,
+) -> Program {
+    Program {
+        scope: Scope::Test,
+        ..lab(command, apt, dnf, pacman)
+    }
+}
+
 const fn bench(command: &'static str, package: &'static str) -> Program {
     Program {
         command,
@@ -89,21 +101,13 @@ const PROGRAMS: &[Program] = &[
         UNPACKAGED,
     ),
     // What the status page is looked at with.
-    Program {
-        command: "chromium",
-        scope: Scope::Test,
-        apt: "chromium",
-        dnf: "chromium",
-        pacman: "chromium",
-    },
+    test("chromium", "chromium", "chromium", "chromium"),
+    // The package is made, judged and installed with these.
+    test("dpkg-shlibdeps", "dpkg-dev", "dpkg-dev", "dpkg"),
+    test("lintian", "lintian", UNPACKAGED, UNPACKAGED),
+    test("systemd-analyze", "systemd", "systemd", "systemd"),
     // libFuzzer is C++.
-    Program {
-        command: "c++",
-        scope: Scope::Test,
-        apt: "g++",
-        dnf: "gcc-c++",
-        pacman: "gcc",
-    },
+    test("c++", "g++", "gcc-c++", "gcc"),
     bench("haproxy", "haproxy"),
     Program {
         command: NGINX_STREAM,

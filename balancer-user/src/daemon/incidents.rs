@@ -1,7 +1,7 @@
 //! Incidents are told to the log and to whoever listens, and kept for those
 //! who ask later.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,10 @@ use super::sampling::Sampling;
 use super::store::Store;
 use super::unix_now;
 use crate::api::events::Heard;
+use crate::config::model::Config;
+use crate::health::State;
 use crate::metrics::{CertificateObserved, MAX_CLOSED};
+use crate::probe::scheduler::TargetSpec;
 use crate::revision::Outcome;
 use crate::watch::incident::{Book, Event, Incident, Since};
 use crate::watch::{Kind, Sign, Watch};
@@ -93,6 +96,23 @@ impl Incidents {
             opened: known.opened.into_iter().collect(),
             ..Self::default()
         }
+    }
+
+    /// What is to be probed. Backends that were down are so, and their
+    /// incidents stay open, until they prove otherwise: others are only not
+    /// proven yet.
+    pub(super) fn targets(&self, config: &Config) -> Vec<TargetSpec> {
+        let mut specs = TargetSpec::from_services(&config.services);
+        let down = self.book.open().filter(|it| it.kind == Kind::BackendDown);
+        let down: BTreeSet<(&str, Option<&str>)> = down
+            .map(|it| (it.service.as_str(), it.backend.as_deref()))
+            .collect();
+        for spec in &mut specs {
+            if down.contains(&(spec.id.service.as_str(), Some(spec.id.backend.as_str()))) {
+                spec.initial = State::Down;
+            }
+        }
+        specs
     }
 
     /// Stores what the next daemon is to know, if the disk does not have it.

@@ -55,6 +55,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::controller::{Controller, Sources};
 use self::ends::{End, Ends};
 use self::first_probes::{open_lane, prove};
+use self::incidents::Incidents;
 use self::lookup::Lookup;
 use self::peers::Group;
 use self::pins::lock_pins;
@@ -72,7 +73,7 @@ use crate::dataplane::attach::{self, Attached};
 use crate::dataplane::aya::Placement;
 use crate::desired::World;
 use crate::netlink::{Changes, Netlink};
-use crate::probe::scheduler::{Events, Scheduler, TargetSpec};
+use crate::probe::scheduler::{Events, Scheduler};
 use crate::probe::vip;
 use crate::revision::{self, Author};
 use crate::seed;
@@ -232,7 +233,8 @@ async fn begin(
     let (lane, found) = open_lane(&config, &netlink).await;
     let (mut scheduler, mut probes) =
         Scheduler::new(lane.clone()).context("starting the thread that makes probes")?;
-    for error in scheduler.set_targets(TargetSpec::from_services(&config.services)) {
+    let incidents = Incidents::resume(&store);
+    for error in scheduler.set_targets(incidents.targets(&config)) {
         tracing::error!(%error, "cannot be probed");
     }
     let found = prove(&config, (&netlink, &lane, found), (&scheduler, &mut probes)).await;
@@ -266,7 +268,7 @@ async fn begin(
         done,
         seed,
         tables: Arc::new(tables),
-        incidents: incidents::Incidents::resume(&store),
+        incidents,
         store,
         builder,
         seats: begun.seats,

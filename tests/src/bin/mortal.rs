@@ -5,7 +5,7 @@
 //! appended to the file of that name with `.passed` behind it. If the orders
 //! are a moment and a number, such as `StageBegan 2`, the process ends itself
 //! by SIGKILL when it passes that moment for that time since the orders were
-//! given.
+//! given; with `panic` behind it, it panics there.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -51,6 +51,10 @@ fn pass(moment: Moment) {
         .and_then(|mut file| writeln!(file, "{moment:?}"));
     if let Err(error) = noted {
         eprintln!("mortal: {moment:?} is not noted: {error}");
+    }
+    if orders.trim() == format!("{moment:?} {times} panic") {
+        drop(passed);
+        panic!("ordered to, at {moment:?}");
     }
     if orders.trim() == format!("{moment:?} {times}") {
         eprintln!("mortal: process {} ends at {moment:?}", id());

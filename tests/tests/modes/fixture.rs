@@ -249,10 +249,16 @@ impl Network {
 
     /// A balancer with these services.
     pub(crate) fn balancer(&self, services: &[Service]) -> Result<Balancer<'_>> {
-        let mut text = vec![self.pool()];
-        text.extend(services.iter().map(Service::toml));
+        let text = self.file("", services);
         let balancer = self.lab.balancer().namespace();
-        Balancer::start(balancer, self.interfaces(), &text.join("\n"))
+        Balancer::start(balancer, self.interfaces(), &text)
+    }
+
+    /// What its file says, with more keys of `[node]`.
+    pub(crate) fn file(&self, node: &str, services: &[Service]) -> String {
+        let mut text = vec![node.to_owned(), self.pool()];
+        text.extend(services.iter().map(Service::toml));
+        text.join("\n")
     }
 
     /// What `[node]` says of the pool. A closed flow's port is soon another's,
@@ -286,7 +292,7 @@ impl Network {
 
     /// Where packets come in that the balancer has to see: of clients; from
     /// behind, errors about what it sent and, if it translates, replies.
-    fn interfaces(&self) -> &'static [&'static str] {
+    pub(crate) fn interfaces(&self) -> &'static [&'static str] {
         match self.mode.forward {
             Forward::L2 | Forward::Fullnat => &["eth0"],
             Forward::Ipip | Forward::Gue | Forward::Nat => &["eth0", "eth1"],

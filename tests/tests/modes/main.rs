@@ -4,7 +4,7 @@
 //! One table, [`every_mode`], has a row for each mode and pair of families; a
 //! new mode is one more row and goes through all of it: large transfers and
 //! load over HTTP, throughput and datagrams, DNS, QUIC, connections that outlive
-//! changes, and probes by the VIP. Needs root; `BALANCER_BIN` names another binary than that
+//! changes and daemons, and probes by the VIP. Needs root; `BALANCER_BIN` names another binary than that
 //! of `cargo xtask build`. One test at a time: `--test-threads=1`.
 
 mod by_vip;
@@ -12,6 +12,7 @@ mod datagrams;
 mod fixture;
 mod pmtu;
 mod quic;
+mod restarts;
 mod survival;
 mod tags;
 mod transfers;

@@ -38,6 +38,8 @@ pub struct WrkRun {
     pub seconds: u32,
     /// Whether each request has a connection of its own.
     pub reconnect: bool,
+    /// How long an answer may take before it counts as a timeout.
+    pub patience_secs: u32,
 }
 
 /// What wrk counted.
@@ -96,6 +98,7 @@ impl WrkRun {
             connections: 10,
             seconds: 2,
             reconnect: false,
+            patience_secs: 2,
         }
     }
 
@@ -111,6 +114,7 @@ impl WrkRun {
         command.args(["--threads", &self.threads.to_string()]);
         command.args(["--connections", &self.connections.to_string()]);
         command.args(["--duration", &format!("{}s", self.seconds)]);
+        command.args(["--timeout", &format!("{}s", self.patience_secs)]);
         command.arg("--script").arg(&script);
         if self.reconnect {
             command.args(["--header", "Connection: close"]);

@@ -12,6 +12,7 @@ pub mod explain;
 pub mod group;
 pub mod health;
 pub mod live;
+pub mod loadtest;
 pub mod maglev;
 pub mod member;
 pub mod metrics;

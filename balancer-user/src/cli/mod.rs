@@ -17,6 +17,7 @@ mod explain;
 mod file;
 mod follow;
 mod history;
+mod loadtest;
 mod logging;
 mod man;
 mod output;
@@ -102,6 +103,7 @@ enum Command {
     Explain(explain::Args),
     Trace(trace::Args),
     Capture(capture::Args),
+    Loadtest(Box<loadtest::Args>),
     Verify(verify::Args),
     Decap(decap::Args),
     Unload(unload::Args),
@@ -177,6 +179,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
         Command::Explain(args) => explain::run(&args, &client),
         Command::Trace(args) => trace::run(&args),
         Command::Capture(args) => capture::run(&args, &client),
+        Command::Loadtest(args) => loadtest::run(&args, &client),
         Command::Verify(args) => verify::run(&args, &client),
         Command::Decap(args) => decap::run(&args),
         Command::Unload(args) => unload::run(&args, &client),

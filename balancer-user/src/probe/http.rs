@@ -309,7 +309,7 @@ pub(super) async fn drive<T>(
 }
 
 /// Names an error of the HTTP library by its cause.
-fn http_failure(error: &hyper::Error, phase: Phase, deadline: &Deadline) -> Failure {
+pub(crate) fn http_failure(error: &hyper::Error, phase: Phase, deadline: &Deadline) -> Failure {
     if let Some(cause) = error
         .source()
         .and_then(|cause| cause.downcast_ref::<io::Error>())

@@ -36,7 +36,7 @@ use crate::config::model::{Identity, TlsProbe};
 use crate::health::{Failure, Phase, shortened};
 
 /// Makes TLS connections and checks who is at their other end.
-pub(super) struct Client {
+pub(crate) struct Client {
     connector: TlsConnector,
     server_name: Option<ServerName<'static>>,
     identity: Option<ServerName<'static>>,
@@ -45,7 +45,7 @@ pub(super) struct Client {
 
 /// The protocol that is asked for within TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Alpn {
+pub(crate) enum Alpn {
     Http1,
     /// A server that does not take it up has failed (RFC 9113, 3.2).
     Http2,
@@ -70,7 +70,7 @@ impl std::fmt::Debug for Client {
 }
 
 impl Client {
-    pub(super) fn new(
+    pub(crate) fn new(
         tls: &TlsProbe,
         identity: Option<&Identity>,
         alpn: Alpn,
@@ -105,7 +105,7 @@ impl Client {
     }
 
     /// Makes the TLS handshake and checks the server's certificate.
-    pub(super) async fn handshake(
+    pub(crate) async fn handshake(
         &self,
         stream: TcpStream,
         address: SocketAddr,

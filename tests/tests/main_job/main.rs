@@ -28,6 +28,7 @@ mod forwarding;
 mod generic;
 mod grpc;
 mod incidents;
+mod loadtest;
 mod metrics;
 mod network;
 mod outages;

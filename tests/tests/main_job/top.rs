@@ -71,7 +71,7 @@ fn live_screen_shows_a_skew_as_it_comes_and_keys_lead_to_it() -> Result<()> {
         !screen.starts_with("all ") && screen.contains(" skew  service web: backend backend2")
     })?;
     // The whole command is there, however long the line before it is.
-    ensure!(screen.contains("   try balancer verify\n"), "{screen}");
+    ensure!(screen.contains("   try balancer verify"), "{screen}");
     // It gets far more than its mark has it.
     top.wait("the share of the one that gets most", 4 * LIMIT, |screen| {
         let mut rows = screen.lines().filter(|row| row.contains("backend2   "));

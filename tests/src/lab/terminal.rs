@@ -16,6 +16,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::{Winsize, openpty};
 use vt100::Parser;
 
@@ -47,6 +48,8 @@ impl Terminal {
             ws_ypixel: 0,
         };
         let pair = openpty(Some(&size), None).context("no pseudo-terminal")?;
+        // A program that held this end would never be hung up on.
+        fcntl(&pair.master, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
         // A session of its own, or the program would ask the terminal of whoever
         // runs the tests how large it is.
         let mut command = Command::new("setsid");

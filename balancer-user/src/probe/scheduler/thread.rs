@@ -10,8 +10,8 @@ use std::io;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::AbortHandle;
 
-/// Threads that make probes. One makes about ten thousand a second over TCP
-/// or HTTP.
+/// Threads that make probes. Two thousand a second over HTTP keep one busy for
+/// a fifth of the time (docs/benchmark.md).
 const THREADS: usize = 1;
 
 /// Runs tasks until it is dropped.

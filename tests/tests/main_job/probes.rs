@@ -181,3 +181,44 @@ fn command_decides_with_the_rights_of_nobody() -> Result<()> {
     wait_state(&api, &balancer, "backend0", "up")?;
     Ok(())
 }
+
+/// Whether a process runs with these arguments.
+fn runs(arguments: &str) -> bool {
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        return false;
+    };
+    let wanted = arguments.replace(' ', "\0") + "\0";
+    processes.flatten().any(|process| {
+        let line = std::fs::read(process.path().join("cmdline"));
+        line.is_ok_and(|line| line == wanted.as_bytes())
+    })
+}
+
+#[test]
+fn command_that_still_runs_ends_with_the_daemon() -> Result<()> {
+    let lab = l2(1)?;
+    let servers = crate::fixture::web_servers(&lab)?;
+    // Nobody else sleeps for as long.
+    let hanging = format!("sleep {}", 1_000_000 + std::process::id());
+    let script =
+        format!("curl -fsS http://$BALANCER_ADDRESS:$BALANCER_PORT/healthz || exec {hanging}");
+    let probe =
+        format!("kind = \"command\"\nport = 80\ncommand = [\"/bin/sh\", \"-c\", \"{script}\"]\n");
+    let text = file(&lab, &probe)
+        .replace("timeout = \"190ms\"", "timeout = \"3900ms\"")
+        .replace(
+            "interval = \"200ms\"",
+            "interval = \"4s\"\nfast_interval = \"200ms\"",
+        );
+    let mut balancer = balancer(&lab, &text)?;
+    servers[0].set_healthy(false)?;
+    wait_for("the command to hang", LIMIT, || {
+        runs(&hanging).then_some(())
+    })
+    .with_context(|| balancer.log())?;
+    balancer.stop()?;
+    wait_for("the command to end", LIMIT, || {
+        (!runs(&hanging)).then_some(())
+    })?;
+    Ok(())
+}

@@ -65,7 +65,11 @@ fn assert_nothing_left(lab: &str, pid: u32, directory: &Path) {
 /// The test binary itself, running only the helper below, as a process that can
 /// be killed.
 fn helper() -> (process::Process, u32) {
-    let mut command = Command::new(std::env::current_exe().unwrap());
+    // Whoever runs the tests in the background has SIGINT ignored, and so would
+    // all that they start.
+    let mut command = Command::new("env");
+    command.arg("--default-signal=INT,TERM");
+    command.arg(std::env::current_exe().unwrap());
     command.args([
         "--exact",
         "leftovers::helper_that_waits_for_its_end",

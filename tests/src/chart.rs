@@ -151,7 +151,8 @@ fn line(svg: &mut String, text: &str) {
     let _ = writeln!(svg, "{text}");
 }
 
-fn escaped(text: &str) -> String {
+/// Text as it stands in SVG.
+pub(crate) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")

@@ -9,22 +9,22 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail};
 use clap::error::ErrorKind;
 use hyper::header::{HeaderName, HeaderValue};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use self::source::Source;
-use super::{Exit, bad_usage, output, units};
+use super::{Exit, bad_usage, output};
 use crate::api::client::Client;
 use crate::config::model::TlsProbe;
 use crate::loadtest::allow::AllowList;
 use crate::loadtest::client::{self, Ask};
 use crate::loadtest::html;
 use crate::loadtest::report::Report;
-use crate::loadtest::run::{self, Glance, Made, Pace};
+use crate::loadtest::run::{self, Made, Pace};
 use crate::loadtest::shares::Shares;
-use crate::loadtest::target::Target;
+use crate::loadtest::target::{Scheme, Target};
 use crate::loadtest::verdict::Thresholds;
 
+mod progress;
 mod source;
 mod text;
 
@@ -155,7 +155,7 @@ pub(super) fn run(args: &Args, client: &Client) -> anyhow::Result<Exit> {
         Ok(target) => target,
         Err(fault) => return Ok(bad_usage(ErrorKind::InvalidValue, fault)),
     };
-    if let Some(fault) = args.fault() {
+    if let Some(fault) = args.fault().or_else(|| args.useless(target.scheme)) {
         return Ok(bad_usage(ErrorKind::InvalidValue, fault));
     }
     let allowed = allowed(&args.allow_file)?;
@@ -202,6 +202,28 @@ impl Args {
             ));
         }
         percent("max-failures", self.max_failures).or_else(|| percent("min-made", self.min_made))
+    }
+
+    /// What would be taken and do nothing.
+    fn useless(&self, scheme: Scheme) -> Option<String> {
+        let (is_tcp, is_tls) = (scheme == Scheme::Tcp, scheme == Scheme::Https);
+        let of_requests = [
+            ("--requests", self.requests != 1),
+            ("--host", self.host.is_some()),
+            ("--header", !self.header.is_empty()),
+            ("--expect-status", !self.expect_status.is_empty()),
+            ("--server-header", self.server_header.is_some()),
+        ];
+        let of_tls = [
+            ("--ca-file", self.ca_file.is_some()),
+            ("--server-name", self.server_name.is_some()),
+        ];
+        let given = |of: &[(&'static str, bool)]| of.iter().find(|it| it.1).map(|it| it.0);
+        if let Some(name) = given(&of_requests).filter(|_| is_tcp) {
+            return Some(format!("{name} is of requests, and tcp:// makes none"));
+        }
+        let name = given(&of_tls).filter(|_| !is_tls)?;
+        Some(format!("{name} is of TLS, which only https:// has"))
     }
 
     fn ask(&self) -> Ask {
@@ -285,14 +307,14 @@ async fn test(
         patience: args.timeout * 3,
     };
     let began = SystemTime::now().duration_since(UNIX_EPOCH);
-    let bar = bar();
+    let bar = progress::bar();
     let stop = async {
         // Without a handler it ends at once, as by any signal.
         let _ = tokio::signal::ctrl_c().await;
     };
     let flows = Arc::new(flows);
     let all = run::run(Arc::clone(&flows), pace, stop, |glance| {
-        bar.set_message(live(&glance));
+        bar.set_message(progress::live(&glance));
         bar.tick();
     });
     let made = {
@@ -361,33 +383,4 @@ fn raise_files(flows: u64) {
              `ulimit -n {wanted}` has more"
         ));
     }
-}
-
-fn bar() -> ProgressBar {
-    let bar = ProgressBar::no_length();
-    // Not drawn where stderr is no terminal.
-    bar.set_draw_target(ProgressDrawTarget::stderr());
-    bar.set_style(
-        ProgressStyle::with_template("{spinner} {wide_msg}")
-            .unwrap_or_else(|_| ProgressStyle::default_spinner()),
-    );
-    bar
-}
-
-fn live(glance: &Glance<'_>) -> String {
-    let tally = glance.tally;
-    let times = tally.times().map_or(String::new(), |it| {
-        format!(
-            "  half within {:.1} ms, 99 of 100 within {:.1} ms",
-            it.p50, it.p99
-        )
-    });
-    format!(
-        "{} s  {} answered, {} failed, {} not made, {} under way{times}",
-        glance.passed.as_secs(),
-        units::count(tally.answered()),
-        tally.failed(),
-        tally.skipped(),
-        glance.under_way
-    )
 }

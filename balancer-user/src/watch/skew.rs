@@ -4,7 +4,7 @@
 //! backend are held against what its slots were in each of those seconds.
 //! Three things have to be together: a chi-square test over all backends, an
 //! exact binomial test of the one that stands out most (which chance alone
-//! passes less than once in years), and an effect that matters. So few flows
+//! passes a few times a year at most), and an effect that matters. So few flows
 //! never alarm, and with many flows no small difference does.
 
 use std::collections::VecDeque;
@@ -24,7 +24,8 @@ const SIGNIFICANCE: f64 = 1e-6;
 /// flows come, this weighs false alarms against time: at 100 flows a second to
 /// four backends, a share that is a quarter too large stands out in half a
 /// minute by 7.9 standard deviations of what it should be, and this asks for
-/// 5.5 of them. With ten times the flows chance no longer reaches the effect.
+/// 5.5 of them. Chance passes it ten times a year at most, were each window of
+/// each second one of its own.
 const BACKEND_SIGNIFICANCE: f64 = 1e-7;
 /// A share that is wrong by less than this factor is nobody's trouble. Half a
 /// minute at 100 flows a second shows one of 1.25 as anything above 1.17.

@@ -19,7 +19,8 @@ use crate::loadtest::shares::{Seen, Shares};
 
 /// Longest that an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Metrics of a thousand services of a hundred backends are 200 MB.
+/// Most of an answer that is read, in bytes: more than a balancer of this
+/// project has to say.
 const MOST: usize = 512 << 20;
 /// The daemon reads its counters each second.
 const SETTLING: Duration = Duration::from_millis(2500);

@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 
 use vt100::{Cell, Color, Screen};
 
+use crate::chart::escaped;
+
 /// A cell.
 const WIDTH: f64 = 8.0;
 const HEIGHT: f64 = 17.0;
@@ -199,13 +201,6 @@ fn colour(colour: Color, default: &str) -> String {
         },
         Color::Rgb(red, green, blue) => format!("#{red:02x}{green:02x}{blue:02x}"),
     }
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
 }
 
 #[cfg(test)]

@@ -123,8 +123,12 @@ pub struct Apply {
 pub struct InterfaceStatus {
     /// Its name.
     pub name: String,
-    /// `native`, `generic`, `offloaded` or `detached`.
+    /// `native`, `generic`, `offloaded` or `detached`; `missing` where there
+    /// is no such interface.
     pub mode: String,
+    /// `up`, `down`, `no-carrier` or `missing`.
+    #[serde(default)]
+    pub state: String,
 }
 
 /// A service and its backends.

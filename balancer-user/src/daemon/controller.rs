@@ -18,6 +18,7 @@ use super::capturing::Captures;
 use super::hops::{self, Found, Solicit};
 use super::host::Looks;
 use super::incidents::Incidents;
+use super::interfaces::Interfaces;
 use super::lookup::Lookup;
 use super::peers::Group;
 use super::planning;
@@ -83,8 +84,7 @@ pub(super) struct Controller {
     pub(super) lookup: Lookup,
     pub(super) rates: Rates,
     pub(super) started: Instant,
-    /// How the program is on each interface, as last looked up.
-    pub(super) modes: BTreeMap<String, String>,
+    pub(super) interfaces: Interfaces,
     pub(super) last_apply: Option<LastApply>,
     pub(super) last_reload: Option<LastReload>,
     pub(super) looks: Looks,

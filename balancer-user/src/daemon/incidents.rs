@@ -171,7 +171,8 @@ impl Incidents {
         let is_news = |it: &&Incident| {
             !matches!(
                 it.kind,
-                Kind::BackendDown
+                Kind::Interface
+                    | Kind::BackendDown
                     | Kind::ServiceDown
                     | Kind::FailOpen
                     | Kind::Drift

@@ -225,6 +225,9 @@ impl Controller {
             cause: cause.to_owned(),
         };
         let mut signs = Vec::new();
+        if let Some((what, cause)) = self.interfaces.fault(Instant::now()) {
+            signs.push(of_node(Kind::Interface, what, &cause));
+        }
         let full: Vec<String> = self.pressure.problems().collect();
         if !full.is_empty() {
             let cause = "more live flows than node.flow_table_size has room for";

@@ -1,6 +1,5 @@
-//! What the network says: next hops, and the program on the interfaces.
+//! What the network says of the ways to the backends.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -54,6 +53,8 @@ impl Controller {
         known.extend(found);
         let wanted = hops::addresses(&self.config);
         known.retain(|address, _| wanted.contains_key(address));
+        let ways = self.found.values().flatten();
+        self.interfaces.note_ways(ways, began);
         self.world.hops = hops::for_members(&self.config, &self.found);
         self.lead_probes().await;
         let _ = self.reconcile("routes or neighbours changed", began);
@@ -95,47 +96,6 @@ impl Controller {
     /// Has probes by VIPs go where packets go.
     pub(super) async fn lead_probes(&self) {
         self.lane.lead(&self.config, &self.found).await;
-    }
-
-    /// Notes where the program is, and attaches it to an interface that was
-    /// made anew.
-    pub(super) async fn look_up_interfaces(&mut self) {
-        let mut modes = BTreeMap::new();
-        for name in self.config.node.interfaces.clone() {
-            let mode = match self.netlink.link(&name).await {
-                Ok(Some(link)) => match link.xdp {
-                    Some(xdp) => format!("{:?}", xdp.mode).to_lowercase(),
-                    None => self.reattach(&name, link.index),
-                },
-                Ok(None) => "missing".to_owned(),
-                Err(error) => format!("unknown ({error})"),
-            };
-            if self.modes.get(&name) != Some(&mode) {
-                tracing::info!(interface = %name, %mode, "interface");
-            }
-            modes.insert(name, mode);
-        }
-        self.modes = modes;
-    }
-
-    /// Attaches to an interface that was made anew; to one that has lost the
-    /// program only where that is to be repaired.
-    fn reattach(&mut self, interface: &str, index: u32) -> String {
-        let is_new = self.verifier.is_new_interface(interface, index);
-        if !is_new && !self.config.node.repair_drift {
-            return "detached".to_owned();
-        }
-        match tokio::task::block_in_place(|| self.dataplane.attach(interface)) {
-            Ok(()) => {
-                tracing::warn!(%interface, "the program was gone; attached again");
-                self.note_put_back(interface, index);
-                "attached".to_owned()
-            }
-            Err(error) => {
-                tracing::error!(%interface, %error, "the program is gone");
-                "detached".to_owned()
-            }
-        }
     }
 }
 

@@ -15,6 +15,7 @@ mod first_probes;
 pub mod hops;
 mod host;
 mod incidents;
+mod interfaces;
 mod judged;
 mod looking;
 mod lookup;
@@ -41,7 +42,6 @@ mod telemetry;
 mod verify;
 mod watching;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -283,7 +283,7 @@ async fn begin(
         rates: rates::Rates::default(),
         started: Instant::now(),
         lookup: Lookup::new(answers),
-        modes: BTreeMap::new(),
+        interfaces: Default::default(),
         last_apply: None,
         last_reload: None,
         looks: host::Looks::default(),
@@ -335,6 +335,12 @@ async fn check_interfaces(netlink: &Netlink, node: &Node) -> anyhow::Result<()> 
     let ours = attach::pinned(&node.pin_dir)?;
     for name in &node.interfaces {
         let Some(link) = netlink.link(name).await? else {
+            // An earlier daemon was on it, so the name is no slip of the pen:
+            // the other interfaces, and whoever is on them, need a daemon.
+            if ours.contains(name) {
+                tracing::error!(interface = %name, "does not exist; the program is attached when it is back");
+                continue;
+            }
             bail!("interface {name} does not exist; see `ip link`");
         };
         if let Some(xdp) = link.xdp

@@ -7,9 +7,7 @@ use balancer_common::layout::{HandshakeCounters, MemberCounters};
 use super::controller::Controller;
 use super::hops;
 use super::protocol::UnderWay;
-use crate::api::types::{
-    Apply, BackendStatus, HandshakeStatus, InterfaceStatus, Reload, ServiceStatus, Status,
-};
+use crate::api::types::{Apply, BackendStatus, HandshakeStatus, Reload, ServiceStatus, Status};
 use crate::config::model::{Health, Protocol, Service};
 use crate::dataplane::Counters;
 use crate::desired::{BackendState, Seat, Standing};
@@ -66,14 +64,7 @@ impl Controller {
                 .names()
                 .map(ToOwned::to_owned)
                 .collect(),
-            interfaces: self
-                .modes
-                .iter()
-                .map(|(name, mode)| InterfaceStatus {
-                    name: name.clone(),
-                    mode: mode.clone(),
-                })
-                .collect(),
+            interfaces: self.interfaces.status(),
             services,
             reasons: counters
                 .reasons
@@ -89,15 +80,7 @@ impl Controller {
 
     /// What is wrong with the node and no incident, a sentence each.
     pub(super) fn node_problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        for (name, mode) in &self.modes {
-            if !matches!(
-                mode.as_str(),
-                "native" | "generic" | "offloaded" | "attached"
-            ) {
-                problems.push(format!("interface {name}: the program is {mode}"));
-            }
-        }
+        let mut problems = self.interfaces.problems(Instant::now());
         problems.extend(self.storage_problem());
         problems.extend(self.lane.problems());
         if let Some(apply) = self.last_apply.as_ref().filter(|apply| !apply.succeeded) {

@@ -128,7 +128,7 @@ impl Controller {
             open_incidents,
             opened: self.incidents.opened(),
             maps: blueprint.map_or_else(Vec::new, |it| self.maps(it)),
-            interfaces: self.modes.clone().into_iter().collect(),
+            interfaces: self.interfaces.modes(),
             handshake_sample: self
                 .incidents
                 .sampling

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::controller::Controller;
 use crate::api::types::{DriftFinding, RepairedDrift, Verification};
-use crate::dataplane::tables::Audit;
+use crate::dataplane::tables::{Audit, Drift};
 use crate::rehearsal::Names;
 use wording::{finding, in_words};
 
@@ -189,15 +189,16 @@ impl Controller {
         self.verifier.round_began.get_or_insert(now);
         let mut audit = tokio::task::block_in_place(|| self.dataplane.audit(budget));
         // An interface that goes takes its entry of the device map along.
-        audit
-            .drifts
-            .retain(|drift| !wording::is_of_gone_interface(drift));
+        let is_there = |drift: &Drift| !wording::is_of_gone_interface(drift);
+        audit.drifts.retain(is_there);
         let mut findings = Vec::new();
         if !audit.drifts.is_empty() {
+            let is_repaired = repairs && self.repair(&audit);
+            // One may just have been going.
+            audit.drifts.retain(is_there);
             let state = self.dataplane.written();
             let names = Names::of(&self.builder, state);
             findings.extend(audit.drifts.iter().map(|drift| in_words(drift, &names)));
-            let is_repaired = repairs && self.repair(&audit);
             for finding in &mut findings {
                 finding.is_repaired = is_repaired;
             }
@@ -217,6 +218,9 @@ impl Controller {
     fn repair(&mut self, audit: &Audit) -> bool {
         tokio::task::block_in_place(|| {
             if let Err(error) = self.dataplane.repair(&audit.drifts) {
+                if audit.drifts.iter().all(wording::is_of_gone_interface) {
+                    return false;
+                }
                 tracing::error!(%error, "what differs in the kernel cannot be written anew");
                 return false;
             }
@@ -234,6 +238,7 @@ impl Controller {
             return Vec::new();
         };
         let mut findings = Vec::new();
+        let mut is_one_new = false;
         for name in self.config.node.interfaces.clone() {
             // One that is missing is said elsewhere.
             let Ok(Some(link)) = self.netlink.link(&name).await else {
@@ -243,6 +248,12 @@ impl Controller {
             let seen = link.xdp.map(|xdp| xdp.program_id);
             if seen == Some(ours) {
                 self.verifier.note_attached(&name, link.index);
+                continue;
+            }
+            if seen.is_none() && self.verifier.is_new_interface(&name, link.index) {
+                // Nobody took the program off: that interface never had it.
+                self.verifier.running.remove(&name);
+                is_one_new = true;
                 continue;
             }
             let seen = seen.map_or_else(|| "none".to_owned(), |id| format!("program {id}"));
@@ -255,6 +266,9 @@ impl Controller {
                 self.verifier.running.remove(&name);
             }
             findings.push(finding);
+        }
+        if is_one_new {
+            self.look_up_interfaces().await;
         }
         findings
     }

@@ -40,15 +40,15 @@ pub fn attach(
     pin_dir: &Path,
 ) -> Result<Attached, Error> {
     let pin = pin_path(pin_dir, interface);
-    if pin.exists() {
-        if replace(program, &pin)? {
-            return Ok(Attached::Replaced);
-        }
-        // The interface this link was for is gone, so it holds nothing.
-        unpin(&pin)?;
+    if pin.exists() && replace(program, &pin)? {
+        return Ok(Attached::Replaced);
     }
     let index = nix::net::if_::if_nametoindex(interface)
         .map_err(|error| Error::kernel(format!("interface {interface}"), error))?;
+    if pin.exists() {
+        // The interface this link was for is gone, so it holds nothing.
+        unpin(&pin)?;
+    }
     let modes: &[(XdpMode, Attached)] = match mode {
         model::XdpMode::Native => &[(XdpMode::Driver, Attached::Native)],
         model::XdpMode::Generic => &[(XdpMode::Skb, Attached::Generic)],
@@ -81,6 +81,11 @@ pub fn attach(
         doing: format!("attaching to interface {interface} in {mode:?} mode"),
         cause,
     })
+}
+
+/// Whether there is an interface of that name.
+pub(super) fn is_there(interface: &str) -> bool {
+    nix::net::if_::if_nametoindex(interface).is_ok()
 }
 
 /// Detaches the program from an interface; nothing happens where none is. It

@@ -147,6 +147,8 @@ impl KernelDataplane {
         Ok((dataplane, attached))
     }
 
+    /// Attaches, or replaces, on all interfaces that there are. One that is
+    /// gone gets the program when it is back, and holds up nobody.
     fn attach_all(&mut self) -> Result<Vec<(String, Attached)>, Error> {
         let Placement {
             interfaces,
@@ -154,7 +156,7 @@ impl KernelDataplane {
             pin_dir,
         } = &self.placement;
         let mut done: Vec<(String, Attached)> = Vec::new();
-        for interface in interfaces {
+        for interface in interfaces.iter().filter(|it| attach::is_there(it)) {
             let attached = self
                 .loaded
                 .object
@@ -328,10 +330,9 @@ impl Dataplane for KernelDataplane {
         self.swap(next, None)
     }
 
-    fn attach(&mut self, interface: &str) -> Result<(), Error> {
+    fn attach(&mut self, interface: &str) -> Result<Attached, Error> {
         let Placement { mode, pin_dir, .. } = &self.placement;
-        attach::attach(self.loaded.object.program()?, interface, *mode, pin_dir)?;
-        Ok(())
+        attach::attach(self.loaded.object.program()?, interface, *mode, pin_dir)
     }
 
     fn detach(&mut self) -> Result<(), Error> {

@@ -9,6 +9,7 @@ use balancer_common::layout::{
 };
 use bytemuck::Zeroable;
 
+use super::attach::Attached;
 use super::capacity::Capacity;
 use super::shadow::Blueprint;
 use super::tables::{Audit, Drift, Memory, SourceEntry, Tables};
@@ -222,8 +223,8 @@ impl Dataplane for FakeDataplane {
         Ok(())
     }
 
-    fn attach(&mut self, _interface: &str) -> Result<(), Error> {
-        Ok(())
+    fn attach(&mut self, _interface: &str) -> Result<Attached, Error> {
+        Ok(Attached::Native)
     }
 
     fn detach(&mut self) -> Result<(), Error> {

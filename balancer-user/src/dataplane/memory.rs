@@ -164,19 +164,33 @@ impl Memory for KernelMemory {
         if let Some(port) = self.ports.iter().position(|known| *known == interface) {
             return Ok(port as u8);
         }
-        let port = self.ports.len() as u32;
-        if port >= self.egress.len() {
-            return Err(Error::Full {
-                map: "EGRESS",
-                needed: self.ports.len() + 1,
-                limit: self.egress.len() as usize,
-            });
+        let port = self.free_port()?;
+        self.set_interface(port, interface)?;
+        let at = usize::from(port);
+        if at == self.ports.len() {
+            self.ports.push(interface);
+        } else {
+            self.ports[at] = interface;
         }
-        self.egress
-            .set(port, interface, None, 0)
-            .map_err(|error| Error::kernel(format!("entering interface {interface}"), error))?;
-        self.ports.push(interface);
-        Ok(port as u8)
+        Ok(port)
+    }
+}
+
+impl KernelMemory {
+    /// A port that no interface has. One that a gone interface had is taken
+    /// only where no other is left: what names it in the tables is from before
+    /// it went.
+    fn free_port(&mut self) -> Result<u8, Error> {
+        let limit = self.egress.len() as usize;
+        if self.ports.len() < limit {
+            return Ok(self.ports.len() as u8);
+        }
+        let gone = (0..limit as u8).find(|port| self.interface_at(*port).is_none());
+        gone.ok_or(Error::Full {
+            map: "EGRESS",
+            needed: limit + 1,
+            limit,
+        })
     }
 }
 

@@ -48,6 +48,7 @@ pub mod tables;
 pub mod trial;
 mod unlink;
 
+use attach::Attached;
 use capacity::Capacity;
 pub use handshakes::Opened;
 use shadow::Blueprint;
@@ -382,7 +383,7 @@ pub trait Dataplane: Send {
     }
 
     /// Attaches the program again to an interface that has lost it.
-    fn attach(&mut self, interface: &str) -> Result<(), Error>;
+    fn attach(&mut self, interface: &str) -> Result<Attached, Error>;
 
     /// Detaches the program everywhere.
     fn detach(&mut self) -> Result<(), Error>;

@@ -180,10 +180,16 @@ pub(super) fn left(pin_dir: &Path) -> Result<Left, Error> {
     let is_attached = |set: &MapSet| set.program().is_some_and(|id| attached.contains(&id));
     // Two are attached where a controller was killed between two links: the
     // newer one has what the change was for.
-    let newest = all(pin_dir)?
-        .into_iter()
-        .filter(is_attached)
-        .max_by_key(|set| set.number);
+    let sets = all(pin_dir)?;
+    let newest = match &sets[..] {
+        // A copy that took another's place while no interface was there is in
+        // no link: these are of interfaces that are gone.
+        [only] if !attached.is_empty() => Some(only.clone()),
+        _ => sets
+            .into_iter()
+            .filter(is_attached)
+            .max_by_key(|set| set.number),
+    };
     Ok(match newest {
         None => Left::Nothing,
         Some(set) if set.version == LAYOUT_VERSION => Left::Set(set),

@@ -235,7 +235,9 @@ fn command(sign: &Sign, since: Option<&Since>, repairs: bool) -> String {
         // Nobody else puts it right.
         Kind::Skew | Kind::Drift => "balancer verify --repair".to_owned(),
         Kind::Unconfirmed => "balancer confirm".to_owned(),
-        Kind::PeerDigest | Kind::MapCapacity => "balancer check --live FILE".to_owned(),
+        Kind::Interface | Kind::PeerDigest | Kind::MapCapacity => {
+            "balancer check --live FILE".to_owned()
+        }
         Kind::OldDrain => match &sign.backend {
             Some(backend) => format!("balancer backend undrain {} {backend}", sign.service),
             None => "balancer status".to_owned(),

@@ -112,6 +112,8 @@ pub const PROBES: usize = 3;
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
+    /// An interface is gone or down, or takes less than before.
+    Interface,
     /// New flows do not go by the slots.
     Skew,
     /// A backend's probes fail.
@@ -158,6 +160,7 @@ impl Kind {
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Interface => "interface",
             Self::Skew => "skew",
             Self::BackendDown => "backend-down",
             Self::BackendHeld => "backend-held",

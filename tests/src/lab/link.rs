@@ -171,6 +171,18 @@ pub fn down(namespace: &Namespace, name: &str) -> Result<()> {
     set(namespace, name, LinkMessageBuilder::down)
 }
 
+/// Deletes an interface, and the other end with it.
+///
+/// # Errors
+/// When it does not exist.
+pub fn delete(namespace: &Namespace, name: &str) -> Result<()> {
+    let index = index(namespace, name)?;
+    netlink(namespace, async |handle| {
+        Ok(handle.link().del(index).execute().await?)
+    })
+    .with_context(|| format!("cannot delete {name} in {}", namespace.name()))
+}
+
 /// Changes an interface's MTU.
 ///
 /// # Errors

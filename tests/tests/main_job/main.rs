@@ -51,6 +51,7 @@ mod stop;
 mod top;
 mod udp;
 mod verify;
+mod what_if;
 
 use std::time::Duration;
 

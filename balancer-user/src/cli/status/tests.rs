@@ -73,6 +73,7 @@ pub(in crate::cli) fn status(services: Vec<ServiceStatus>) -> Status {
         interfaces: vec![InterfaceStatus {
             name: "eth0".to_owned(),
             mode: "native".to_owned(),
+            state: "up".to_owned(),
         }],
         features: Vec::new(),
         services,

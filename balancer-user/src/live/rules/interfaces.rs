@@ -30,7 +30,7 @@ pub(super) fn check(context: &mut Context<'_>) {
         let Some(interface) = host.interfaces.get(name) else {
             let message = format!("interface {name} does not exist");
             context.report(&rules::MISSING_INTERFACE, PLACE, message, |finding| {
-                finding.help("see `ip link`; `run` refuses to start without it")
+                finding.help("see `ip link`; a first start is refused without it")
             });
             continue;
         };

@@ -15,7 +15,8 @@ use anyhow::Result;
 use super::node::{Node, Plug, connect};
 use super::plan::{self, Front, Owner, Pair, mac};
 use super::{BackendXdp, Lab, LabConfig, Replies, Start, vips};
-use crate::lab::link;
+use crate::lab::pass::{self, Action, Attached};
+use crate::lab::{link, offload};
 
 pub(super) const MAIN: &str = "eth0";
 const BRIDGE: &str = "br0";
@@ -73,6 +74,45 @@ fn backend(lab: &str, config: &LabConfig, index: u8, switch: &mut Switch) -> Res
         node.hold(&vips(config))?;
     }
     Ok(node)
+}
+
+/// Deletes the balancer's interface, and with it the switch's port.
+pub(super) fn unplug(lab: &Lab) -> Result<()> {
+    link::delete(lab.balancer.namespace(), MAIN)
+}
+
+/// Makes an interface as the balancer had it, and a port: to the kernel both
+/// are others than before. What is returned keeps the port taking frames that
+/// XDP sends.
+pub(super) fn plug_again(lab: &Lab) -> Result<Attached> {
+    let (host, port) = (lab.balancer.namespace(), lab.switch.namespace());
+    let name = lab.balancer.name();
+    let mtu = lab.config.backend_mtu;
+    let ends = [
+        (host, MAIN, mac(Owner::Balancer, 0)),
+        (
+            port,
+            name,
+            mac(Owner::Switch, lab.switch.interfaces().len()),
+        ),
+    ];
+    let [a, b] = ends.map(|(namespace, name, mac)| link::End {
+        namespace,
+        name,
+        mac,
+        mtu,
+    });
+    link::veth(&a, &b)?;
+    let takes_xdp = pass::attach(port, name, Action::Pass)?;
+    for (namespace, name, _) in ends {
+        link::up(namespace, name)?;
+        offload::disable(namespace, name)?;
+    }
+    link::enslave(port, name, BRIDGE)?;
+    for (address, prefix_len) in FRONT.balancer().both() {
+        link::add_address(host, MAIN, address, prefix_len)?;
+    }
+    Ok(takes_xdp)
 }
 
 /// Clients on a front segment, with their routes to the service addresses.

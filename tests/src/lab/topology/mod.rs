@@ -21,6 +21,7 @@ use std::sync::Once;
 use anyhow::{Result, ensure};
 
 use super::cleanup;
+use super::pass::Attached;
 pub use node::{Interface, Node};
 pub use plan::Subnet;
 
@@ -148,6 +149,24 @@ impl Lab {
     /// as it does without root; what was built until then is removed.
     pub fn l2(config: LabConfig) -> Result<Self> {
         l2::build(begin(config)?)
+    }
+
+    /// Flat: deletes the balancer's interface, as whoever made it may.
+    ///
+    /// # Errors
+    /// When it is gone already.
+    pub fn unplug_balancer(&self) -> Result<()> {
+        l2::unplug(self)
+    }
+
+    /// Flat: makes an interface of the same name, address and MAC, which to the
+    /// kernel is another one. What is returned has to be kept for as long as
+    /// it is used.
+    ///
+    /// # Errors
+    /// When there is one.
+    pub fn plug_balancer_again(&self) -> Result<Attached> {
+        l2::plug_again(self)
     }
 
     /// Backends in subnets of their own, behind a router.

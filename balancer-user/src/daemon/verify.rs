@@ -40,6 +40,8 @@ pub(super) struct Verifier {
     /// Interfaces that the program was on, by the number they had; it was
     /// taken off one only by somebody else.
     attached: BTreeMap<String, u32>,
+    /// Ports and interfaces that the device map lacked at an earlier look.
+    missing: BTreeSet<(u8, u32)>,
     /// Those that run it now.
     running: BTreeSet<String>,
 }
@@ -96,6 +98,26 @@ impl Verifier {
     pub(super) fn note_attached(&mut self, interface: &str, index: u32) {
         self.attached.insert(interface.to_owned(), index);
         self.running.insert(interface.to_owned());
+    }
+
+    /// An interface that goes takes its entry of the device map along, and has
+    /// its name a moment longer: what is missing has to be so at two looks.
+    fn leave_out_gone(&mut self, drifts: &mut Vec<Drift>) {
+        let missing = |drift: &Drift| match drift {
+            Drift::Egress {
+                port,
+                expected,
+                seen: None,
+            } => Some((*port, *expected)),
+            _ => None,
+        };
+        let is_gone = |index| nix::net::if_::if_indextoname(index).is_err();
+        self.missing.retain(|(_, index)| !is_gone(*index));
+        drifts.retain(|drift| match missing(drift) {
+            Some((_, index)) if is_gone(index) => false,
+            Some(entry) => !self.missing.insert(entry),
+            None => true,
+        });
     }
 
     fn take(&mut self, finding: DriftFinding, now: Instant) {
@@ -188,14 +210,10 @@ impl Controller {
         let now = Instant::now();
         self.verifier.round_began.get_or_insert(now);
         let mut audit = tokio::task::block_in_place(|| self.dataplane.audit(budget));
-        // An interface that goes takes its entry of the device map along.
-        let is_there = |drift: &Drift| !wording::is_of_gone_interface(drift);
-        audit.drifts.retain(is_there);
+        self.verifier.leave_out_gone(&mut audit.drifts);
         let mut findings = Vec::new();
         if !audit.drifts.is_empty() {
             let is_repaired = repairs && self.repair(&audit);
-            // One may just have been going.
-            audit.drifts.retain(is_there);
             let state = self.dataplane.written();
             let names = Names::of(&self.builder, state);
             findings.extend(audit.drifts.iter().map(|drift| in_words(drift, &names)));
@@ -218,9 +236,6 @@ impl Controller {
     fn repair(&mut self, audit: &Audit) -> bool {
         tokio::task::block_in_place(|| {
             if let Err(error) = self.dataplane.repair(&audit.drifts) {
-                if audit.drifts.iter().all(wording::is_of_gone_interface) {
-                    return false;
-                }
                 tracing::error!(%error, "what differs in the kernel cannot be written anew");
                 return false;
             }

@@ -24,14 +24,6 @@ pub(super) fn finding(what: &str, expected: String, seen: String) -> DriftFindin
     }
 }
 
-/// Whether it is nothing but the entry of an interface that there is no more.
-pub(super) fn is_of_gone_interface(drift: &Drift) -> bool {
-    match drift {
-        Drift::Egress { expected, .. } => nix::net::if_::if_indextoname(*expected).is_err(),
-        _ => false,
-    }
-}
-
 /// A difference by names.
 pub(super) fn in_words(drift: &Drift, names: &Names) -> DriftFinding {
     let of_service = |id: ServiceId, finding: DriftFinding| DriftFinding {

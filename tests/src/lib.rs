@@ -1,5 +1,5 @@
 //! The lab, the reference model, and what stands on them: the demo, the
-//! drills and the benchmark. The suites are in `tests/`: `lab_self` proves the lab,
+//! drills, the soak and the benchmark. The suites are in `tests/`: `lab_self` proves the lab,
 //! `program_run` the kernel program frame by frame, `netlink` the way to next
 //! hops, `main_job` the whole balancer on real traffic, and `modes` each
 //! forwarding mode with every kind of real peer.
@@ -14,4 +14,5 @@ pub mod lab;
 pub mod live;
 pub mod metrics;
 pub mod model;
+pub mod soak;
 pub mod tamper;

@@ -23,6 +23,7 @@ mod package;
 mod process;
 mod run;
 mod setup;
+mod soak;
 mod test;
 mod tidy;
 mod workspace;
@@ -68,6 +69,12 @@ enum Command {
     /// Reports and charts go to `target/drills`. Sets up and builds before;
     /// touches no real interface. Needs root.
     Drill(drill::Args),
+    /// Soaks the balancer: random faults and changes under load, for 20 minutes.
+    ///
+    /// `--minutes N` and `--seed N` say otherwise. The report goes to
+    /// `target/soak`. Exits with 1 when a request failed that no fault ate, or
+    /// when something grew. Sets up and builds before. Needs root.
+    Soak(soak::Args),
     /// Runs all tests: unit and property first, then those that need root.
     ///
     /// Sets up and builds before. The suites that need root make network
@@ -115,6 +122,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Run(args) => run::run(&workspace, &args),
         Command::Demo(args) => demo::run(&workspace, &args),
         Command::Drill(args) => drill::run(&workspace, &args),
+        Command::Soak(args) => soak::run(&workspace, &args),
         Command::Test(args) => test::run(&workspace, &args),
         Command::Fuzz(args) => fuzz::run(&workspace, &args),
         Command::Check => check::run(&workspace),

@@ -191,6 +191,14 @@ pub fn set_mtu(namespace: &Namespace, name: &str, mtu: u32) -> Result<()> {
     set(namespace, name, |link| link.mtu(mtu))
 }
 
+/// Gives an interface another Ethernet address.
+///
+/// # Errors
+/// When it does not exist.
+pub fn set_mac(namespace: &Namespace, name: &str, mac: Mac) -> Result<()> {
+    set(namespace, name, |link| link.address(mac.0.to_vec()))
+}
+
 fn set(
     namespace: &Namespace,
     name: &str,

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use balancer_tests::lab::client::RunningLoad;
-use balancer_tests::lab::{Lab, LabConfig, Mac, Namespace, link, wait_for};
-use rtnetlink::{LinkMessageBuilder, LinkUnspec};
+use balancer_tests::lab::{Lab, LabConfig, Mac, link, wait_for};
 
 use crate::fixture::{
     Api, Service, balancer, l2, load, load_of, stop_unharmed, v4, v6, wait_answers, web_servers,
@@ -71,7 +70,7 @@ fn find_again(lab: &Lab, service: &Service, limit: Duration) -> Result<()> {
     wait_answers(&load, 500)?;
     let changed = Instant::now();
     let mac = Mac([2, 0xb1, 0x0b, 3, 9, 9]);
-    set_mac(lab.backend(1).namespace(), "eth0", mac)?;
+    link::set_mac(lab.backend(1).namespace(), "eth0", mac)?;
     // Only a table without the backend, or its new address, ends the failures.
     let hurt = wait_unharmed(&load, changed)?;
     let used_again = wait_for("the backend to answer again", limit, || {
@@ -107,17 +106,6 @@ fn wait_unharmed(load: &RunningLoad, since: Instant) -> Result<Duration> {
         // Longer than a request may take to fail.
         let quiet = since.elapsed() - last > Duration::from_millis(700);
         (quiet && load.answered() >= answered + 500).then_some(last)
-    })
-}
-
-fn set_mac(namespace: &Namespace, interface: &str, mac: Mac) -> Result<()> {
-    let index = link::index(namespace, interface)?;
-    let message = LinkMessageBuilder::<LinkUnspec>::default()
-        .index(index)
-        .address(mac.0.to_vec())
-        .build();
-    link::netlink(namespace, async |handle| {
-        Ok(handle.link().set(message).execute().await?)
     })
 }
 

@@ -33,7 +33,7 @@ pub use nat::{Candidate, MAX_NAT_SOURCES, NatKey, NatRecord, NatSettings};
 pub use slot::Slot;
 
 /// Bumped with every change of a structure here.
-pub const LAYOUT_VERSION: u32 = 8;
+pub const LAYOUT_VERSION: u32 = 9;
 /// Configurations that stand side by side; one is in force.
 pub const GENERATIONS: u32 = 2;
 /// Slots in one element of `SLOTS`: 64 bytes, a cache line.

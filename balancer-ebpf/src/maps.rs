@@ -67,6 +67,11 @@ static NAT_SETTINGS: Array<NatSettings> = Array::with_max_entries(2, MMAPABLE);
 /// One entry, for the program alone.
 #[map]
 static NAT_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+/// One entry: where the search for a port of either family goes on; written by
+/// the program. A later program goes on there, too: who began anew would give
+/// ports out that backends still hold in TIME-WAIT.
+#[map]
+static NAT_CURSORS: PerCpuArray<[u32; 2]> = PerCpuArray::with_max_entries(1, 0);
 /// Where the first fragments of packets went; written by the program.
 #[map]
 static FRAGMENTS: LruHashMap<FragmentKey, FragmentRecord> = LruHashMap::with_max_entries(1, 0);
@@ -255,6 +260,11 @@ pub(crate) fn forget_translation(key: &NatKey) {
 #[inline(always)]
 pub(crate) fn nat_settings(generation: u32) -> Option<&'static NatSettings> {
     NAT_SETTINGS.get(generation)
+}
+
+#[inline(always)]
+pub(crate) fn nat_cursors() -> Option<*mut [u32; 2]> {
+    NAT_CURSORS.get_ptr_mut(0)
 }
 
 #[inline(always)]

@@ -121,11 +121,15 @@ fn draw(scratch: &mut Scratch, settings: &NatSettings) -> bool {
     // SAFETY: a helper call without arguments.
     let cpu = unsafe { bpf_get_smp_processor_id() };
     let pool = scratch.pool as usize & 1;
-    let cursor = scratch.cursors[pool];
-    let Some(found) = settings.candidate(pool, (cpu, features::cpus()), cursor) else {
+    // SAFETY: the entry of this CPU in a live map; programs do not interrupt
+    // each other on one.
+    let Some(cursors) = maps::nat_cursors().map(|cursors| unsafe { &mut *cursors }) else {
         return false;
     };
-    scratch.cursors[pool] = found.next;
+    let Some(found) = settings.candidate(pool, (cpu, features::cpus()), cursors[pool]) else {
+        return false;
+    };
+    cursors[pool] = found.next;
     scratch.source = settings.sources[pool][found.source as usize & (MAX_NAT_SOURCES - 1)];
     scratch.reply.destination = scratch.source;
     let [a, b] = found.port.to_be_bytes();

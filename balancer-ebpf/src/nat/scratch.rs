@@ -51,8 +51,6 @@ pub(crate) struct Scratch {
     pub(super) flags: u32,
     /// `fullnat`: what requests leave from is known.
     pub(super) is_known: u32,
-    /// `fullnat`: where the search for a port of either family goes on.
-    pub(super) cursors: [u32; 2],
 }
 
 impl Scratch {

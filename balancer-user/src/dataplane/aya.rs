@@ -17,7 +17,7 @@ use super::object::Purpose;
 use super::set::{self, Left, MapSet};
 use super::shadow::Blueprint;
 use super::tables::{Audit, Drift, Tables};
-use super::{Counters, Dataplane, Error, Opened, Plan, ServiceId, State, features, plan};
+use super::{Counters, Dataplane, Error, Opened, Plan, ServiceId, State, features, plan, ports};
 use crate::config::model::XdpMode;
 use crate::moment::{self, Moment};
 
@@ -101,6 +101,7 @@ impl KernelDataplane {
                 Purpose::Forward,
             )?;
             let tables = fill(&mut loaded, state)?;
+            ports::begin(&loaded.set, instance)?;
             Ok((loaded, tables))
         })?;
         let mut dataplane = Self {

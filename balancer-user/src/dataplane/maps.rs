@@ -50,6 +50,9 @@ pub(super) struct Row {
 /// Entries of each map.
 pub(super) type Sizes = BTreeMap<&'static str, u32>;
 
+/// Where each CPU looks for its next port.
+pub(super) const NAT_CURSORS: &str = "NAT_CURSORS";
+
 /// Every map that outlives a program.
 pub(super) const MAPS: &[Row] = &[
     table::<Node>("NODE", |_| 1),
@@ -77,6 +80,10 @@ pub(super) const MAPS: &[Row] = &[
     records::<FlowKey, FlowRecord>("PROBATION", |capacity| capacity.flows),
     records::<FragmentKey, FragmentRecord>("FRAGMENTS", |capacity| capacity.fragments),
     occasional::<NatKey, NatRecord>("NAT", |capacity| capacity.translations),
+    Row {
+        kind: MapType::PerCpuArray,
+        ..occasional::<u32, [u32; 2]>(NAT_CURSORS, |_| 1)
+    },
     occasional::<LimitKey, u64>("LIMITS", |capacity| capacity.limits),
     Row {
         kind: MapType::Array,

@@ -40,6 +40,7 @@ mod memory;
 pub mod meter;
 pub mod object;
 mod packed;
+mod ports;
 pub mod runner;
 mod set;
 pub mod shadow;

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 
@@ -13,6 +15,9 @@ use super::scene::{LIMIT, SHARED};
 use crate::balancer::binary;
 use crate::frames::Rng;
 use crate::lab::wait_for;
+
+/// Between two of them.
+const REST: Duration = Duration::from_millis(400);
 
 /// What became of the changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,12 +31,13 @@ pub struct Tally {
 /// Changes that go on until [`Changes::stop`].
 pub(super) struct Changes {
     shared: Arc<Shared>,
+    /// Closed to end it.
+    go_on: Option<Sender<()>>,
     thread: Option<JoinHandle<Result<Tally>>>,
 }
 
 #[derive(Default)]
 struct Shared {
-    stop: AtomicBool,
     tried: AtomicU64,
     /// Held while a change is made.
     turn: Mutex<()>,
@@ -43,12 +49,13 @@ impl Changes {
     pub(super) fn start(socket: PathBuf, vip: String, server: String, seed: u64) -> Result<Self> {
         let shared = Arc::<Shared>::default();
         let inside = Arc::clone(&shared);
+        let (go_on, closed) = mpsc::channel();
         let thread = thread::Builder::new()
             .name("soak-changes".into())
             .spawn(move || {
                 let mut rng = Rng::new(seed);
                 let mut tally = Tally::default();
-                while !inside.stop.load(Ordering::Relaxed) {
+                while closed.recv_timeout(REST) == Err(RecvTimeoutError::Timeout) {
                     let arguments = draw(&mut rng, &vip, &server);
                     let turn = inside.turn.lock().unwrap_or_else(PoisonError::into_inner);
                     let made = tally.make(&socket, &arguments);
@@ -60,6 +67,7 @@ impl Changes {
             })?;
         Ok(Self {
             shared,
+            go_on: Some(go_on),
             thread: Some(thread),
         })
     }
@@ -82,7 +90,7 @@ impl Changes {
 
     /// Ends it.
     pub(super) fn stop(mut self) -> Result<Tally> {
-        self.shared.stop.store(true, Ordering::Relaxed);
+        self.go_on.take();
         let thread = self.thread.take().context("stopped before")?;
         thread
             .join()
@@ -92,7 +100,7 @@ impl Changes {
 
 impl Drop for Changes {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
+        self.go_on.take();
         if let Some(thread) = self.thread.take() {
             // What it came to is not wanted; its command must have ended.
             let _ = thread.join();

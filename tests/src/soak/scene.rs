@@ -341,20 +341,20 @@ impl Crowd {
     /// Waits until no request has failed for longer than one may take, and
     /// many were answered meanwhile.
     pub(super) fn wait_unharmed(&self) -> Result<()> {
-        for (service, load) in &self.loads {
-            let (mut failed, mut answered) = (load.failed(), load.answered());
-            let mut since = Instant::now();
-            let what = format!("requests of {} to succeed", service.name());
-            wait_for(&what, LIMIT, || {
-                let now = load.failed();
-                if now != failed {
-                    (failed, answered, since) = (now, load.answered(), Instant::now());
-                }
-                let is_well = since.elapsed() > QUIET && load.answered() >= answered + 100;
-                is_well.then_some(())
-            })?;
-        }
-        Ok(())
+        let answered = || self.loads.values().map(RunningLoad::answered);
+        let mut failed = self.failed();
+        let mut since = (Instant::now(), answered().collect::<Vec<_>>());
+        wait_for("requests to succeed", LIMIT, || {
+            let now = self.failed();
+            if now != failed {
+                (failed, since) = (now, (Instant::now(), answered().collect()));
+            }
+            let (quiet, before) = (since.0.elapsed(), &since.1);
+            let is_well = answered()
+                .zip(before)
+                .all(|(now, before)| now >= before + 100);
+            (quiet > QUIET && is_well).then_some(())
+        })
     }
 
     /// Sends them away.

@@ -15,6 +15,8 @@ use crate::lab::wait_for;
 const MEMORY: (f64, f64) = (1.15, 8192.0);
 /// Descriptors: answers on their way, probes.
 const DESCRIPTORS: usize = 24;
+/// Threads that write and read files beside the main loop, and stay a while.
+const THREADS: usize = 8;
 
 /// What a daemon holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -77,7 +79,7 @@ impl Held {
                 self.descriptors,
                 first.descriptors + DESCRIPTORS,
             ),
-            ("threads", self.threads, first.threads),
+            ("threads", self.threads, first.threads + THREADS),
             ("maps", self.maps, first.maps),
             ("programs", self.programs, first.programs),
             ("pins", self.pins, first.pins),

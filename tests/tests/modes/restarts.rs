@@ -20,7 +20,7 @@ use balancer_tests::lab::{LabConfig, wait_for};
 use balancer_user::api::types::Status;
 use nix::sys::signal::Signal;
 
-use crate::fixture::{HTTP_PROBE, Mode, Network, Service};
+use crate::fixture::{Family, Forward, HTTP_PROBE, Mode, Network, Service};
 use crate::{LIMIT, every_mode};
 
 const IDLE: usize = 1000;
@@ -120,6 +120,50 @@ fn nobody_notices(mode: Mode) -> Result<()> {
     ensure!(
         traffic.requests > 100 && traffic.transfers > 0,
         "{traffic:?}"
+    );
+    Ok(())
+}
+
+/// Backends hold connections in TIME-WAIT for a minute, and refuse who comes from
+/// the same port meanwhile.
+#[test]
+fn ports_given_before_a_restart_are_not_given_again_after_it() -> Result<()> {
+    let mode = Mode {
+        forward: Forward::Fullnat,
+        vip: Family::V4,
+        backends: Family::V4,
+    };
+    let network = mode.lab(LabConfig::backends(2))?;
+    let servers = network.web_servers()?;
+    let text = network.file("keep_forwarding = true\n", &[network.web()]);
+    let namespace = network.lab.balancer().namespace();
+    let mut balancer = Balancer::start(namespace, network.interfaces(), &text)?;
+    forwards(&network)?;
+    for kill in [false, true] {
+        match kill {
+            true => balancer.kill()?,
+            false => balancer.stop()?,
+        }
+        balancer.restart()?;
+        forwards(&network)?;
+    }
+    let mut ports = Vec::new();
+    for (node, server) in network.lab.backends().iter().zip(&servers) {
+        let own = network.mode.backends.of(node);
+        let asked = server.accesses()?;
+        let asked = asked
+            .iter()
+            .filter(|it| it.path == "/" && it.server.ip() == own);
+        ports.extend(asked.map(|it| (own, it.client)));
+    }
+    ensure!(ports.len() == 120, "{} requests", ports.len());
+    ports.sort_unstable();
+    let given = ports.len();
+    ports.dedup();
+    ensure!(
+        ports.len() == given,
+        "{} of {given} were given twice",
+        given - ports.len()
     );
     Ok(())
 }

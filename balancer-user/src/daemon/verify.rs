@@ -242,8 +242,10 @@ impl Controller {
             let is_right = self.dataplane.audit(None).drifts.is_empty();
             if !is_right {
                 tracing::error!("what differs in the kernel was written anew, and differs still");
+                return false;
             }
-            is_right
+            self.incidents.watch.forget_shares();
+            true
         })
     }
 

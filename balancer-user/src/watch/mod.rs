@@ -212,6 +212,8 @@ pub struct History {
     /// Each backend at the last look.
     last: Vec<Last>,
     skew: skew::Windows,
+    /// The last second's flows went by a table that was put right in it.
+    was_repaired: bool,
     traffic: traffic::Level,
     ailing: ailing::Ward,
     heat: heat::Heat,
@@ -231,6 +233,15 @@ impl Watch {
     /// What is remembered of a service that was looked at.
     pub fn history(&self, service: &str) -> Option<&History> {
         self.services.get(service)
+    }
+
+    /// Forgets whose flows were seen until now: they went by tables that nobody
+    /// wrote, and that are right again.
+    pub fn forget_shares(&mut self) {
+        for history in self.services.values_mut() {
+            history.skew = skew::Windows::default();
+            history.was_repaired = true;
+        }
     }
 
     /// Takes what is known in one second; gives all that is wrong then.
@@ -285,7 +296,7 @@ impl History {
         }
         // Where slots moved since the last look, nobody knows which flows
         // came before and which after it.
-        let mut is_settled = true;
+        let mut is_settled = !std::mem::take(&mut self.was_repaired);
         let mut total = 0;
         let mut second = Vec::with_capacity(backends.len());
         let mut bytes = Vec::with_capacity(backends.len());

@@ -266,3 +266,21 @@ fn traffic_that_stops_is_found_within_five_seconds_and_its_return_too() {
         assert!(over.is_some(), "{rate}");
     }
 }
+
+/// Half a minute's window would speak of a table that is long right again.
+#[test]
+fn table_that_was_put_right_is_not_blamed_for_what_came_before() {
+    let mut world = World::new(&[1.0; 4], 12);
+    for _ in 0..60 {
+        world.second(100.0);
+    }
+    world.real = vec![0.1, 0.1, 0.7, 0.1];
+    assert!(!world.second(100.0).is_empty(), "70 % on one is a skew");
+    world.real = world.told.clone();
+    // Some of this second's flows came before the table was right.
+    world.flows[2] += 50;
+    world.watch.forget_shares();
+    for second in 0..60 {
+        assert_calm(&world.second(100.0), "put right", second);
+    }
+}

@@ -128,11 +128,14 @@ pub fn run(plan: Plan) -> Result<Report> {
         played.push(done);
     }
     let changes = changes.stop()?;
+    // Without clients it would say that traffic has stopped.
+    let crowd = scene.clients()?;
     scene
         .balancer
         .wait_status("nothing that is wrong", LIMIT, |status| {
             (status.incidents.is_empty() && status.problems.is_empty()).then_some(())
         })?;
+    crowd.leave()?;
     let log = scene.balancer.log();
     ensure!(!log.contains("panicked"), "a panic:\n{log}");
     watch.look(&mut scene)?;

@@ -246,6 +246,11 @@ impl Builder {
             .map_or(0, |book| book.table.slot_count())
     }
 
+    /// How often slots of a service may have moved since it has been known.
+    pub fn moves(&self, service: &str) -> u32 {
+        self.services.get(service).map_or(0, |book| book.moves)
+    }
+
     /// Until when at least a service keeps flows of earlier owners, if there
     /// may be such.
     pub fn settles_at(&self, service: &str) -> Option<Instant> {

@@ -32,6 +32,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
 
+    /// Replace tables of another version of the balancer, which this one cannot
+    /// read: in one step, but flow records and counters begin anew
+    #[arg(long, env = "BALANCER_REPLACE_TABLES")]
+    replace_tables: bool,
+
     /// What is logged to stderr: error, warn, info, debug, trace
     #[arg(
         long,
@@ -66,6 +71,6 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    runtime.block_on(daemon::run(&args.config))?;
+    runtime.block_on(daemon::run(&args.config, args.replace_tables))?;
     Ok(Exit::Done)
 }

@@ -137,6 +137,7 @@ impl Controller {
             fails_open: standing.fails_open,
             uses_backups: standing.uses_backups,
             uses_held: standing.uses_held,
+            moves: self.builder.moves(&service.name),
             clients: clients(&sources, service.address.is_ipv4()),
         }
     }

@@ -85,7 +85,7 @@ const MAX_WAITING_COMMANDS: usize = 64;
 ///
 /// # Errors
 /// When it cannot start; nothing new is attached then.
-pub async fn run(config_path: &Path) -> anyhow::Result<()> {
+pub async fn run(config_path: &Path, replace_tables: bool) -> anyhow::Result<()> {
     let mut ends = Ends::new()?;
     // From the start: the default of SIGHUP is to end the process.
     let hangup = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
@@ -101,7 +101,7 @@ pub async fn run(config_path: &Path) -> anyhow::Result<()> {
     // It has been read; what runs is another copy.
     drop(file);
     let node = &resumed.config.node;
-    let _pins = lock_pins(node)?;
+    let _pins = lock_pins(node, replace_tables)?;
     let seed = match node.seed {
         Some(seed) => seed,
         None => seed::load_or_make(&node.state_dir).context("the seed of the flow hash")?,

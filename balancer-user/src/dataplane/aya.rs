@@ -57,8 +57,8 @@ impl Adopted {
                 tracing::warn!(
                     version,
                     this_version = LAYOUT_VERSION,
-                    "what is attached has tables of another layout version: it will be replaced, \
-                     and flow records and counters begin anew"
+                    "what is attached has tables of another layout version: it is replaced, as was \
+                     asked for, and flow records and counters begin anew"
                 );
                 return Ok(None);
             }
@@ -67,6 +67,15 @@ impl Adopted {
         let memory = KernelMemory::open(&mut set)?;
         let tables = Tables::adopt(memory, sizes["FLOWS"])?;
         Ok(Some(Self { set, sizes, tables }))
+    }
+
+    /// The layout version of what forwards now, where this build reads another
+    /// one. Nothing is changed.
+    pub fn other_layout(pin_dir: &Path) -> Result<Option<u32>, Error> {
+        Ok(match set::left(pin_dir)? {
+            Left::OtherVersion(version) => Some(version),
+            Left::Set(_) | Left::Nothing => None,
+        })
     }
 
     /// What the tables go by: drawn when they were begun.

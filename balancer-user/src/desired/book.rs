@@ -46,8 +46,9 @@ pub(super) struct Book {
     /// Indexes given up since the slots were last gone through: some may
     /// still name them.
     pub(super) vacated: BTreeSet<u16>,
-    /// What the table was built from.
+    /// What the table was built from, and how often that was something else.
     built_from: Arc<Basis>,
+    pub(super) moves: u32,
     pub(super) table: Table,
     /// The last table that was not one of the middle of a change.
     whole: Option<Template>,
@@ -97,6 +98,7 @@ impl Book {
             incarnations: Vec::new(),
             vacated: BTreeSet::new(),
             built_from: Arc::default(),
+            moves: 0,
             table: Table::new(Arc::from(Vec::new())),
             whole: None,
             coming: None,
@@ -227,6 +229,7 @@ impl Book {
         if is_same && self.vacated.is_empty() {
             return 0;
         }
+        self.moves = self.moves.wrapping_add(1);
         if let Some(table) = self.taken_over(&basis, template) {
             self.built_from = Arc::new(basis);
             self.set_slot_counts(&table.counts());

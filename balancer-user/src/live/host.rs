@@ -19,6 +19,9 @@ pub struct Host {
     /// Whether neighbours were asked for, so that one without a MAC is one
     /// that does not answer.
     pub solicited: bool,
+    /// The layout version of tables that forward now under `node.pin_dir`, where
+    /// this build reads another one.
+    pub other_layout: Option<u32>,
     /// This host's addresses, each with the name of its interface.
     pub addresses: BTreeMap<IpAddr, String>,
     /// Interfaces on which the kernel drops packets whose source it would not

@@ -16,6 +16,7 @@ use super::{peers, probe};
 use crate::config::model::{Config, Service, Via};
 use crate::daemon::hops::{self, Found, Solicit};
 use crate::dataplane::attach;
+use crate::dataplane::aya::Adopted;
 use crate::netlink::{Error, Link, Netlink};
 use crate::probe::vip;
 
@@ -137,6 +138,8 @@ async fn look_at_interfaces(config: &Config, links: &[Link], host: &mut Host) {
             None
         }
     };
+    // Pins that cannot be read have been told of.
+    host.other_layout = Adopted::other_layout(&config.node.pin_dir).unwrap_or_default();
     for name in &config.node.interfaces {
         let Some(link) = links.iter().find(|link| link.name == *name) else {
             continue;

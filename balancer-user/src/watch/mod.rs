@@ -55,6 +55,8 @@ pub struct ServiceLook {
     pub uses_backups: bool,
     /// Whether too few are left, so that those are used that are held back.
     pub uses_held: bool,
+    /// How often slots may have moved until now; wraps.
+    pub moves: u32,
     /// Who opens its flows, by a sample of those opened lately.
     pub clients: Clients,
 }
@@ -211,6 +213,7 @@ pub struct Watch {
 pub struct History {
     /// Each backend at the last look.
     last: Vec<Last>,
+    moves: u32,
     skew: skew::Windows,
     /// The last second's flows went by a table that was put right in it.
     was_repaired: bool,
@@ -297,6 +300,8 @@ impl History {
         // Where slots moved since the last look, nobody knows which flows
         // came before and which after it.
         let mut is_settled = !std::mem::take(&mut self.was_repaired);
+        // Two moves within a second may leave each with its share.
+        is_settled &= std::mem::replace(&mut self.moves, service.moves) == service.moves;
         let mut total = 0;
         let mut second = Vec::with_capacity(backends.len());
         let mut bytes = Vec::with_capacity(backends.len());

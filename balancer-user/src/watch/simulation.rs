@@ -42,6 +42,8 @@ struct World {
     told: Vec<f64>,
     real: Vec<f64>,
     flows: Vec<u64>,
+    /// How often slots have moved.
+    moves: u32,
     second: u64,
     watch: Watch,
 }
@@ -55,6 +57,7 @@ impl World {
             flows: vec![0; weights.len()],
             told: shares.clone(),
             real: shares,
+            moves: 0,
             second: 0,
             watch: Watch::default(),
         }
@@ -89,6 +92,7 @@ impl World {
                 fails_open: false,
                 uses_backups: false,
                 uses_held: false,
+                moves: self.moves,
                 clients: Clients::default(),
             }],
         };
@@ -107,6 +111,7 @@ impl World {
         self.come(mean / 2.0);
         let sum: f64 = weights.iter().sum();
         self.told = weights.iter().map(|weight| weight / sum).collect();
+        self.moves += 1;
         self.real = self.told.clone();
         self.come(mean / 2.0);
         self.look()
@@ -282,5 +287,19 @@ fn table_that_was_put_right_is_not_blamed_for_what_came_before() {
     world.watch.forget_shares();
     for second in 0..60 {
         assert_calm(&world.second(100.0), "put right", second);
+    }
+}
+
+#[test]
+fn drain_and_undrain_within_a_second_are_no_skew() {
+    let mut world = World::new(&[1.0; 4], 13);
+    for second in 0..120 {
+        if second % 3 == 0 {
+            world.real = vec![0.0, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0];
+            world.come(70.0);
+            world.real = world.told.clone();
+            world.moves += 2;
+        }
+        assert_calm(&world.second(100.0), "there and back", second);
     }
 }

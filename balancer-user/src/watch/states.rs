@@ -101,6 +101,7 @@ mod tests {
             fails_open: false,
             uses_backups: false,
             uses_held: false,
+            moves: 0,
             clients: Clients::default(),
         }
     }

@@ -31,6 +31,7 @@ mod incidents;
 mod loadtest;
 mod metrics;
 mod network;
+mod other_layout;
 mod outages;
 mod page;
 mod ping;

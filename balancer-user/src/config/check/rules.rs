@@ -259,6 +259,10 @@ rules! {
     "an interface that does not exist or is down"
     "The program can only be attached to an interface that is there. One that is down is a warning."
 
+    OTHER_LAYOUT "other-layout" Error Live false
+    "tables of another version of the balancer forward now"
+    "This build does not read tables that were laid out otherwise, and does not guess: `balancer run` refuses to start, and they go on forwarding as they are, without probes. Start the build that wrote them, or let `balancer run --replace-tables` (`BALANCER_REPLACE_TABLES=1` in the environment of a service) put fresh tables in their place in one step. Flow records, drains' flows and counters begin anew then: connections whose slot has moved since they began may break, so do it in a calm hour."
+
     BOND_PORT "bond-port" Error Live true
     "an interface is a port of a bond"
     "Packets arrive on whichever port the switch chooses, and move to another one when a link fails: a program on one port misses the rest. Name the bond; the kernel puts the program on each of its ports, also on those that join later. The same holds for a team."

@@ -1,5 +1,7 @@
 //! Rules about the interfaces that the program is attached to.
 
+use balancer_common::layout::LAYOUT_VERSION;
+
 use super::super::host::{Host, Interface, Program};
 use super::Context;
 use crate::config::check::rules;
@@ -26,6 +28,7 @@ enum Hook {
 
 pub(super) fn check(context: &mut Context<'_>) {
     let host = context.host;
+    layout(context);
     for name in &context.config.node.interfaces {
         let Some(interface) = host.interfaces.get(name) else {
             let message = format!("interface {name} does not exist");
@@ -46,6 +49,28 @@ pub(super) fn check(context: &mut Context<'_>) {
         let hook = mode(context, name, interface);
         offloads(context, name, interface, hook);
     }
+}
+
+fn layout(context: &mut Context<'_>) {
+    let Some(version) = context.host.other_layout else {
+        return;
+    };
+    let message = format!(
+        "tables of layout version {version} forward now under {}, and this build reads version \
+         {LAYOUT_VERSION} only",
+        context.config.node.pin_dir.display()
+    );
+    context.report(
+        &rules::OTHER_LAYOUT,
+        Place::Node("pin_dir"),
+        message,
+        |finding| {
+            finding.help(
+                "go on with the build that wrote them, or have them replaced in a calm hour: `run \
+             --replace-tables`",
+            )
+        },
+    );
 }
 
 fn bonded(context: &mut Context<'_>, name: &str, interface: &Interface) {

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
+use clap::ArgAction;
+use clap::builder::FalseyValueParser;
 use clap::error::ErrorKind;
 
 use super::{Exit, bad_usage, file, logging, require_root};
@@ -34,7 +36,12 @@ pub(super) struct Args {
 
     /// Replace tables of another version of the balancer, which this one cannot
     /// read: in one step, but flow records and counters begin anew
-    #[arg(long, env = "BALANCER_REPLACE_TABLES")]
+    #[arg(
+        long,
+        env = "BALANCER_REPLACE_TABLES",
+        action = ArgAction::SetTrue,
+        value_parser = FalseyValueParser::new()
+    )]
     replace_tables: bool,
 
     /// What is logged to stderr: error, warn, info, debug, trace

@@ -129,6 +129,9 @@ impl Fault {
                 Some("those with the server, until it was out of the table")
             }
             Self::MacChanged => Some("frames to an address nobody has, until it was found anew"),
+            Self::TableAltered => {
+                Some("flows under way went to another server, until the table was right again")
+            }
             Self::AllDead => Some("every backend of the service was down"),
             Self::InterfaceDown => Some("no packet came in or went out"),
             _ => None,
@@ -165,7 +168,10 @@ impl Fault {
             Self::TableAltered => {
                 Kernel::of(&scene.balancer)?.change_slots_of_many(7)?;
                 crowd.wait_answers(MEANWHILE)?;
-                Ok(Harm::default())
+                Ok(Harm {
+                    services: [Service::Web, Service::Six].into(),
+                    servers: BTreeSet::new(),
+                })
             }
             Self::DiskFull => {
                 scene.disk.fill()?;

@@ -3,9 +3,10 @@
 //! Sizes here are the smallest the kernel takes; the loader sets the real
 //! ones from the configuration. Tables are `BPF_F_MMAPABLE` arrays: the
 //! controller writes them through a mapping, never element by element. Those
-//! of a capture alone are in [`capture`].
+//! of a capture alone are in [`capture`], those of translations in [`nat`].
 
 pub(crate) mod capture;
+mod nat;
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
@@ -14,14 +15,15 @@ use balancer_common::hash::Address;
 use balancer_common::layout::{
     FlowKey, FlowRecord, FragmentKey, FragmentRecord, GenerationHead, HANDSHAKE_SLOTS, Handshake,
     HandshakeCounters, LimitKey, MARKS_PER_ELEMENT, MAX_EGRESS_PORTS, Marks, Member,
-    MemberCounters, NatKey, NatRecord, NatSettings, Node, ServiceOptions, ServiceV4, ServiceV6,
-    SlotBlock, SourceKey, TraceRecord,
+    MemberCounters, Node, ServiceOptions, ServiceV4, ServiceV6, SlotBlock, SourceKey, TraceRecord,
 };
 use balancer_common::parse::Packet;
 use balancer_common::verdict::Reason;
 
+pub(crate) use self::nat::{
+    forget_translation, nat_cursors, nat_scratch, nat_settings, translate, translation,
+};
 use crate::icmp_error::Told;
-use crate::nat::{Record, Scratch};
 
 /// `BPF_F_MMAPABLE` of `linux/bpf.h`.
 const MMAPABLE: u32 = 1 << 10;
@@ -58,20 +60,6 @@ static FLOWS: LruHashMap<FlowKey, FlowRecord> = LruHashMap::with_max_entries(1, 
 /// program. A flood fills this table, and not `FLOWS`.
 #[map]
 static PROBATION: LruHashMap<FlowKey, FlowRecord> = LruHashMap::with_max_entries(1, 0);
-/// What flows are rewritten to that are; written by the program.
-#[map]
-static NAT: LruHashMap<NatKey, NatRecord> = LruHashMap::with_max_entries(1, 0);
-/// One entry a generation; written by the controller.
-#[map]
-static NAT_SETTINGS: Array<NatSettings> = Array::with_max_entries(2, MMAPABLE);
-/// One entry, for the program alone.
-#[map]
-static NAT_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
-/// One entry: where the search for a port of either family goes on; written by
-/// the program. A later program goes on there, too: who began anew would give
-/// ports out that backends still hold in TIME-WAIT.
-#[map]
-static NAT_CURSORS: PerCpuArray<[u32; 2]> = PerCpuArray::with_max_entries(1, 0);
 /// Where the first fragments of packets went; written by the program.
 #[map]
 static FRAGMENTS: LruHashMap<FragmentKey, FragmentRecord> = LruHashMap::with_max_entries(1, 0);
@@ -236,40 +224,6 @@ pub(crate) fn touch_flow(key: &FlowKey, seen_ns: u64) {
         // longer than its idle time.
         unsafe { core::ptr::write_volatile(&raw mut (*record).stamp, seen_ns) };
     }
-}
-
-/// The record for packets of this key.
-#[inline(always)]
-pub(crate) fn translation(key: &NatKey) -> Option<Record> {
-    NAT.get_ptr_mut(key).map(Record::new)
-}
-
-/// Writes a record. A full table evicts the least recently used; where the
-/// insert fails, the next packet tries again.
-#[inline(always)]
-pub(crate) fn translate(key: &NatKey, record: &NatRecord) {
-    let _ = NAT.insert(key, record, 0);
-}
-
-/// Removes a record.
-#[inline(always)]
-pub(crate) fn forget_translation(key: &NatKey) {
-    let _ = NAT.remove(key);
-}
-
-#[inline(always)]
-pub(crate) fn nat_settings(generation: u32) -> Option<&'static NatSettings> {
-    NAT_SETTINGS.get(generation)
-}
-
-#[inline(always)]
-pub(crate) fn nat_cursors() -> Option<*mut [u32; 2]> {
-    NAT_CURSORS.get_ptr_mut(0)
-}
-
-#[inline(always)]
-pub(crate) fn nat_scratch() -> Option<*mut Scratch> {
-    NAT_SCRATCH.get_ptr_mut(0)
 }
 
 #[inline(always)]

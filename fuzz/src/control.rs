@@ -6,7 +6,10 @@
 //! planned by `plan`. What an edit came to is judged here; an answer is for the
 //! target to judge.
 
+use std::sync::Arc;
+
 use balancer_user::api::access::Doors;
+use balancer_user::api::connections::Entrance;
 use balancer_user::api::peer::{Accept, Peer};
 use balancer_user::api::progress::Progress;
 use balancer_user::api::server::{self, Command};
@@ -49,9 +52,12 @@ pub fn exchange(request: &[u8]) -> Vec<u8> {
         let mut control = Control::new();
         tokio::select! {
             answer = talk(client, request) => answer,
-            served = server::serve(OneConnection(Some(server)), commands, Doors::default()) => {
-                panic!("serving ends with the process only: {served:?}")
-            }
+            never = server::serve(
+                OneConnection(Some(server)),
+                commands,
+                Doors::default(),
+                Arc::new(Entrance::new("socket", 2)),
+            ) => match never {},
             () = control.run(receiver) => panic!("the server hung up"),
         }
     })

@@ -10,6 +10,8 @@ use std::ffi::CString;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::Method;
@@ -20,6 +22,11 @@ use nix::unistd::{Gid, Group, Uid, User, chown, getgrouplist};
 use super::peer::Peer;
 use super::server::answer;
 use super::types::Problem;
+
+/// As much of a path is told to who may not ask for it, and to the log.
+const MAX_SHOWN: usize = 100;
+/// Between two refusals that are said.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What a request does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -152,7 +159,8 @@ impl Doors {
             ),
             Access::Change => ("do that", format!("root and members of {change}")),
         };
-        let detail = format!("{method} {path}: user {peer} may not {may}; {who} may");
+        let shown: String = path.chars().take(MAX_SHOWN).collect();
+        let detail = format!("{method} {shown}: user {peer} may not {may}; {who} may");
         Err(Problem::new("forbidden", 403, detail))
     }
 }
@@ -168,6 +176,28 @@ fn groups_of(peer: Peer) -> Vec<Gid> {
         groups.extend(getgrouplist(&name, user.gid).unwrap_or_default());
     }
     groups
+}
+
+/// Refusals that are said, one a second: whoever may open the socket is not to
+/// fill the log.
+#[derive(Debug)]
+struct Said(Mutex<(Option<Instant>, u64)>);
+
+static REFUSED: Said = Said(Mutex::new((None, 0)));
+
+impl Said {
+    /// Says it, with how many were not said before it, or counts it.
+    fn say(&self, now: Instant, say: impl FnOnce(u64)) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, not_said) = &mut *state;
+        let is_soon = last.is_some_and(|it| now.saturating_duration_since(it) < PAUSE);
+        if is_soon {
+            *not_said += 1;
+            return;
+        }
+        *last = Some(now);
+        say(std::mem::take(not_said));
+    }
 }
 
 /// Refuses who may not.
@@ -187,7 +217,9 @@ pub(super) async fn guard(
             Err(error) => Some(Problem::new("not available", 503, error.to_string())),
         };
         if let Some(problem) = refusal {
-            tracing::warn!(%peer, detail = %problem.detail, "refused");
+            REFUSED.say(Instant::now(), |not_said| {
+                tracing::warn!(%peer, detail = %problem.detail, not_said, "refused");
+            });
             return answer::<()>(Err(problem));
         }
     }
@@ -259,6 +291,18 @@ mod tests {
         let doors = Doors::new(None, None).unwrap();
         assert_eq!(doors.access(peer(0, 0)), Some(Access::Change));
         assert_eq!(doors.access(peer(STRANGER, 0)), None);
+    }
+
+    #[test]
+    fn refusals_are_said_once_a_second_and_the_others_counted() {
+        let refused = Said(Mutex::new((None, 0)));
+        let began = Instant::now();
+        let mut said = Vec::new();
+        for millis in [0, 1, 999, 1000, 1001, 5000] {
+            let now = began + Duration::from_millis(millis);
+            refused.say(now, |not_said| said.push((millis, not_said)));
+        }
+        assert_eq!(said, [(0, 0), (1000, 2), (5000, 1)]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::types::Problem;
 use crate::revision::Revision;
 
 /// A file that is to come into force.
@@ -18,6 +19,21 @@ pub struct ApplyRequest {
     /// How it comes into force.
     #[serde(default)]
     pub how: How,
+}
+
+/// Longest name of a file in a request: as the system has it.
+const MAX_NAME_LEN: usize = libc::PATH_MAX as usize;
+
+/// What a file is called goes into the log and into findings.
+pub(super) fn check_name(name: &str) -> Result<(), Problem> {
+    let detail = if name.len() > MAX_NAME_LEN {
+        format!("name: {} bytes, and {MAX_NAME_LEN} at most", name.len())
+    } else if name.contains(char::is_control) {
+        "name: has control characters; call the file something that can be printed".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(Problem::new("bad request", 422, detail))
 }
 
 /// How a change comes into force; what is left out is as the file has it.
@@ -81,4 +97,18 @@ pub struct StoredRevision {
     pub revision: Revision,
     /// The configuration, a file's text.
     pub config: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_that_would_fill_or_forge_the_log_is_refused() {
+        assert_eq!(check_name("/etc/balancer/balancer.toml"), Ok(()));
+        assert_eq!(check_name(&"ä".repeat(2048)), Ok(()));
+        for name in ["a".repeat(4097), "a\nb".to_owned(), "\u{1b}[2J".to_owned()] {
+            assert_eq!(check_name(&name).unwrap_err().status, 422);
+        }
+    }
 }

@@ -8,6 +8,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, StreamExt};
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -23,6 +24,11 @@ pub struct Heard {
     /// What happens from then on.
     pub live: broadcast::Receiver<Event>,
 }
+
+/// Clients that follow at a time: each has its place for as long as it likes.
+pub const MAX_FOLLOWERS: usize = 64;
+
+static FOLLOWERS: Semaphore = Semaphore::const_new(MAX_FOLLOWERS);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,6 +53,14 @@ async fn events(
             return answer::<()>(Err(Problem::new("bad request", status, detail)));
         }
     };
+    let place = wanted.follow.then(|| FOLLOWERS.try_acquire());
+    let Ok(place) = place.transpose() else {
+        let detail = format!(
+            "{MAX_FOLLOWERS} clients follow, which is as many as may; end one, or ask without \
+             follow=true"
+        );
+        return answer::<()>(Err(Problem::new("too many followers", 503, detail)));
+    };
     let heard = match ask(&commands, Command::Events).await {
         Ok(heard) => heard,
         Err(problem) => return answer::<()>(Err(problem)),
@@ -64,7 +78,8 @@ async fn events(
     });
     let live = wanted.follow.then_some(live);
     let all = past.chain(stream::iter(live).flatten());
-    let lines = all.map(|event| {
+    let lines = all.map(move |event| {
+        let _place = &place;
         serde_json::to_vec(&event).map(|mut line| {
             line.push(b'\n');
             line

@@ -4,6 +4,7 @@ pub mod access;
 pub mod apply;
 pub mod capture;
 pub mod client;
+pub mod connections;
 pub mod events;
 pub mod openapi;
 pub mod page;

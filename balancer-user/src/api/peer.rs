@@ -4,12 +4,12 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 
-use axum::extract::connect_info::Connected;
-use axum::serve::{IncomingStream, Listener};
+use axum::serve::Listener;
 use nix::unistd::{Uid, User};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
 
+use super::connections::{Client, Who};
 use crate::revision::Author;
 
 /// `loginuid` of a process that nobody logged in for.
@@ -106,8 +106,8 @@ impl<A: Accept> Listener for Control<A> {
     }
 }
 
-impl<A: Accept> Connected<IncomingStream<'_, Control<A>>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Control<A>>) -> Self {
-        *stream.remote_addr()
+impl Client for Peer {
+    fn who(&self) -> Who {
+        Who::User(self.uid)
     }
 }

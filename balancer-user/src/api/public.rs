@@ -3,12 +3,13 @@
 //! controller.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::{ConnectInfo, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -21,6 +22,7 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use super::connections::{self, Client, Entrance, Who};
 use super::page;
 use crate::config::model::{Config, Seed};
 use crate::group::GroupDigest;
@@ -96,11 +98,18 @@ pub struct Sources {
     pub published: watch::Receiver<Published>,
 }
 
+impl Client for SocketAddr {
+    fn who(&self) -> Who {
+        Who::at(self.ip())
+    }
+}
+
 /// Serves until the future is dropped; nothing where nobody asked for that.
-///
-/// # Errors
-/// The listener fails.
-pub async fn serve(listener: Option<TcpListener>, sources: Sources) -> std::io::Result<()> {
+pub async fn serve(
+    listener: Option<TcpListener>,
+    sources: Sources,
+    entrance: Arc<Entrance>,
+) -> Infallible {
     let Some(listener) = listener else {
         return std::future::pending().await;
     };
@@ -115,7 +124,9 @@ pub async fn serve(listener: Option<TcpListener>, sources: Sources) -> std::io::
         .route("/healthz", get(async || "ok\n"))
         .route(
             "/metrics",
-            get(async move |asked, headers| metrics(&scraper, asked, headers).await),
+            get(async move |client, asked, headers| {
+                metrics(&scraper, client, asked, headers).await
+            }),
         )
         .route(peers::PATH, get(digest))
         .with_state(runs.clone())
@@ -129,7 +140,7 @@ pub async fn serve(listener: Option<TcpListener>, sources: Sources) -> std::io::
         }
     });
     tokio::select! {
-        result = axum::serve(listener, router) => result,
+        never = connections::serve(listener, router, entrance) => never,
         // It ends with the loop that publishes.
         () = kept => std::future::pending().await,
     }
@@ -137,16 +148,21 @@ pub async fn serve(listener: Option<TcpListener>, sources: Sources) -> std::io::
 
 async fn metrics(
     scraper: &Arc<Scraper>,
+    ConnectInfo(client): ConnectInfo<SocketAddr>,
     Query(asked): Query<Asked>,
     headers: HeaderMap,
 ) -> Response {
     let accepted = headers.get(header::ACCEPT);
     let format = Format::accepted(accepted.and_then(|field| field.to_str().ok()));
-    match scraper.scrape(asked.detail, format).await {
+    match scraper.scrape(client.ip(), asked.detail, format).await {
         Ok(pieces) => {
             let pieces = stream::unfold(pieces, async |mut pieces| {
-                let piece = pieces.recv().await?;
-                Some((Ok::<_, Infallible>(piece), pieces))
+                let piece = match pieces.recv().await {
+                    Some(piece) => Ok(piece?),
+                    // Half of it is not to be taken for all of it.
+                    None => Err(io::Error::from(io::ErrorKind::TimedOut)),
+                };
+                Some((piece, pieces))
             });
             let headers = [(header::CONTENT_TYPE, format.media_type())];
             (headers, Body::from_stream(pieces)).into_response()

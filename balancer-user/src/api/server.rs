@@ -3,26 +3,26 @@
 //! Handlers hold no state: each turns a request into a [`Command`] for the
 //! controller and waits for its answer.
 
-use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::convert::Infallible;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::rejection::{JsonRejection, PathRejection};
 use axum::extract::{self, ConnectInfo, DefaultBodyLimit, State};
 use axum::handler::Handler;
 use axum::http::{StatusCode, header};
-use axum::middleware;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 use futures_util::stream;
 use serde::Serialize;
-use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 
 use super::access::{self, Doors};
+use super::apply::check_name;
 use super::capture::{CaptureRequest, CaptureStopRequest, Captured};
+use super::connections::{self, Entrance, SMALL_BODY_LEN};
 use super::events::{self, Heard};
 use super::openapi;
 use super::peer::{Accept, Control, Peer};
@@ -36,16 +36,17 @@ use crate::config;
 use crate::dataplane::shadow::{Blueprint, Shadow};
 use crate::revision::Author;
 
+mod binding;
 mod capture;
 mod fallback;
 mod questions;
 
-/// Largest request body.
-const MAX_BODY_LEN: usize = 1 << 20;
-/// The same with a whole file in it, each byte of which may take two, and the
-/// packets of a capture.
+pub use binding::bind;
+
+/// Longest body with a whole file in it, each byte of which may take two, and
+/// the packets of a capture.
 const MAX_FILE_BODY_LEN: usize =
-    MAX_BODY_LEN + 2 * config::MAX_FILE_LEN as usize + 2 * MAX_FRAMES_LEN;
+    SMALL_BODY_LEN + 2 * config::MAX_FILE_LEN as usize + 2 * MAX_FRAMES_LEN;
 
 /// What the controller is asked.
 #[derive(Debug)]
@@ -107,53 +108,27 @@ pub type Capturing = Result<mpsc::Receiver<Captured>, Problem>;
 
 pub(super) type Commands = mpsc::Sender<Command>;
 
-/// Takes the socket; one that a dead daemon left is replaced, one that is
-/// answered is not.
-pub async fn bind(path: &Path) -> io::Result<UnixListener> {
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    if tokio::net::UnixStream::connect(path).await.is_ok() {
-        return Err(io::Error::new(
-            io::ErrorKind::AddrInUse,
-            "another balancer answers there; stop it, or set another node.socket",
-        ));
-    }
-    match std::fs::symlink_metadata(path) {
-        Ok(metadata) => {
-            use std::os::unix::fs::FileTypeExt;
-            if !metadata.file_type().is_socket() {
-                return Err(io::Error::new(
-                    io::ErrorKind::AlreadyExists,
-                    "it exists and is no socket; it is left alone",
-                ));
-            }
-            std::fs::remove_file(path)?;
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    let listener = UnixListener::bind(path)?;
-    // Closed until it is known who else may come.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
-}
-
 /// Serves until the future is dropped. Generic, as tests and fuzzers bring
 /// connections that are in memory.
-pub async fn serve<A: Accept>(listener: A, commands: Commands, doors: Doors) -> io::Result<()> {
+pub async fn serve<A: Accept>(
+    listener: A,
+    commands: Commands,
+    doors: Doors,
+    entrance: Arc<Entrance>,
+) -> Infallible {
     let router = routes()
         .into_iter()
         .fold(Router::new(), |router, route| {
-            router.route(route.path, route.handler)
+            let most = from_fn_with_state(route.max_body_len, connections::whole);
+            router.route(route.path, route.handler.layer(most))
         })
         .fallback(fallback::unknown)
         .method_not_allowed_fallback(fallback::wrong_method)
-        .layer(DefaultBodyLimit::max(MAX_BODY_LEN))
-        .layer(middleware::from_fn_with_state(doors, access::guard))
+        // Each route has its own.
+        .layer(DefaultBodyLimit::disable())
+        .layer(from_fn_with_state(doors, access::guard))
         .with_state(commands);
-    let service = router.into_make_service_with_connect_info::<Peer>();
-    axum::serve(Control(listener), service).await
+    connections::serve(Control(listener), router, entrance).await
 }
 
 /// A way in.
@@ -161,6 +136,7 @@ pub(super) struct Route {
     pub(super) method: &'static str,
     pub(super) path: &'static str,
     handler: MethodRouter<Commands>,
+    max_body_len: usize,
 }
 
 impl Route {
@@ -173,6 +149,7 @@ impl Route {
             method: "get",
             path,
             handler: get(handler),
+            max_body_len: SMALL_BODY_LEN,
         }
     }
 
@@ -185,13 +162,13 @@ impl Route {
             method: "post",
             path,
             handler: post(handler),
+            max_body_len: SMALL_BODY_LEN,
         }
     }
 
     /// With room for a whole file in the body.
     fn with_file(mut self) -> Self {
-        let whole_file = DefaultBodyLimit::max(MAX_FILE_BODY_LEN);
-        self.handler = self.handler.layer(whole_file);
+        self.max_body_len = MAX_FILE_BODY_LEN;
         self
     }
 }
@@ -242,6 +219,7 @@ async fn plan(
 ) -> Response {
     let planned = async {
         let request = body(request)?;
+        check_name(&request.name)?;
         let planned = ask(&commands, |reply| Command::Plan(request, reply)).await??;
         large(planned).await
     };
@@ -255,6 +233,7 @@ async fn apply(
 ) -> Response {
     let begun = async {
         let request = body(request)?;
+        check_name(&request.name)?;
         ask(&commands, |reply| {
             Command::Apply(request, peer.author(), reply)
         })
@@ -353,15 +332,8 @@ async fn large<T: Serialize + Send + 'static>(answer: T) -> Result<Response, Pro
 
 fn body<T>(request: Result<Json<T>, JsonRejection>) -> Result<T, Problem> {
     let Json(request) = request.map_err(|rejection| {
-        let status = rejection.status();
-        let detail = match status {
-            StatusCode::PAYLOAD_TOO_LARGE => format!(
-                "the body is longer than this request may have: {MAX_BODY_LEN} bytes, or \
-                 {MAX_FILE_BODY_LEN} with a whole file"
-            ),
-            _ => rejection.body_text(),
-        };
-        Problem::new("bad request", status.as_u16(), detail)
+        let status = rejection.status().as_u16();
+        Problem::new("bad request", status, rejection.body_text())
     })?;
     Ok(request)
 }

@@ -1,6 +1,7 @@
 //! `balancer run`: the daemon.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::ArgAction;
@@ -10,6 +11,10 @@ use clap::error::ErrorKind;
 use super::{Exit, bad_usage, file, logging, require_root};
 use crate::daemon;
 use crate::dataplane::heap;
+
+/// Threads for what would block end that soon when a rush is over. Ten seconds,
+/// as is usual, would keep them all: each second's own work wakes another one.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
 /// Run the balancer in the foreground until SIGTERM or SIGINT
 ///
@@ -75,6 +80,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     )?;
     logging::start(&args.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_keep_alive(KEEP_ALIVE)
         .enable_all()
         .build()
         .context("starting the runtime")?;

@@ -49,6 +49,23 @@ fn an_unreadable_file_is_named_with_the_reason() {
     assert!(message.contains("larger than 16777216 bytes"), "{message}");
 }
 
+#[test]
+fn what_is_no_regular_file_is_not_waited_for() {
+    let file = file_with(SAMPLE.as_bytes());
+    assert_eq!(read_regular(file.path()).unwrap(), SAMPLE);
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    for (path, kind) in [
+        (directory.path(), "is a directory and"),
+        (pipe.as_path(), "is a pipe and"),
+        (Path::new("/dev/zero"), "is a device and"),
+    ] {
+        let message = read_regular(path).unwrap_err().to_string();
+        assert!(message.contains(kind), "{message}");
+    }
+}
+
 /// Reading, checking and every way of showing must stand any text.
 fn exercise(text: &str) {
     let examined = examined(text);

@@ -101,7 +101,7 @@ impl Controller {
 
     /// Reads the file again; a bad one changes nothing.
     pub(super) fn reload(&mut self, author: Author, reply: Reply) {
-        let text = match config::read(&self.config_path) {
+        let text = match config::read_regular(&self.config_path) {
             Ok(text) => text,
             Err(error) => {
                 let problem = Problem::new("file not read", 422, error.to_string());

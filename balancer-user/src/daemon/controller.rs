@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use super::capturing::Captures;
+use super::crowds::Crowds;
 use super::hops::{self, Found, Solicit};
 use super::host::Looks;
 use super::incidents::Incidents;
@@ -91,6 +92,7 @@ pub(super) struct Controller {
     pub(super) verifier: Verifier,
     pub(super) group: Group,
     pub(super) pressure: Pressure,
+    pub(super) crowds: Crowds,
     pub(super) incidents: Incidents,
     pub(super) telemetry: Telemetry,
     pub(super) captures: Captures,
@@ -216,6 +218,7 @@ impl Controller {
         self.save_unsaved();
         self.tell_peers();
         self.count_records();
+        self.crowds.look(Instant::now());
         self.look_at_change().await;
         if self.preparing.is_none() {
             planning::tidy_up();

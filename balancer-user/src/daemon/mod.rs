@@ -8,6 +8,7 @@
 mod capturing;
 mod change;
 mod controller;
+mod crowds;
 mod ends;
 mod existing;
 mod explain;
@@ -194,15 +195,14 @@ async fn serve(
         scraper: controller.scraper(),
         published: controller.published(),
     };
+    let entrances = controller.crowds.entrances.clone();
     // A fault is mended by the next daemon: forwarding goes on until then.
     let mut end = End::HandOver;
     let ended = tokio::select! {
         () = controller.run(&mut sources) => Ok(()),
         () = watching => Ok(()),
-        result = public::serve(public, told) => result.context("serving node.listen"),
-        result = server::serve(listener, commands, doors) => {
-            result.context("serving the control socket")
-        }
+        never = public::serve(public, told, entrances.http) => match never {},
+        never = server::serve(listener, commands, doors, entrances.socket) => match never {},
         how = ends.wait() => {
             end = how;
             Ok(())
@@ -231,8 +231,8 @@ async fn begin(
     let config = resumed.config.clone();
     let supervisor = Supervisor::starting("proving the backends");
     let (lane, found) = open_lane(&config, &netlink).await;
-    let (mut scheduler, mut probes) =
-        Scheduler::new(lane.clone()).context("starting the thread that makes probes")?;
+    let scheduler = Scheduler::new(lane.clone());
+    let (mut scheduler, mut probes) = scheduler.context("starting the thread that makes probes")?;
     let incidents = Incidents::resume(&store);
     for error in scheduler.set_targets(incidents.targets(&config)) {
         tracing::error!(%error, "cannot be probed");
@@ -251,12 +251,10 @@ async fn begin(
         .context("storing the running configuration")?;
     let placement = placement(&config.node);
     let begun = tokio::task::block_in_place(|| left.begin(&store, placement, &builder, &built))?;
+    let running = Running::new(config.clone(), seed, Some(number));
     let mut controller = Controller {
         warnings: change::warnings(&examine(&config, &tables)),
-        group: Group::new(
-            Running::new(config.clone(), seed, Some(number)),
-            Some(number),
-        ),
+        group: Group::new(running, Some(number)),
         config_path: config_path.to_owned(),
         config,
         origin: resumed.origin,
@@ -289,6 +287,7 @@ async fn begin(
         looks: host::Looks::default(),
         verifier: Default::default(),
         pressure: Default::default(),
+        crowds: Default::default(),
         telemetry: Default::default(),
         captures: Default::default(),
         supervisor,

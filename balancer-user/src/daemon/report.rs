@@ -83,6 +83,7 @@ impl Controller {
         let mut problems = self.interfaces.problems(Instant::now());
         problems.extend(self.storage_problem());
         problems.extend(self.lane.problems());
+        problems.extend(self.crowds.problems());
         if let Some(apply) = self.last_apply.as_ref().filter(|apply| !apply.succeeded) {
             problems.push(format!("the last change was not applied: {}", apply.cause));
         }

@@ -44,7 +44,8 @@ impl Controller {
     /// Answers scrapes.
     pub(super) fn scraper(&self) -> Arc<Scraper> {
         let published = self.telemetry.published.subscribe();
-        Arc::new(Scraper::new(published, self.scheduler.states()))
+        let entrances = self.crowds.entrances.clone();
+        Arc::new(Scraper::new(published, self.scheduler.states(), entrances))
     }
 
     /// What is published, for the status page.

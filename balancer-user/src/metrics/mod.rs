@@ -19,6 +19,7 @@ use std::sync::Arc;
 use balancer_common::verdict::Reason;
 use serde::Deserialize;
 
+use crate::api::connections::Seen;
 use crate::desired::BackendState;
 use crate::health::Durations;
 use crate::watch::incident::Incident;
@@ -291,6 +292,10 @@ pub struct Snapshot {
     pub delayed_probes: u64,
     /// How long after its time each probe began.
     pub lateness: Durations,
+    /// Connections of the control socket and of `node.listen`.
+    pub connections: [Seen; 2],
+    /// Scrapes that were refused as too many were under way.
+    pub refused_scrapes: u64,
     /// The daemon's process.
     pub process: Process,
     /// How much is told.

@@ -1,29 +1,35 @@
 //! A scrape: reads what is counted, and writes it piece by piece.
 //!
 //! Nothing here waits for the daemon's loop, and the loop never waits for it.
-//! A few scrapes go at a time, others are refused; who reads too slowly is
-//! left.
+//! A few scrapes go at a time, half of them for one address at most; others are
+//! refused; who reads too slowly is left.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 
 use super::ledger::Ledger;
 use super::process::Process;
 use super::text::{self, Format};
 use super::{Detail, Observed, Snapshot, families};
+use crate::api::connections::{Entrances, Who};
 use crate::dataplane::meter::Meter;
 use crate::dataplane::shadow::Blueprint;
 use crate::dataplane::{Counters, Error};
 use crate::probe::scheduler::States;
 
 /// Scrapes at a time.
-const MAX_AT_ONCE: usize = 4;
+pub const MAX_AT_ONCE: usize = 4;
+/// Of one address.
+pub const MAX_OF_ONE: usize = 2;
 /// Pieces that wait to be sent.
 const MAX_WAITING: usize = 2;
-/// Who takes no piece for that long is left.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Who has not taken all by then is left. Prometheus gives up after ten seconds.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 /// How often the counters are read where tables are being replaced.
 const TRIES: usize = 3;
 
@@ -43,8 +49,29 @@ pub struct Published {
 pub struct Scraper {
     published: watch::Receiver<Published>,
     probes: States,
+    entrances: Entrances,
     reader: Mutex<Reader>,
-    permits: Arc<Semaphore>,
+    /// Whose scrapes are under way.
+    under_way: Mutex<Vec<Who>>,
+    refused: AtomicU64,
+}
+
+/// The text in pieces, then nothing; a client that was left gets no such end.
+pub type Pieces = mpsc::Receiver<Option<String>>;
+
+/// A scrape under way.
+struct Turn {
+    scraper: Arc<Scraper>,
+    who: Who,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut under_way = self.scraper.under_way();
+        if let Some(at) = under_way.iter().position(|it| *it == self.who) {
+            under_way.swap_remove(at);
+        }
+    }
 }
 
 /// What is kept from one scrape to the next.
@@ -64,13 +91,19 @@ pub enum Refusal {
 }
 
 impl Scraper {
-    /// Of what is published, and what these targets' probes found.
-    pub fn new(published: watch::Receiver<Published>, probes: States) -> Self {
+    /// Of what is published, what these targets' probes found, and who comes in.
+    pub fn new(
+        published: watch::Receiver<Published>,
+        probes: States,
+        entrances: Entrances,
+    ) -> Self {
         Self {
             published,
             probes,
+            entrances,
             reader: Mutex::default(),
-            permits: Arc::new(Semaphore::new(MAX_AT_ONCE)),
+            under_way: Mutex::default(),
+            refused: AtomicU64::default(),
         }
     }
 
@@ -80,19 +113,45 @@ impl Scraper {
     /// [`Refusal`].
     pub async fn scrape(
         self: &Arc<Self>,
+        client: IpAddr,
         detail: Option<Detail>,
         format: Format,
-    ) -> Result<mpsc::Receiver<String>, Refusal> {
-        let permit = Arc::clone(&self.permits).try_acquire_owned();
-        let permit = permit.map_err(|_| Refusal::Busy)?;
+    ) -> Result<Pieces, Refusal> {
+        let turn = self.turn(Who::at(client)).ok_or_else(|| {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            Refusal::Busy
+        })?;
         let scraper = Arc::clone(self);
         let read = tokio::task::spawn_blocking(move || scraper.snapshot(detail)).await;
         let snapshot = read
             .map_err(|error| Refusal::Unreadable(error.to_string()))?
             .map_err(|error| Refusal::Unreadable(error.to_string()))?;
         let (sender, pieces) = mpsc::channel(MAX_WAITING);
-        tokio::spawn(write(Arc::new(snapshot), format, sender, permit));
+        let written = write(Arc::new(snapshot), format, sender);
+        tokio::spawn(async move {
+            let _ = timeout(PATIENCE, written).await;
+            drop(turn);
+        });
         Ok(pieces)
+    }
+
+    fn turn(self: &Arc<Self>, who: Who) -> Option<Turn> {
+        let mut under_way = self.under_way();
+        let own = under_way.iter().filter(|it| **it == who).count();
+        if own >= MAX_OF_ONE || under_way.len() >= MAX_AT_ONCE {
+            return None;
+        }
+        under_way.push(who);
+        Some(Turn {
+            scraper: Arc::clone(self),
+            who,
+        })
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, Vec<Who>> {
+        self.under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All that is known now.
@@ -118,6 +177,8 @@ impl Scraper {
             reasons: counters.reasons,
             delayed_probes: self.probes.delayed_probes(),
             lateness: self.probes.lateness(),
+            connections: self.entrances.seen(),
+            refused_scrapes: self.refused.load(Ordering::Relaxed),
             process: Process::look(),
             detail,
             observed,
@@ -139,22 +200,18 @@ impl Reader {
 }
 
 /// Writes a family at a time, beside the threads that serve.
-async fn write(
-    snapshot: Arc<Snapshot>,
-    format: Format,
-    sender: mpsc::Sender<String>,
-    permit: OwnedSemaphorePermit,
-) {
+async fn write(snapshot: Arc<Snapshot>, format: Format, sender: mpsc::Sender<Option<String>>) {
     for family in families::all() {
         let snapshot = Arc::clone(&snapshot);
         let written = tokio::task::spawn_blocking(move || text::family(family, &snapshot, format));
         let Ok(piece) = written.await else {
             return;
         };
-        if !piece.is_empty() && sender.send_timeout(piece, PATIENCE).await.is_err() {
+        if !piece.is_empty() && sender.send(Some(piece)).await.is_err() {
             return;
         }
     }
-    let _ = sender.send_timeout(format.end().to_owned(), PATIENCE).await;
-    drop(permit);
+    for last in [Some(format.end().to_owned()), None] {
+        let _ = sender.send(last).await;
+    }
 }

@@ -8,6 +8,7 @@ use balancer_common::layout::{HandshakeCounters, MemberCounters};
 use super::ledger::{Count, Ledger};
 use super::text::{Format, whole};
 use super::*;
+use crate::api::connections::Entrances;
 use crate::dataplane::Counters;
 use crate::health::Counts;
 use crate::probe::scheduler::TargetId;
@@ -117,6 +118,8 @@ fn snapshot(mut observed: Observed, counters: &Counters, detail: Detail) -> Arc<
         reasons: counters.reasons.clone(),
         delayed_probes: 0,
         lateness: Durations::default(),
+        connections: Entrances::default().seen(),
+        refused_scrapes: 0,
         process: Process::look(),
         detail,
     })

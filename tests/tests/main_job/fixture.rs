@@ -279,6 +279,12 @@ impl Api {
         Ok(self.runtime.block_on(self.client.apply(request, tell))?)
     }
 
+    /// Has the daemon read its file again.
+    pub(crate) fn reload(&self) -> Result<Progress> {
+        let mut deaf = |_: &Progress| {};
+        Ok(self.runtime.block_on(self.client.reload(&mut deaf))?)
+    }
+
     pub(crate) fn history(&self) -> Result<History> {
         Ok(self.runtime.block_on(self.client.history())?)
     }

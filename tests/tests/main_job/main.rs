@@ -27,6 +27,7 @@ mod fixture;
 mod forwarding;
 mod generic;
 mod grpc;
+mod hostile;
 mod incidents;
 mod loadtest;
 mod metrics;

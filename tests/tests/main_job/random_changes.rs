@@ -140,7 +140,7 @@ fn after_any_change_the_kernel_is_as_planned_and_after_any_undo_as_before() -> R
     Ok(())
 }
 
-fn number(name: &str, default: u64) -> Result<u64> {
+pub(crate) fn number(name: &str, default: u64) -> Result<u64> {
     match std::env::var(name) {
         Ok(text) => text.parse().with_context(|| format!("{name}={text}")),
         Err(_) => Ok(default),

@@ -286,6 +286,10 @@ impl Client {
             rest.extend_from_slice(frame.data_ref().map_or(&[][..], |data| &data[..]));
             while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = rest.drain(..=end).collect();
+                // An empty one says that there is nothing to tell.
+                if line.len() == 1 {
+                    continue;
+                }
                 if !each(serde_json::from_slice(&line).map_err(|error| self.broken(error))?) {
                     return Ok(());
                 }

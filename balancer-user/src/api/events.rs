@@ -1,17 +1,16 @@
 //! Incidents over the control socket: what happened and, for who waits, what
 //! happens, an [`Event`] a line.
 
-use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use futures_util::stream::{self, StreamExt};
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
+use super::lines;
 use super::server::{Command, Commands, Route, answer, ask};
 use super::types::Problem;
 use crate::watch::incident::Event;
@@ -78,13 +77,8 @@ async fn events(
     });
     let live = wanted.follow.then_some(live);
     let all = past.chain(stream::iter(live).flatten());
-    let lines = all.map(move |event| {
+    lines::answer(all.map(move |event| {
         let _place = &place;
-        serde_json::to_vec(&event).map(|mut line| {
-            line.push(b'\n');
-            line
-        })
-    });
-    let headers = [(header::CONTENT_TYPE, "application/x-ndjson")];
-    (headers, Body::from_stream(lines)).into_response()
+        event
+    }))
 }

@@ -6,6 +6,7 @@ pub mod capture;
 pub mod client;
 pub mod connections;
 pub mod events;
+pub mod lines;
 pub mod openapi;
 pub mod page;
 pub mod peer;

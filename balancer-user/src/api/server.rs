@@ -6,7 +6,6 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::rejection::{JsonRejection, PathRejection};
 use axum::extract::{self, ConnectInfo, DefaultBodyLimit, State};
 use axum::handler::Handler;
@@ -24,6 +23,7 @@ use super::apply::check_name;
 use super::capture::{CaptureRequest, CaptureStopRequest, Captured};
 use super::connections::{self, Entrance, SMALL_BODY_LEN};
 use super::events::{self, Heard};
+use super::lines;
 use super::openapi;
 use super::peer::{Accept, Control, Peer};
 use super::progress::Progress;
@@ -300,16 +300,9 @@ fn follow(begun: Begun) -> Response {
         Ok(events) => events,
         Err(problem) => return answer::<()>(Err(problem)),
     };
-    let lines = stream::unfold(events, |mut events| async {
-        let event = events.recv().await?;
-        let line = serde_json::to_vec(&event).map(|mut line| {
-            line.push(b'\n');
-            line
-        });
-        Some((line, events))
-    });
-    let headers = [(header::CONTENT_TYPE, "application/x-ndjson")];
-    (headers, Body::from_stream(lines)).into_response()
+    lines::answer(stream::unfold(events, |mut events| async {
+        Some((events.recv().await?, events))
+    }))
 }
 
 /// An answer of tens of megabytes, written where nobody waits for the thread.

@@ -2,15 +2,14 @@
 //! over or the client goes.
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{ConnectInfo, State};
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use futures_util::stream;
 
 use super::{Command, Commands, Route, answer, ask, body};
 use crate::api::capture::{CaptureRequest, CaptureStopRequest};
+use crate::api::lines;
 use crate::api::peer::Peer;
 
 pub(super) fn routes() -> [Route; 2] {
@@ -36,16 +35,9 @@ async fn capture(
         Ok(packets) => packets,
         Err(problem) => return answer::<()>(Err(problem)),
     };
-    let lines = stream::unfold(packets, |mut packets| async {
-        let packet = packets.recv().await?;
-        let line = serde_json::to_vec(&packet).map(|mut line| {
-            line.push(b'\n');
-            line
-        });
-        Some((line, packets))
-    });
-    let headers = [(header::CONTENT_TYPE, "application/x-ndjson")];
-    (headers, Body::from_stream(lines)).into_response()
+    lines::answer(stream::unfold(packets, |mut packets| async {
+        Some((packets.recv().await?, packets))
+    }))
 }
 
 async fn stop(

@@ -22,7 +22,7 @@ use super::bed::{Bed, Ground};
 use crate::random_changes::number;
 
 /// Files without `BALANCER_TEST_HOSTILE`, a hundredth of it otherwise.
-const FILES: u64 = 300;
+const FILES: u64 = 200;
 
 const WORDS: &[&str] = &[
     "\"",
@@ -50,7 +50,7 @@ const WORDS: &[&str] = &[
 ];
 
 /// Services that nobody asks: what is drawn may change them.
-const SPARE: usize = 12;
+const SPARE: usize = 4;
 
 fn spare() -> String {
     let mut text = String::new();
@@ -154,7 +154,7 @@ fn files_that_were_drawn_are_refused_by_name_or_come_into_force_whole() -> Resul
     let seed = number("BALANCER_TEST_SEED", 1)?;
     let files = number("BALANCER_TEST_HOSTILE", FILES * 100)? / 100;
     let ground = Ground::new()?;
-    let mut bed = Bed::start(&ground, &spare())?;
+    let mut bed = Bed::start_with(&ground, "table_size = 4099\n", &spare())?;
     let base = fs::read(bed.path())?;
     let running = accepted(&base).context("the file itself")?;
     let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds/config");

@@ -25,8 +25,8 @@ const PROBE: &str = "kind = \"http\"\npath = \"/healthz\"\nexpect_status = [200]
 
 /// What may be left more than before: threads and descriptors of work that
 /// comes and goes each second, memory that the allocator keeps.
-const MOST_THREADS: usize = 8;
-const MOST_FILES: usize = 8;
+const MOST_THREADS: usize = 12;
+const MOST_FILES: usize = 16;
 pub(super) const MOST_MEMORY: u64 = 96 << 20;
 
 /// Threads, descriptors, and memory of its own in bytes.

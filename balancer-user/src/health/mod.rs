@@ -53,7 +53,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 pub use at_vip::{AtVip, Fault};
 pub use durations::{Durations, STEPS};
-pub use outcome::{Evidence, Failure, Outcome, Phase, shortened};
+pub use outcome::{Evidence, Failure, Outcome, Phase, WRONG_SERVER, shortened};
 
 use self::damping::Damping;
 use crate::config::model::{self, Flap};

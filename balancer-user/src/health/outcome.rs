@@ -110,6 +110,9 @@ impl fmt::Display for Phase {
     }
 }
 
+/// What a failure begins with of which the server is not the right one.
+pub const WRONG_SERVER: &str = "wrong server";
+
 /// Why a probe failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
@@ -294,7 +297,7 @@ impl fmt::Display for Failure {
             ),
             Self::BadStatus { got, expected } => write!(f, "status {got}, expected {expected}"),
             Self::IdentityMismatch { expected, got } => {
-                write!(f, "wrong server: expected {expected}, got {got}")
+                write!(f, "{WRONG_SERVER}: expected {expected}, got {got}")
             }
             Self::BadHttp(text) => write!(f, "answer is not valid HTTP/1: {text}"),
             Self::BadHttp2(text) => write!(f, "answer is not valid HTTP/2: {text}"),

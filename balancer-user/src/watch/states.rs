@@ -2,6 +2,7 @@
 
 use super::{BackendLook, Kind, ServiceLook, Sign};
 use crate::desired::BackendState;
+use crate::health::WRONG_SERVER;
 
 /// Adds what they say.
 pub(super) fn signs(service: &ServiceLook, signs: &mut Vec<Sign>) {
@@ -27,7 +28,7 @@ pub(super) fn signs(service: &ServiceLook, signs: &mut Vec<Sign>) {
             Kind::BackendDown,
             Some(backend),
             format!("is down: {why}"),
-            "the server does not answer its probe as the file asks".to_owned(),
+            cause(why).to_owned(),
         );
     }
     for backend in unproven {
@@ -36,7 +37,7 @@ pub(super) fn signs(service: &ServiceLook, signs: &mut Vec<Sign>) {
             Kind::BackendDown,
             Some(backend),
             format!("has passed no probe since the daemon knows it: {why}"),
-            "the server does not answer its probe as the file asks".to_owned(),
+            cause(why).to_owned(),
         );
     }
     for backend in of(BackendState::Held) {
@@ -74,6 +75,15 @@ pub(super) fn signs(service: &ServiceLook, signs: &mut Vec<Sign>) {
         let cause = "fewer are up than fail_open_below asks for".to_owned();
         add(Kind::FailOpen, None, what, cause);
     }
+}
+
+/// What is most likely behind probes that fail like that.
+fn cause(failure: &str) -> &'static str {
+    if failure.contains(WRONG_SERVER) {
+        return "another server answers there: the address in the file, what is deployed there, or \
+                the way to it is wrong";
+    }
+    "the server does not answer its probe as the file asks"
 }
 
 #[cfg(test)]
@@ -134,5 +144,23 @@ mod tests {
         assert_eq!(found[2].2, what);
         // Nothing is known of one that has not been asked often enough.
         assert_eq!(told(&[(Unproven, None)]), []);
+    }
+
+    #[test]
+    fn wrong_server_is_told_from_one_that_is_ill() {
+        let cause_of = |failure: &str| {
+            let down = service(&[(BackendState::Down, Some(failure))]);
+            let mut found = Vec::new();
+            signs(&down, &mut found);
+            found.swap_remove(0).cause
+        };
+        let failure = crate::health::Failure::IdentityMismatch {
+            expected: "web-0".to_owned(),
+            got: "web-9".to_owned(),
+        };
+        let wrong = cause_of(&failure.to_string());
+        assert!(wrong.starts_with("another server answers there"), "{wrong}");
+        let ill = cause_of("connection refused");
+        assert!(ill.starts_with("the server does not answer"), "{ill}");
     }
 }

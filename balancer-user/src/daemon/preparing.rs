@@ -136,11 +136,12 @@ impl Controller {
         let (done, lane) = (self.done.clone(), self.lane.clone());
         tokio::spawn(async move {
             let (name, text) = (wanted.name.clone(), wanted.text.clone());
-            let judged = judge(base, tables, &lane, name, text, (&terms, For::Change)).await;
-            let outcome = match judged {
-                Ok(judged) => ready(judged, scene).await,
-                Err(problem) => Err(problem),
-            };
+            let outcome = whole(async move {
+                let terms = (&terms, For::Change);
+                let judged = judge(base, tables, &lane, name, text, terms).await?;
+                ready(judged, scene).await
+            });
+            let outcome = outcome.await;
             // Nobody is left to tell when the daemon ends.
             let prepared = Box::new(Prepared {
                 wanted,
@@ -158,7 +159,7 @@ impl Controller {
     pub(super) fn rehearse_beside(&self, revision: u64, config: Config, scene: Scene) {
         let done = self.done.clone();
         tokio::spawn(async move {
-            let outcome = rehearsed(config, scene).await;
+            let outcome = whole(rehearsed(config, scene)).await;
             let _ = done.send(Done::Rehearsed { revision, outcome }).await;
         });
     }
@@ -199,6 +200,20 @@ impl Controller {
             },
         }
     }
+}
+
+/// What comes of a piece of work. One that panics is a fault of ours, and ends
+/// that change: nobody would say that it is over, and no other could begin.
+async fn whole<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
+    tokio::spawn(work).await.unwrap_or_else(|error| {
+        let detail = format!(
+            "the change could not be prepared, which is a fault of the balancer: {error}; all is \
+             as before, please report it with the log"
+        );
+        Err(Problem::new("not prepared", 500, detail))
+    })
 }
 
 async fn ready(judged: Judged, scene: Scene) -> Result<Ready, Problem> {
@@ -291,4 +306,23 @@ fn check_fixed(old: &Config, new: &Config) -> Result<(), Problem> {
         changed.join(", ")
     );
     Err(Problem::new("needs a restart", 409, detail))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn work_that_panics_is_a_change_that_is_refused() {
+        let fault = || -> Result<u32, Problem> { panic!("index 7 is out of bounds") };
+        let refused = whole(async move { fault() }).await.unwrap_err();
+        assert_eq!(
+            (refused.title.as_str(), refused.status),
+            ("not prepared", 500)
+        );
+        let detail = &refused.detail;
+        assert!(detail.contains("a fault of the balancer"), "{detail}");
+        assert!(detail.contains("index 7 is out of bounds"), "{detail}");
+        assert_eq!(whole(async { Ok(7) }).await.ok(), Some(7));
+    }
 }

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use super::capturing::Captures;
+use super::clock::Clock;
 use super::crowds::Crowds;
 use super::hops::{self, Found, Solicit};
 use super::host::Looks;
@@ -22,6 +23,7 @@ use super::incidents::Incidents;
 use super::interfaces::Interfaces;
 use super::lookup::Lookup;
 use super::peers::Group;
+use super::pins::PinDir;
 use super::planning;
 use super::preparing::Done;
 use super::pressure::Pressure;
@@ -72,6 +74,7 @@ pub(super) struct Controller {
     /// What the check says of the configuration in force.
     pub(super) warnings: BTreeSet<String>,
     pub(super) store: Store,
+    pub(super) pins: PinDir,
     pub(super) builder: Builder,
     pub(super) seats: Seats,
     pub(super) world: World,
@@ -85,6 +88,7 @@ pub(super) struct Controller {
     pub(super) lookup: Lookup,
     pub(super) rates: Rates,
     pub(super) started: Instant,
+    pub(super) clock: Clock,
     pub(super) interfaces: Interfaces,
     pub(super) last_apply: Option<LastApply>,
     pub(super) last_reload: Option<LastReload>,
@@ -214,6 +218,7 @@ impl Controller {
             let _ = self.reconcile("a slow start goes on", Instant::now());
         }
         self.end_capture();
+        self.look_at_clock();
         self.look_for_incidents();
         self.save_unsaved();
         self.tell_peers();

@@ -176,6 +176,7 @@ impl Incidents {
                     | Kind::ServiceDown
                     | Kind::FailOpen
                     | Kind::Drift
+                    | Kind::Pins
                     | Kind::MapCapacity
                     | Kind::PeerDigest
             )

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use balancer_common::layout::HandshakeCounters;
 
 use super::controller::Controller;
-use super::unix_now;
 use crate::api::types::DriftFinding;
 use crate::config::model::{Affinity, Backend, Protocol, Service};
 use crate::dataplane::Opened;
@@ -183,7 +182,7 @@ impl Controller {
 
     /// Drains made by command that may be forgotten.
     fn old_drains(&self) -> Vec<Sign> {
-        let now = unix_now();
+        let now = self.clock.now_for_ages();
         let drains = self.origin.drains.iter().filter_map(|drain| {
             let age = Duration::from_secs(now.saturating_sub(drain.since));
             drains::sign((&drain.service, &drain.backend), age)
@@ -228,6 +227,16 @@ impl Controller {
         let mut signs = Vec::new();
         if let Some((what, cause)) = self.interfaces.fault(Instant::now()) {
             signs.push(of_node(Kind::Interface, what, &cause));
+        }
+        if let Some(what) = self.clock.problem(Instant::now()) {
+            let cause = "somebody set it, such as an NTP client; nothing that is forwarded or probed \
+                         goes by it";
+            signs.push(of_node(Kind::Clock, what, cause));
+        }
+        if let Some(what) = self.pins.problem() {
+            let cause = "the bpffs was unmounted; packets are forwarded while this daemon lives, \
+                         and a restart or a crash would end that: `mount -t bpf bpf /sys/fs/bpf`";
+            signs.push(of_node(Kind::Pins, what, cause));
         }
         let full: Vec<String> = self.pressure.problems().collect();
         if !full.is_empty() {

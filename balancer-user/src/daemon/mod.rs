@@ -7,6 +7,7 @@
 
 mod capturing;
 mod change;
+mod clock;
 mod controller;
 mod crowds;
 mod ends;
@@ -53,13 +54,14 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
+use self::clock::Clock;
 use self::controller::{Controller, Sources};
 use self::ends::{End, Ends};
 use self::first_probes::{open_lane, prove};
 use self::incidents::Incidents;
 use self::lookup::Lookup;
 use self::peers::Group;
-use self::pins::lock_pins;
+use self::pins::{PinDir, lock_pins};
 use self::preparing::Done;
 use self::revisions::Revisions;
 use self::store::{Resumed, Store};
@@ -102,7 +104,7 @@ pub async fn run(config_path: &Path, replace_tables: bool) -> anyhow::Result<()>
     // It has been read; what runs is another copy.
     drop(file);
     let node = &resumed.config.node;
-    let _pins = lock_pins(node, replace_tables)?;
+    let pins = lock_pins(node, replace_tables)?;
     let seed = match node.seed {
         Some(seed) => seed,
         None => seed::load_or_make(&node.state_dir).context("the seed of the flow hash")?,
@@ -129,6 +131,7 @@ pub async fn run(config_path: &Path, replace_tables: bool) -> anyhow::Result<()>
         seed,
         tables,
         store,
+        pins,
         netlink,
     };
     let listeners = (listener, doors, public);
@@ -147,6 +150,7 @@ struct Start<'a> {
     seed: Seed,
     tables: TableMemo,
     store: Store,
+    pins: PinDir,
     netlink: Netlink,
 }
 
@@ -226,6 +230,7 @@ async fn begin(
         seed,
         tables,
         store,
+        pins,
         netlink,
     } = start;
     let config = resumed.config.clone();
@@ -268,6 +273,7 @@ async fn begin(
         tables: Arc::new(tables),
         incidents,
         store,
+        pins,
         builder,
         seats: begun.seats,
         world,
@@ -280,6 +286,7 @@ async fn begin(
         found: Arc::new(found),
         rates: rates::Rates::default(),
         started: Instant::now(),
+        clock: Clock::new(),
         lookup: Lookup::new(answers),
         interfaces: Default::default(),
         last_apply: None,
@@ -292,11 +299,16 @@ async fn begin(
         captures: Default::default(),
         supervisor,
     };
-    say_attached(&begun.attached);
+    look_around(&mut controller, &begun.attached).await;
+    Ok((controller, probes))
+}
+
+/// What is said and looked at once the first table is in force.
+async fn look_around(controller: &mut Controller, attached: &[(String, Attached)]) {
+    say_attached(attached);
     controller.look_at_host();
     controller.on_network().await;
     controller.tell_ready();
-    Ok((controller, probes))
 }
 
 fn placement(node: &Node) -> Placement {

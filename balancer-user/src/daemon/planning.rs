@@ -13,7 +13,6 @@ use tokio::sync::{Semaphore, oneshot};
 use super::controller::Controller;
 use super::existing::Questions;
 use super::judged::{self, Ground};
-use super::unix_now;
 use crate::api::types::{PlanRequest, Planned, Problem};
 use crate::change::TableMemo;
 use crate::config::check::{self, rules};
@@ -83,7 +82,7 @@ impl Controller {
             let held = Held::of(&self.builder, service, rate)?;
             Some((service.name.clone(), held))
         });
-        let now = unix_now();
+        let now = self.clock.now_for_ages();
         let drains = self.origin.drains.iter().map(|drain| OperatorDrain {
             id: TargetId {
                 service: drain.service.clone(),

@@ -229,7 +229,8 @@ impl Controller {
             let detail = format!("the change cannot be stored, so it was not made: {error}");
             Problem::new("not stored", 507, detail)
         })?;
-        self.revisions.prune(proposal.config.apply.keep, unix_now());
+        let now = self.clock.now_for_ages();
+        self.revisions.prune(proposal.config.apply.keep, now);
         let before = self.config.clone();
         Ok(UnderWay {
             watched: self.watch(&before, &proposal.config),

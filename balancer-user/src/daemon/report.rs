@@ -82,6 +82,7 @@ impl Controller {
     pub(super) fn node_problems(&self) -> Vec<String> {
         let mut problems = self.interfaces.problems(Instant::now());
         problems.extend(self.storage_problem());
+        problems.extend(self.pins.problem());
         problems.extend(self.lane.problems());
         problems.extend(self.crowds.problems());
         if let Some(apply) = self.last_apply.as_ref().filter(|apply| !apply.succeeded) {

@@ -222,8 +222,10 @@ impl Controller {
             }
         }
         findings.extend(self.verify_interfaces(repairs).await);
-        for pin in self.dataplane.lost_pins() {
-            findings.push(finding("pin", pin, "nothing".to_owned()));
+        // Where all of them are away, that is said once.
+        if self.follow_pins() {
+            let lost = self.dataplane.lost_pins().into_iter();
+            findings.extend(lost.map(|pin| finding("pin", pin, "nothing".to_owned())));
         }
         self.verifier.log(&findings);
         for finding in findings {

@@ -175,6 +175,37 @@ pub fn prepare_pin_dir(pin_dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// Pins all that is pinned under `from` once more under `to`, which is on
+/// another bpffs and empty. How many pins that makes.
+pub fn pin_again(from: &Path, to: &Path) -> Result<usize, Error> {
+    let doing = |path: &Path| format!("pinning again what is pinned at {}", path.display());
+    let entries = |path: &Path| {
+        let entries = fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        entries.map_err(|error| Error::kernel(doing(path), error))
+    };
+    let mut pinned = 0;
+    for entry in entries(from)? {
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        let is_dir = entry.file_type().is_ok_and(|it| it.is_dir());
+        let done = match is_dir {
+            true => fs::create_dir(&to),
+            false => unlink::pin_again(&from, &to),
+        };
+        done.map_err(|error| Error::kernel(doing(&from), error))?;
+        pinned += match is_dir {
+            true => pin_again(&from, &to)?,
+            false => 1,
+        };
+    }
+    Ok(pinned)
+}
+
+/// Whether a path is on a bpffs, or would be once it is made.
+pub fn is_on_bpffs(path: &Path) -> bool {
+    let there = path.ancestors().find(|it| it.exists());
+    there.is_some_and(is_bpffs)
+}
+
 fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC)
 }

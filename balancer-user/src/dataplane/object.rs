@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aya::maps::{HashMap, MapError};
 use aya::programs::Xdp;
-use aya::{Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfError, EbpfLoader};
 use balancer_common::capture::mode;
 use balancer_common::features::Features;
 use balancer_common::layout::{HandshakeCounters, MemberCounters, NatKey, NatRecord, TraceRecord};
@@ -261,7 +261,7 @@ fn load(
         .override_global("FEATURES", &features.0, true);
     let mut ebpf = loader
         .load(embedded::BALANCER.bytes()?)
-        .map_err(|error| load_error("creating the maps", &error))?;
+        .map_err(|error| no_room(&error, sizes).unwrap_or_else(|| load_error(MAKING, &error)))?;
     xdp(&mut ebpf, "balancer")?
         .load()
         .map_err(|error| load_error("loading the kernel program", &error))?;
@@ -273,6 +273,25 @@ pub fn possible_cpus() -> Result<u32, Error> {
     let cpus = aya::util::nr_cpus()
         .map_err(|(path, error)| Error::kernel(format!("counting CPUs in {path}"), error))?;
     u32::try_from(cpus).map_err(|error| Error::kernel("counting CPUs", error))
+}
+
+const MAKING: &str = "creating the maps";
+
+/// What is said where the kernel has no memory for a map, or the daemon's
+/// control group, to which it is charged, may have no more.
+fn no_room(error: &EbpfError, sizes: &Sizes) -> Option<Error> {
+    let EbpfError::MapError(MapError::CreateError { name, io_error }) = error else {
+        return None;
+    };
+    let entries = sizes.get(name.as_str())?;
+    (io_error.raw_os_error() == Some(libc::ENOMEM)).then(|| {
+        let cause = format!(
+            "not enough memory for the {entries} entries of map {name}: {io_error}; raise what the \
+             daemon may have, which is MemoryMax of its unit (memory.max of its control group), or \
+             the host's memory, or lower node.flow_table_size"
+        );
+        Error::kernel(MAKING, cause)
+    })
 }
 
 /// A verifier's complaint is long; its end says what is wrong.

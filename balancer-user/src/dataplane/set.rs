@@ -49,6 +49,13 @@ pub(super) enum Left {
 impl MapSet {
     /// A new one, empty.
     pub(super) fn create(pin_dir: &Path, instance: u64) -> Result<Self, Error> {
+        if !attach::is_on_bpffs(pin_dir) {
+            return Err(Error::Foreign(format!(
+                "{} is on no bpffs any more, so another program and its maps cannot be pinned; \
+                 mount one: `mount -t bpf bpf /sys/fs/bpf`",
+                pin_dir.display()
+            )));
+        }
         let last = all(pin_dir)?.iter().map(|set| set.number).max();
         let number = last.unwrap_or_default() + 1;
         let path = pin_dir.join(format!(

@@ -1,4 +1,5 @@
-//! Takes a pinned link off its interface at once.
+//! What aya does not do with pins: takes a pinned link off its interface at
+//! once, and pins what is pinned once more, whatever it is.
 //!
 //! Removing the pin does that as well, but some milliseconds later, behind a
 //! grace period and a work queue of the kernel's. A balancer that is started
@@ -10,12 +11,13 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+const BPF_OBJ_PIN: c_long = 6;
 const BPF_OBJ_GET: c_long = 7;
 const BPF_LINK_DETACH: c_long = 34;
 
-/// The part of `union bpf_attr` that opening a pin uses.
+/// The part of `union bpf_attr` that pinning, and opening a pin, use.
 #[repr(C)]
-struct GetAttributes {
+struct PinAttributes {
     path: u64,
     descriptor: u32,
     flags: u32,
@@ -37,9 +39,21 @@ pub(super) fn detach(pin: &Path) -> io::Result<()> {
     bpf(BPF_LINK_DETACH, &mut attributes).map(drop)
 }
 
+/// Pins what is pinned at `from`, a link, a map or a program, at `to` as well.
+pub(super) fn pin_again(from: &Path, to: &Path) -> io::Result<()> {
+    let object = open(from)?;
+    let path = CString::new(to.as_os_str().as_bytes())?;
+    let mut attributes = PinAttributes {
+        path: path.as_ptr() as u64,
+        descriptor: object.as_raw_fd() as u32,
+        flags: 0,
+    };
+    bpf(BPF_OBJ_PIN, &mut attributes).map(drop)
+}
+
 fn open(pin: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
-    let mut attributes = GetAttributes {
+    let mut attributes = PinAttributes {
         path: path.as_ptr() as u64,
         descriptor: 0,
         flags: 0,

@@ -111,6 +111,9 @@ impl Event {
     }
 }
 
+/// Seconds that two clocks may differ by without one having been set.
+const CLOCKS_DIFFER: u64 = 3;
+
 type Key = (Kind, String, Option<String>);
 
 /// The incidents that are open.
@@ -123,6 +126,9 @@ pub struct Book {
 #[derive(Debug)]
 struct Open {
     incident: Incident,
+    /// One moment of its by both clocks: the one that nobody sets, and the
+    /// wall's.
+    reference: Option<(Duration, UnixSeconds)>,
     /// When its sign was seen last.
     seen: Duration,
     /// What was told of it last, and when: what is seen, and the cause.
@@ -135,6 +141,7 @@ impl Open {
         Self {
             told: (incident.what.clone(), incident.cause.clone()),
             incident,
+            reference: None,
             seen: at,
             told_at: at,
         }
@@ -149,9 +156,25 @@ impl Open {
         if is_told || at < self.told_at + AGAIN {
             return None;
         }
+        self.told = (incident.what.clone(), incident.cause.clone());
+        self.told_at = at;
         let incident = incident.clone();
-        *self = Self::of(incident.clone(), at);
         Some(Event::Updated { at: now, incident })
+    }
+
+    /// The incident at its end. Where the clock was set meanwhile, its beginning
+    /// is told by the clock of today, so that it is as long as it was.
+    fn close(self, at: Duration, now: UnixSeconds) -> Incident {
+        let mut incident = self.incident;
+        if let Some((then, wall)) = self.reference {
+            let elapsed = at.saturating_sub(then).as_secs() as i64;
+            let set_by = (now as i64).saturating_sub(wall as i64) - elapsed;
+            if set_by.unsigned_abs() > CLOCKS_DIFFER {
+                incident.opened_at = incident.opened_at.saturating_add_signed(set_by);
+            }
+        }
+        incident.closed_at = Some(now);
+        incident
     }
 }
 
@@ -216,10 +239,13 @@ impl Book {
             self.open.insert(key, Open::of(incident.clone(), at));
             events.push(Event::Opened { incident });
         }
+        for open in self.open.values_mut() {
+            open.reference.get_or_insert((at, now));
+        }
         let is_over = |_: &Key, open: &mut Open| at >= open.seen + GONE;
         let over = self.open.extract_if(.., is_over);
-        events.extend(over.map(|(_, Open { mut incident, .. })| {
-            incident.closed_at = Some(now);
+        events.extend(over.map(|(_, open)| {
+            let incident = open.close(at, now);
             Event::Closed { incident }
         }));
         events
@@ -231,6 +257,7 @@ const SUSPICIOUS: u64 = 600;
 
 fn command(sign: &Sign, since: Option<&Since>, repairs: bool) -> String {
     match sign.kind {
+        Kind::Pins => "balancer verify".to_owned(),
         Kind::Skew | Kind::Drift if repairs => "balancer verify".to_owned(),
         // Nobody else puts it right.
         Kind::Skew | Kind::Drift => "balancer verify --repair".to_owned(),
@@ -243,7 +270,9 @@ fn command(sign: &Sign, since: Option<&Since>, repairs: bool) -> String {
             None => "balancer status".to_owned(),
         },
         // No change of ours is behind it.
-        Kind::OneSource | Kind::HotByBytes | Kind::CertificateEnds => "balancer status".to_owned(),
+        Kind::Clock | Kind::OneSource | Kind::HotByBytes | Kind::CertificateEnds => {
+            "balancer status".to_owned()
+        }
         _ if since.is_some_and(|it| it.seconds_before <= SUSPICIOUS && it.revision > 1) => {
             "balancer rollback".to_owned()
         }
@@ -312,6 +341,32 @@ mod tests {
         let again = look(down("refused"));
         assert_eq!(again[0].incident().number, 2);
         assert_eq!(book.open().count(), 1);
+    }
+
+    #[test]
+    fn clock_that_is_set_meanwhile_makes_no_incident_longer_or_shorter() {
+        for by in [7200_i64, -7200] {
+            let mut book = Book::default();
+            let down = || vec![sign(Kind::BackendDown, Some("web-1"), "is down")];
+            let opened = book.take(Duration::from_secs(1), 100_000, down(), None, true);
+            assert_eq!(opened[0].incident().opened_at, 100_000);
+            let later = 100_030_u64.saturating_add_signed(by);
+            book.take(Duration::from_secs(31), later, down(), None, true);
+            let closed = book.take(Duration::from_secs(41), later + 10, vec![], None, true);
+            let [Event::Closed { incident }] = &closed[..] else {
+                panic!("{closed:?}");
+            };
+            assert_eq!(incident.seconds(), Some(40));
+            assert_eq!(incident.closed_at, Some(later + 10));
+            // The same of one that an earlier daemon opened a minute before.
+            let mut left = incident.clone();
+            (left.opened_at, left.closed_at) = (99_940, None);
+            let mut next = Book::adopt(vec![left], 1);
+            next.take(Duration::from_secs(1), 100_000, down(), None, true);
+            let later = 100_030_u64.saturating_add_signed(by);
+            let closed = next.take(Duration::from_secs(31), later, vec![], None, true);
+            assert_eq!(closed[0].incident().seconds(), Some(90));
+        }
     }
 
     #[test]

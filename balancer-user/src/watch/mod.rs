@@ -148,6 +148,10 @@ pub enum Kind {
     HotByBytes,
     /// The kernel holds something else than was written.
     Drift,
+    /// What is in the kernel is pinned no more.
+    Pins,
+    /// The wall clock was set.
+    Clock,
     /// A table of the kernel program is nearly full.
     MapCapacity,
     /// Another balancer of the group has another configuration.
@@ -179,6 +183,8 @@ impl Kind {
             Self::OneSource => "one-source",
             Self::HotByBytes => "hot-by-bytes",
             Self::Drift => "drift",
+            Self::Pins => "pins",
+            Self::Clock => "clock",
             Self::MapCapacity => "map-capacity",
             Self::PeerDigest => "peer-digest",
             Self::OldDrain => "old-drain",

@@ -14,6 +14,7 @@
 
 pub mod capture;
 pub mod certificate;
+pub mod cgroup;
 pub mod checksums;
 pub mod cleanup;
 pub mod client;

@@ -96,6 +96,27 @@ impl SmallDisk {
     }
 }
 
+/// Mounts a bpffs of its own over a directory below a
+/// [`Scratch`](super::cleanup::Scratch), which unmounts it.
+///
+/// # Errors
+/// When it cannot be mounted.
+pub fn mount_bpffs(path: &Path) -> Result<()> {
+    let options = None::<&str>;
+    mount(Some("bpf"), path, Some("bpf"), MsFlags::empty(), options)
+        .with_context(|| format!("cannot mount a bpffs at {}", path.display()))
+}
+
+/// Unmounts what is mounted there, though somebody has it open, as `umount
+/// --lazy` does.
+///
+/// # Errors
+/// When nothing is mounted there.
+pub fn unmount_lazily(path: &Path) -> Result<()> {
+    umount2(path, MntFlags::MNT_DETACH)
+        .with_context(|| format!("cannot unmount {}", path.display()))
+}
+
 /// Unmounts whatever is mounted below a directory.
 pub(super) fn unmount_below(directory: &Path) {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();

@@ -153,6 +153,11 @@ fn tunnel_follows_its_route_to_another_gateway() -> Result<()> {
     );
     let status = balancer.status()?;
     ensure!(status.problems.is_empty(), "{:?}", status.problems);
+    let log = balancer.log();
+    ensure!(
+        log.contains("applied cause=routes or neighbours changed"),
+        "{log}"
+    );
     Ok(())
 }
 

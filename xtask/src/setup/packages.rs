@@ -102,6 +102,8 @@ const PROGRAMS: &[Program] = &[
     ),
     // What the status page is looked at with.
     test("chromium", "chromium", "chromium", "chromium"),
+    // Sets one daemon's clock.
+    test("faketime", "faketime", "libfaketime", "libfaketime"),
     // The package is made, judged and installed with these.
     test("dpkg-shlibdeps", "dpkg-dev", "dpkg-dev", "dpkg"),
     test("lintian", "lintian", UNPACKAGED, UNPACKAGED),

@@ -53,6 +53,8 @@ pub enum Fault {
     AllDead,
     /// The balancer's interface goes down, and up.
     InterfaceDown,
+    /// It is deleted, and one of the same name is made.
+    InterfaceDeleted,
     /// Its MTU becomes smaller, and what it was.
     MtuChanged,
     /// Somebody else writes to the kernel's tables.
@@ -85,13 +87,14 @@ impl Fault {
         Self::FileChanged,
     ];
     /// Those that one daemon sees through.
-    pub const LIVED_THROUGH: [Self; 12] = [
+    pub const LIVED_THROUGH: [Self; 13] = [
         Self::ServerDies,
         Self::ServerHangs,
         Self::HostSilent,
         Self::MacChanged,
         Self::AllDead,
         Self::InterfaceDown,
+        Self::InterfaceDeleted,
         Self::MtuChanged,
         Self::TableAltered,
         Self::DiskFull,
@@ -113,6 +116,7 @@ impl Fault {
             Self::MacChanged => "a backend's MAC changed and changed back, unannounced",
             Self::AllDead => "all web servers of a service killed and started",
             Self::InterfaceDown => "the balancer's interface down and up",
+            Self::InterfaceDeleted => "the balancer's interface deleted and made anew",
             Self::MtuChanged => "the interface's MTU lowered and raised",
             Self::TableAltered => "the kernel's table altered from outside",
             Self::DiskFull => "the state directory's disk full, then room again",
@@ -133,7 +137,7 @@ impl Fault {
                 Some("flows under way went to another server, until the table was right again")
             }
             Self::AllDead => Some("every backend of the service was down"),
-            Self::InterfaceDown => Some("no packet came in or went out"),
+            Self::InterfaceDown | Self::InterfaceDeleted => Some("no packet came in or went out"),
             _ => None,
         }
     }
@@ -156,7 +160,7 @@ impl Fault {
                 self.lose_one(scene, crowd, rng.below(SHARED))
             }
             Self::AllDead => all_dead(scene, crowd),
-            Self::InterfaceDown => interface_down(scene, crowd),
+            Self::InterfaceDown | Self::InterfaceDeleted => self.no_interface(scene, crowd),
             Self::MtuChanged => {
                 let namespace = scene.lab.balancer().namespace();
                 for mtu in [1400, scene.lab.balancer().interface().mtu] {
@@ -215,6 +219,30 @@ impl Fault {
         scene.balancer.restart()
     }
 
+    fn no_interface(self, scene: &mut Scene<'_>, crowd: &Crowd) -> Result<Harm> {
+        let namespace = scene.lab.balancer().namespace();
+        let before = crowd.failed();
+        match self {
+            Self::InterfaceDeleted => scene.lab.unplug_balancer()?,
+            _ => link::down(namespace, "eth0")?,
+        }
+        wait_for("clients to notice", LIMIT, || {
+            let failed = crowd.failed();
+            Service::ALL
+                .iter()
+                .all(|it| failed[it] > before[it])
+                .then_some(())
+        })?;
+        match self {
+            Self::InterfaceDeleted => scene.make_interface()?,
+            _ => link::up(namespace, "eth0")?,
+        }
+        Ok(Harm {
+            services: Service::ALL.into(),
+            servers: BTreeSet::new(),
+        })
+    }
+
     /// Loses one of the servers that two services share.
     fn lose_one(self, scene: &mut Scene<'_>, crowd: &Crowd, number: usize) -> Result<Harm> {
         let node = scene.lab.backend(number);
@@ -263,24 +291,6 @@ fn all_dead(scene: &mut Scene<'_>, crowd: &Crowd) -> Result<Harm> {
     }
     Ok(Harm {
         services: [Service::Api].into(),
-        servers: BTreeSet::new(),
-    })
-}
-
-fn interface_down(scene: &Scene<'_>, crowd: &Crowd) -> Result<Harm> {
-    let namespace = scene.lab.balancer().namespace();
-    let before = crowd.failed();
-    link::down(namespace, "eth0")?;
-    wait_for("clients to notice", LIMIT, || {
-        let failed = crowd.failed();
-        Service::ALL
-            .iter()
-            .all(|it| failed[it] > before[it])
-            .then_some(())
-    })?;
-    link::up(namespace, "eth0")?;
-    Ok(Harm {
-        services: Service::ALL.into(),
         servers: BTreeSet::new(),
     })
 }

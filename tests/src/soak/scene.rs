@@ -13,6 +13,7 @@ use balancer_user::api::types::Status;
 
 use crate::balancer::{Balancer, service_of};
 use crate::lab::client::{HeldConnections, HttpLoad, LoadReport, RunningLoad, Target};
+use crate::lab::pass::Attached;
 use crate::lab::server::{Nginx, NginxConfig};
 use crate::lab::{BackendXdp, Lab, LabConfig, Node, SmallDisk, link, wait_for};
 
@@ -108,12 +109,8 @@ pub(super) fn lab() -> Result<Lab> {
         backend_xdp: BackendXdp::Pass,
         ..LabConfig::backends((SHARED + OF_API) as u8)
     })?;
-    let balancer = lab.balancer().namespace();
-    // An interface that goes down for a moment keeps its addresses, as with
-    // every manager of networks that puts them back.
-    balancer.set_sysctls(&[("net.ipv6.conf.eth0.keep_addr_on_down", "1")])?;
+    set_up_interface(&lab)?;
     for address in POOL {
-        link::add_address(balancer, "eth0", address.into(), 32)?;
         for backend in lab.backends() {
             let route = link::Route {
                 to: address.into(),
@@ -128,6 +125,17 @@ pub(super) fn lab() -> Result<Lab> {
     Ok(lab)
 }
 
+/// What an operator's manager of networks sees to whenever it is there.
+fn set_up_interface(lab: &Lab) -> Result<()> {
+    let balancer = lab.balancer().namespace();
+    // One that goes down for a moment keeps its addresses.
+    balancer.set_sysctls(&[("net.ipv6.conf.eth0.keep_addr_on_down", "1")])?;
+    for address in POOL {
+        link::add_address(balancer, "eth0", address.into(), 32)?;
+    }
+    Ok(())
+}
+
 /// All that runs.
 pub(super) struct Scene<'a> {
     pub(super) lab: &'a Lab,
@@ -136,6 +144,9 @@ pub(super) struct Scene<'a> {
     /// Where the state directory is.
     pub(super) disk: SmallDisk,
     held: HeldConnections,
+    /// What lets the switch take the balancer's frames, where its interface
+    /// was made anew.
+    port: Option<Attached>,
     /// Of which interval the file speaks.
     intervals: [&'static str; 2],
 }
@@ -160,6 +171,7 @@ impl<'a> Scene<'a> {
             balancer,
             disk,
             held: hold(lab)?,
+            port: None,
             intervals,
         })
     }
@@ -169,6 +181,12 @@ impl<'a> Scene<'a> {
         self.intervals.swap(0, 1);
         let text = text(self.lab, self.intervals[0]);
         self.balancer.write_services(&["eth0"], &text)
+    }
+
+    /// Makes an interface in place of one that was deleted.
+    pub(super) fn make_interface(&mut self) -> Result<()> {
+        self.port = Some(self.lab.plug_balancer_again()?);
+        set_up_interface(self.lab)
     }
 
     /// A whole file in which one server of `web` has nearly all of the weight.

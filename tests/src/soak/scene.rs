@@ -87,7 +87,8 @@ impl Service {
         let mut text = format!(
             "\n[[service]]\nname = \"{}\"\naddress = \"{}\"\nport = {}\nprotocol = \"tcp\"\n\
              forward = \"{forward}\"\nfail_open_below = 0.0\n\n[service.health]\nkind = \"http\"\n\
-             path = \"/healthz\"\ninterval = \"{interval}\"\ntimeout = \"400ms\"\nrise = 2\nfall = 3\n",
+             path = \"/healthz\"\ninterval = \"{interval}\"\ntimeout = \"400ms\"\nrise = 2\nfall = 3\n\
+             flap_hold = \"5s\"\nflap_hold_max = \"20s\"\n",
             self.name(),
             dial.ip(),
             dial.port(),
@@ -224,13 +225,15 @@ impl<'a> Scene<'a> {
         Ok(Crowd { loads })
     }
 
-    /// Waits until every backend takes its share, but those that drain.
+    /// Waits until every backend takes its share, but those that drain, and
+    /// those that are kept out for having come and gone too often.
     pub(super) fn wait_all_up(&self) -> Result<()> {
         let is_well = |status: &Status| {
             Service::ALL.into_iter().all(|service| {
                 service_of(status, service.name()).is_some_and(|it| {
                     let mut backends = it.backends.iter();
-                    backends.all(|it| it.is_up() || it.state.starts_with("drain"))
+                    backends
+                        .all(|it| it.is_up() || it.state == "held" || it.state.starts_with("drain"))
                 })
             })
         };

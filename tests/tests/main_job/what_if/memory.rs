@@ -45,6 +45,17 @@ fn change_that_needs_more_memory_than_there_may_be_is_refused_whole() -> Result<
     };
     let refused = format!("{refused:#}");
     println!("refused: {refused}");
+    if refused.contains("gave no answer") {
+        // Another of its threads asked for a page while the map had them all:
+        // then the kernel ends the daemon, and nothing else.
+        let ended = balancer.process().wait(LIMIT)?;
+        ensure!(ended.signal() == Some(9), "{ended}");
+        balancer.restart()?;
+        wait_answers(&load, 300)?;
+        stop_unharmed(load)?;
+        ensure!(balancer.status()?.services.len() == 1);
+        return insist_on_right(&balancer);
+    }
     for part in ["NAT", "not enough memory", "memory.max"] {
         ensure!(refused.contains(part), "no {part:?} in {refused}");
     }

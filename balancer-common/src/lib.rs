@@ -17,6 +17,7 @@ pub mod checksum;
 pub mod decap;
 pub mod encap;
 pub mod features;
+pub mod generate;
 pub mod handshake;
 pub mod hash;
 pub mod icmp;

@@ -6,17 +6,22 @@
 //! into the next one of its flows, and tail-calls what is measured: the load
 //! balancer, or one of the floors, whose figure is the cost of this loop
 //! itself. It does the same work for all of them, so that subtracting is fair.
+//!
+//! `generate` makes the packets of a load test of the same parts: the template
+//! anew, as the kernel does not restore a frame that comes back from the wire,
+//! and the source of the next flow with checksums to match.
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
 // The `xdp` attribute makes an undocumented entry point of each program.
 #![allow(missing_docs)]
 
-use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_TX};
+use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::helpers::generated::bpf_xdp_adjust_head;
 use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::{Array, PerCpuArray, ProgramArray};
 use aya_ebpf::programs::XdpContext;
 use balancer_common::bench::{Cursor, Loop, MAX_WORDS, TARGETS, word_at};
+use balancer_common::generate::Generate;
 use balancer_common::parse::Frame;
 use balancer_ebpf::packet::XdpFrame;
 
@@ -46,10 +51,26 @@ static LOOP: Loop = Loop {
     is_v6: 0,
     padding: 0,
 };
-/// The frame's first bytes; written by the benchmark.
+/// What the generator makes; likewise.
+#[unsafe(no_mangle)]
+static GENERATE: Generate = Generate {
+    words: 0,
+    flows: 0,
+    sources: 0,
+    address: 0,
+    address_at: 0,
+    port_at: 0,
+    ip_checksum_at: 0,
+    checksum_at: 0,
+    ip_sum: 0,
+    sum: 0,
+    is_udp: 0,
+    padding: 0,
+};
+/// The frame's first bytes; written by the driver.
 #[map]
 static TEMPLATE: Array<[u64; MAX_WORDS]> = Array::with_max_entries(1, MMAPABLE);
-/// One entry; written by the benchmark and by `step`.
+/// One entry; written by the driver, by `step` and by `generate`.
 #[map]
 static CURSOR: Array<Cursor> = Array::with_max_entries(1, MMAPABLE);
 /// The floors and what is measured; written by the benchmark.
@@ -95,6 +116,43 @@ fn sink(_ctx: XdpContext) -> u32 {
     XDP_DROP
 }
 
+/// A packet of a load test, sent out of the interface that the context names.
+#[xdp]
+fn generate(ctx: XdpContext) -> u32 {
+    match make(XdpFrame::of(&ctx)) {
+        Some(()) => XDP_TX,
+        None => XDP_ABORTED,
+    }
+}
+
+/// On the interface that packets leave by: drivers send frames of programs
+/// only while they have one.
+#[xdp]
+fn pass(_ctx: XdpContext) -> u32 {
+    XDP_PASS
+}
+
+/// Writes the packet of the next flow.
+#[inline(always)]
+fn make(frame: &XdpFrame) -> Option<()> {
+    // SAFETY: as in `prepare`.
+    let parameters = unsafe { core::ptr::read_volatile(&raw const GENERATE) };
+    restore(frame, parameters.words)?;
+    let cursor = CURSOR.get_ptr_mut(0)?;
+    // SAFETY: the one entry of a live map; the driver sends from one thread and
+    // looks at it in between.
+    let cursor = unsafe { &mut *cursor };
+    let source = parameters.source(cursor.next);
+    cursor.next = parameters.after(cursor.next);
+    frame.write(parameters.address_at as usize, source.address.to_be())?;
+    frame.write(parameters.port_at as usize, source.port.to_be())?;
+    if parameters.ip_checksum_at != 0 {
+        let at = parameters.ip_checksum_at as usize;
+        frame.write(at, source.ip_checksum.to_be())?;
+    }
+    frame.write(parameters.checksum_at as usize, source.checksum.to_be())
+}
+
 /// Makes the next frame and says whom to call.
 #[inline(always)]
 fn prepare(ctx: &XdpContext) -> Option<u32> {
@@ -115,7 +173,7 @@ fn prepare(ctx: &XdpContext) -> Option<u32> {
     if unsafe { bpf_xdp_adjust_head(ctx.ctx, moved as i32) } != 0 {
         return None;
     }
-    restore(frame, &parameters)?;
+    restore(frame, parameters.words)?;
     let cursor = CURSOR.get_ptr_mut(0)?;
     // SAFETY: the one entry of a live map; the benchmark runs one loop at a
     // time and looks at it in between.
@@ -126,11 +184,11 @@ fn prepare(ctx: &XdpContext) -> Option<u32> {
 }
 
 #[inline(always)]
-fn restore(frame: &XdpFrame, parameters: &Loop) -> Option<()> {
+fn restore(frame: &XdpFrame, words: u32) -> Option<()> {
     let template = TEMPLATE.get(0)?;
     macro_rules! words {
         ($($index:literal)*) => {
-            $(if parameters.words > $index {
+            $(if words > $index {
                 frame.write(word_at($index), template[$index])?;
             })*
         };

@@ -3,35 +3,36 @@
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::error::ErrorKind;
 use hyper::header::{HeaderName, HeaderValue};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use ipnet::IpNet;
+use serde::Serialize;
 
-use self::source::Source;
 use super::{Exit, bad_usage, output};
 use crate::api::client::Client;
-use crate::config::model::TlsProbe;
 use crate::loadtest::allow::AllowList;
-use crate::loadtest::client::{self, Ask};
 use crate::loadtest::html;
-use crate::loadtest::report::Report;
-use crate::loadtest::run::{self, Made, Pace};
-use crate::loadtest::shares::Shares;
+use crate::loadtest::packets::html as packets_html;
+use crate::loadtest::packets::template::Sources;
 use crate::loadtest::target::{Scheme, Target};
-use crate::loadtest::verdict::Thresholds;
 
+mod flows;
+mod packets;
 mod progress;
 mod source;
 mod text;
 
 /// Who may be tested, unless another file is named.
 const ALLOW_FILE: &str = "/etc/balancer/loadtest.allow";
-/// Descriptors besides those of flows.
-const SPARE_FILES: u64 = 256;
+/// How long a connection or a request may take, unless something else is said.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Flows under way at a time, likewise.
+const MOST_UNDER_WAY: u32 = 10_000;
+/// An Ethernet frame of the usual MTU.
+const MOST_BYTES: i64 = 1514;
 
 /// Load a service with flows at a set rate, and judge what comes of it
 ///
@@ -44,6 +45,12 @@ const SPARE_FILES: u64 = 256;
 /// that was to come meanwhile. By default each request has a connection of
 /// its own, as it is flows that a balancer spreads.
 ///
+/// `udp://` and `syn://` send packets alone, made and sent by the kernel (Linux
+/// 5.18): each of the next flow, first packets of connections that nobody goes
+/// on with. They leave by the interface of the route to the target, which is
+/// given an XDP program meanwhile where it has none, and are held against what
+/// the balancer counts. This needs root.
+///
 /// Run it on a client's host: packets of the balancer's own host do not pass
 /// its program. Where the balancer's socket is at hand, or with `--metrics`,
 /// each backend's flows are held against its slots.
@@ -51,10 +58,11 @@ const SPARE_FILES: u64 = 256;
 /// Exit code 0 means that all was within its limits, 1 that something was not.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// `http://HOST[:PORT][/PATH]`, the same with `https`, or `tcp://HOST:PORT`
+    /// `http://HOST[:PORT][/PATH]`, the same with `https`, or `tcp://HOST:PORT`,
+    /// the same with `udp` and `syn`
     target: String,
 
-    /// Requests, or connections of `tcp`, a second
+    /// Requests, connections of `tcp`, or packets of `udp` and `syn`, a second
     #[arg(long, short, value_name = "NUMBER", default_value_t = 100.0)]
     rate: f64,
 
@@ -62,23 +70,35 @@ pub(super) struct Args {
     #[arg(long, short, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "10s")]
     duration: Duration,
 
-    /// Requests a connection, one after the other
-    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    requests: u32,
+    /// Requests a connection, one after the other; 1 if not given
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    requests: Option<u32>,
 
-    /// How long a connection, and then each request, may take
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "5s")]
-    timeout: Duration,
+    /// How long a connection, and then each request, may take; 5s if not given
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    timeout: Option<Duration>,
 
-    /// Flows under way at a time; what is due beyond is not made, and counted
-    #[arg(long, value_name = "NUMBER", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
-    most_under_way: u32,
+    /// Flows under way at a time; what is due beyond is not made, and counted;
+    /// 10000 if not given
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    most_under_way: Option<u32>,
 
-    /// Addresses of this host that flows come from in turn
+    /// Addresses of this host that flows come from in turn; of packets, a prefix
     ///
-    /// Each has some 28,000 ports.
-    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
-    source: Vec<IpAddr>,
+    /// Each address of this host has some 28,000 ports. Packets come from the
+    /// hosts of the prefix in turn, 64,512 ports each, and these need not be
+    /// this host's; it has to be in the list of who may be tested, without
+    /// ports.
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',', value_parser = prefix)]
+    source: Vec<IpNet>,
+
+    /// Flows that packets are of in turn; as many as there are if not given
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    flows: Option<u32>,
+
+    /// Bytes of a frame of `udp`, without its check sequence; 64 if not given
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(64..=MOST_BYTES))]
+    size: Option<u32>,
 
     /// Another `Host` field than the target's
     #[arg(long, value_name = "NAME")]
@@ -117,11 +137,16 @@ pub(super) struct Args {
     #[arg(long, value_name = "SERVICE")]
     service: Option<String>,
 
-    /// Most requests that may fail, in percent
-    #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
-    max_failures: f64,
+    /// Most requests that may fail, in percent; 0 if not given
+    #[arg(long, value_name = "PERCENT")]
+    max_failures: Option<f64>,
 
-    /// Least of the requests due that have to be made, in percent
+    /// Most packets sent that the balancer may not have counted, in percent; 0
+    /// if not given and the balancer can be asked
+    #[arg(long, value_name = "PERCENT")]
+    max_lost: Option<f64>,
+
+    /// Least of the requests or packets due that have to be made, in percent
     #[arg(long, value_name = "PERCENT", default_value_t = 95.0)]
     min_made: f64,
 
@@ -150,6 +175,12 @@ fn field(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     Ok((name, value))
 }
 
+fn prefix(text: &str) -> Result<IpNet, String> {
+    let address = text.parse().map(|it: IpAddr| IpNet::from(it));
+    let prefix = address.or_else(|_| text.parse());
+    prefix.map_err(|_| format!("`{text}` is neither an address nor a prefix"))
+}
+
 pub(super) fn run(args: &Args, client: &Client) -> anyhow::Result<Exit> {
     let target = match Target::parse(&args.target) {
         Ok(target) => target,
@@ -163,20 +194,42 @@ pub(super) fn run(args: &Args, client: &Client) -> anyhow::Result<Exit> {
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    let report = runtime.block_on(test(args, &target, &allowed, client))?;
+    if target.scheme.is_packets() {
+        let report = runtime.block_on(packets::test(args, &target, &allowed, client))?;
+        let texts = (text::of_packets(&report), packets_html::render(&report));
+        tell(args, &report, texts)?;
+        return Ok(exit(report.passed()));
+    }
+    let report = runtime.block_on(flows::test(args, &target, &allowed, client))?;
+    tell(
+        args,
+        &report,
+        (text::render(&report), html::render(&report)),
+    )?;
+    Ok(exit(report.passed()))
+}
+
+/// Hands out a report, for people as text and as a page.
+fn tell(
+    args: &Args,
+    report: &impl Serialize,
+    (text, page): (String, String),
+) -> anyhow::Result<()> {
     if let Some(path) = &args.html {
-        fs::write(path, html::render(&report))
+        fs::write(path, page)
             .with_context(|| format!("writing the report to {}", path.display()))?;
     }
-    if args.json {
-        output::print_json(&report)?;
-    } else {
-        output::print(&text::render(&report))?;
+    match args.json {
+        true => output::print_json(report),
+        false => output::print(&text),
     }
-    Ok(match report.passed() {
+}
+
+fn exit(passed: bool) -> Exit {
+    match passed {
         true => Exit::Done,
         false => Exit::Findings,
-    })
+    }
 }
 
 impl Args {
@@ -201,14 +254,16 @@ impl Args {
                 self.max_skew
             ));
         }
-        percent("max-failures", self.max_failures).or_else(|| percent("min-made", self.min_made))
+        let failures = self.max_failures.unwrap_or(0.0);
+        percent("max-failures", failures)
+            .or_else(|| percent("max-lost", self.max_lost.unwrap_or(0.0)))
+            .or_else(|| percent("min-made", self.min_made))
     }
 
     /// What would be taken and do nothing.
     fn useless(&self, scheme: Scheme) -> Option<String> {
-        let (is_tcp, is_tls) = (scheme == Scheme::Tcp, scheme == Scheme::Https);
         let of_requests = [
-            ("--requests", self.requests != 1),
+            ("--requests", self.requests.is_some_and(|it| it != 1)),
             ("--host", self.host.is_some()),
             ("--header", !self.header.is_empty()),
             ("--expect-status", !self.expect_status.is_empty()),
@@ -218,37 +273,72 @@ impl Args {
             ("--ca-file", self.ca_file.is_some()),
             ("--server-name", self.server_name.is_some()),
         ];
+        let of_answers = [
+            ("--requests", self.requests.is_some()),
+            ("--timeout", self.timeout.is_some()),
+            ("--most-under-way", self.most_under_way.is_some()),
+            ("--max-failures", self.max_failures.is_some()),
+            ("--max-p99", self.max_p99.is_some()),
+        ];
+        let of_packets = [
+            ("--flows", self.flows.is_some()),
+            ("--size", self.size.is_some()),
+            ("--max-lost", self.max_lost.is_some()),
+        ];
         let given = |of: &[(&'static str, bool)]| of.iter().find(|it| it.1).map(|it| it.0);
-        if let Some(name) = given(&of_requests).filter(|_| is_tcp) {
-            return Some(format!("{name} is of requests, and tcp:// makes none"));
+        let has_requests = matches!(scheme, Scheme::Http | Scheme::Https);
+        if let Some(name) = given(&of_requests).filter(|_| !has_requests) {
+            return Some(format!(
+                "{name} is of requests, which only http:// and https:// make"
+            ));
         }
-        let name = given(&of_tls).filter(|_| !is_tls)?;
-        Some(format!("{name} is of TLS, which only https:// has"))
+        if let Some(name) = given(&of_tls).filter(|_| scheme != Scheme::Https) {
+            return Some(format!("{name} is of TLS, which only https:// has"));
+        }
+        if scheme.is_packets() {
+            let name = given(&of_answers);
+            return name
+                .map(|name| format!("{name} is of answers, and packets are sent without any"))
+                .or_else(|| self.useless_of_packets(scheme));
+        }
+        if let Some(name) = given(&of_packets) {
+            return Some(format!(
+                "{name} is of packets, which udp:// and syn:// send"
+            ));
+        }
+        let mut sources = self.source.iter();
+        let wide = sources.find(|it| it.prefix_len() != it.max_prefix_len())?;
+        Some(format!(
+            "--source {wide} is a prefix: flows come from addresses of this host"
+        ))
     }
 
-    fn ask(&self) -> Ask {
-        Ask {
-            host: self.host.clone(),
-            headers: self.header.clone(),
-            statuses: self.expect_status.clone(),
-            answered_by: self.server_header.clone(),
-            tls: TlsProbe {
-                ca_file: self.ca_file.clone(),
-                server_name: self.server_name.clone(),
-            },
-            timeout: self.timeout,
-            requests: self.requests,
-            sources: self.source.clone(),
+    fn useless_of_packets(&self, scheme: Scheme) -> Option<String> {
+        if scheme == Scheme::Syn && self.size.is_some() {
+            return Some("--size is of udp://: a SYN carries nothing".to_owned());
         }
+        if self.source.len() > 1 {
+            return Some("--source has several values: packets come from one prefix".to_owned());
+        }
+        let (flows, most) = (self.flows?, Sources::ports(self.source.first().copied()));
+        (flows > most).then(|| {
+            format!(
+                "--flows is {flows}, and the source addresses have {most} ports; a wider --source \
+                 has more"
+            )
+        })
     }
 
-    fn thresholds(&self) -> Thresholds {
-        Thresholds {
-            failures: self.max_failures / 100.0,
-            made: self.min_made / 100.0,
-            p99: self.max_p99,
-            skew: self.max_skew,
-        }
+    fn requests(&self) -> u32 {
+        self.requests.unwrap_or(1)
+    }
+
+    fn timeout(&self) -> Duration {
+        self.timeout.unwrap_or(TIMEOUT)
+    }
+
+    fn most_under_way(&self) -> u32 {
+        self.most_under_way.unwrap_or(MOST_UNDER_WAY)
     }
 }
 
@@ -286,101 +376,4 @@ async fn address_of(
         );
     }
     Ok(address)
-}
-
-async fn test(
-    args: &Args,
-    target: &Target,
-    allowed: &AllowList,
-    client: &Client,
-) -> anyhow::Result<Report> {
-    let address = address_of(target, allowed, &args.allow_file).await?;
-    let flows = client::Client::new(target, address, args.ask()).map_err(anyhow::Error::msg)?;
-    raise_files(u64::from(args.most_under_way));
-    let source = Source::find(args, client, address).await?;
-    let mut shares = Shares::default();
-    source.look(&mut shares).await;
-    let pace = Pace {
-        rate: args.rate,
-        duration: args.duration,
-        most_under_way: args.most_under_way as usize,
-        patience: args.timeout * 3,
-    };
-    let began = SystemTime::now().duration_since(UNIX_EPOCH);
-    let bar = progress::bar();
-    let stop = async {
-        // Without a handler it ends at once, as by any signal.
-        let _ = tokio::signal::ctrl_c().await;
-    };
-    let flows = Arc::new(flows);
-    let all = run::run(Arc::clone(&flows), pace, stop, |glance| {
-        bar.set_message(progress::live(&glance));
-        bar.tick();
-    });
-    let made = {
-        let mut all = std::pin::pin!(all);
-        let mut each = tokio::time::interval(Duration::from_secs(1));
-        loop {
-            tokio::select! {
-                made = &mut all => break made?,
-                _ = each.tick() => source.look(&mut shares).await,
-            }
-        }
-    };
-    bar.finish_and_clear();
-    source.look_last(&mut shares).await;
-    let mut report = report(args, target, address, &made);
-    report.began = began.unwrap_or_default().as_secs();
-    report.requests_per_connection = flows.requests();
-    report.service = source.service().map(str::to_owned);
-    report.shares = shares.result();
-    report.verdict = args.thresholds().judge(&report);
-    Ok(report)
-}
-
-fn report(args: &Args, target: &Target, address: SocketAddr, made: &Made) -> Report {
-    let tally = &made.tally;
-    Report {
-        target: target.to_string(),
-        address: address.to_string(),
-        began: 0,
-        rate_wanted: args.rate,
-        requests_per_connection: args.requests,
-        seconds_wanted: args.duration.as_secs_f64(),
-        seconds_taken: made.taken.as_secs_f64(),
-        interrupted: made.interrupted,
-        answered: tally.answered(),
-        failed: tally.failed(),
-        skipped: tally.skipped(),
-        failures: tally.failures().clone(),
-        times: tally.times(),
-        connect_times: tally.connect_times(),
-        seconds: tally.seconds(),
-        service: None,
-        shares: Vec::new(),
-        answered_by: tally.answered_by().clone(),
-        verdict: Vec::new(),
-    }
-}
-
-/// Has descriptors for all flows, as far as this may be.
-fn raise_files(flows: u64) {
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
-        return;
-    };
-    let wanted = flows + SPARE_FILES;
-    if soft >= wanted {
-        return;
-    }
-    let most = if nix::unistd::geteuid().is_root() {
-        hard.max(wanted)
-    } else {
-        hard
-    };
-    if setrlimit(Resource::RLIMIT_NOFILE, wanted.min(most), most).is_err() || most < wanted {
-        output::note(format_args!(
-            "warning: {soft} descriptors are few for {flows} flows under way; \
-             `ulimit -n {wanted}` has more"
-        ));
-    }
 }

@@ -271,7 +271,8 @@ fn is_taken(error: &ProgramError) -> bool {
     matches!(code, Some(libc::EBUSY | libc::EEXIST))
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+/// What an error says, with all that caused it.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {

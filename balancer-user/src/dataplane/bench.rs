@@ -2,7 +2,8 @@
 //!
 //! A [`Subject`] is a program as it forwards, attached to nothing, with what
 //! it takes of the kernel. [`HotLoop`] runs it over one frame a great many
-//! times. Nothing here is used by the balancer itself.
+//! times. Nothing here is used by the balancer itself;
+//! [`super::generator`] shares the template with it.
 
 mod hot_loop;
 mod sink;
@@ -16,6 +17,7 @@ use aya::programs::{ProgramFd, Xdp};
 use balancer_common::features::Features;
 
 pub use hot_loop::{Chosen, HotLoop, Run, Stimulus};
+pub(super) use hot_loop::{fill_template, words};
 pub use sink::Sink;
 
 use super::capacity::Capacity;

@@ -30,6 +30,7 @@ pub mod decap;
 mod embedded;
 pub mod fake;
 pub mod features;
+pub mod generator;
 mod handshakes;
 pub mod heap;
 mod loaded;

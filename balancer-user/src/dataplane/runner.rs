@@ -3,7 +3,7 @@
 //! `run` is the call itself. [`Runner`] is what a thread holds that runs
 //! frames of a trial while another thread changes its state.
 
-use aya::programs::{TestRun, TestRunOptions, Xdp};
+use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp};
 
 use super::Error;
 use super::trial::Action;
@@ -35,10 +35,38 @@ pub(super) fn run_from(
     frame: &[u8],
     out: &mut [u8],
 ) -> Result<(Action, usize), Error> {
+    run_with(program, frame, Some(&context(interface, frame)), out)
+}
+
+/// `struct xdp_md`: data, data_end, data_meta, ingress_ifindex and two fields
+/// that stay zero.
+fn context(interface: u32, frame: &[u8]) -> [u8; 24] {
     let mut context = [0; 24];
     context[4..8].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
     context[12..16].copy_from_slice(&interface.to_ne_bytes());
-    run_with(program, frame, Some(&context), out)
+    context
+}
+
+/// Runs a program over `count` frames that came in by an interface of the
+/// caller's network namespace, and has the kernel do what it says with them,
+/// `batch` at a time: what is XDP_TX leaves by the interface (Linux 5.18).
+pub(super) fn send(
+    program: &Xdp,
+    interface: u32,
+    frame: &[u8],
+    count: u32,
+    batch: u32,
+) -> Result<(), Error> {
+    let context = context(interface, frame);
+    let mut options = TestRunOptions::new();
+    options.data_in = Some(frame);
+    options.ctx_in = Some(&context);
+    options.repeat = count;
+    options.attrs = TestRunAttrs::new().xdp_live_frames(batch);
+    program
+        .test_run(options)
+        .map_err(|error| Error::kernel(format!("sending {count} frames"), error))?;
+    Ok(())
 }
 
 fn run_with(

@@ -24,6 +24,8 @@ const IFINDEX: u16 = 1;
 const XDP_FEATURES: u16 = 3;
 /// `NETDEV_XDP_ACT_BASIC`: the verdicts that every program of ours gives.
 const XDP_BASIC: u64 = 1;
+/// `NETDEV_XDP_ACT_NDO_XMIT`: it sends frames that programs elsewhere made.
+const XDP_NDO_XMIT: u64 = 4;
 
 /// Offloads that matter to an XDP program.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -34,14 +36,14 @@ pub(super) struct Offloads {
 }
 
 /// Connections to the two families; they end with their handles.
-pub(super) struct Drivers {
+pub(crate) struct Drivers {
     ethtool: EthtoolHandle,
     netdev: GenetlinkHandle,
 }
 
 impl Drivers {
     /// Connects in the network namespace of the calling thread.
-    pub(super) fn connect() -> std::io::Result<Self> {
+    pub(crate) fn connect() -> std::io::Result<Self> {
         let (connection, ethtool, _) = ethtool::new_connection()?;
         tokio::spawn(connection);
         let (connection, netdev, _) = genetlink::new_connection()?;
@@ -75,6 +77,16 @@ impl Drivers {
     /// Whether the driver runs XDP programs itself; `None` where the kernel
     /// is too old to tell.
     pub(super) async fn has_native_xdp(&mut self, index: u32) -> Option<bool> {
+        Some(self.xdp_features(index).await? & XDP_BASIC != 0)
+    }
+
+    /// Whether the driver now sends frames of XDP programs, which most do only
+    /// while the interface has one; `None` where the kernel is too old to tell.
+    pub(crate) async fn sends_xdp_frames(&mut self, index: u32) -> Option<bool> {
+        Some(self.xdp_features(index).await? & XDP_NDO_XMIT != 0)
+    }
+
+    async fn xdp_features(&mut self, index: u32) -> Option<u64> {
         let mut message = NetlinkMessage::from(GenlMessage::from_payload(Device::of(index)));
         message.header.flags = NLM_F_REQUEST;
         let ask = async {
@@ -87,8 +99,7 @@ impl Drivers {
             }
             None
         };
-        let features = timeout(PATIENCE, ask).await.ok()??;
-        Some(features & XDP_BASIC != 0)
+        timeout(PATIENCE, ask).await.ok()?
     }
 }
 

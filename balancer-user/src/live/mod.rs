@@ -7,7 +7,7 @@
 //! attaches or changes anything. What could not be looked at is named in
 //! [`Host::unseen`], and the rules that need it are silent.
 
-mod drivers;
+pub(crate) mod drivers;
 mod host;
 mod look;
 pub mod peers;

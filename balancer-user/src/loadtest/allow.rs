@@ -43,6 +43,13 @@ impl AllowList {
         }
     }
 
+    /// Whether packets may come from all of a prefix: answers go there, to any
+    /// port, so it is on the list without ports.
+    pub fn allows_source(&self, prefix: IpNet) -> bool {
+        let mut entries = self.0.iter();
+        entries.any(|it| it.ports.is_empty() && it.prefix.contains(&prefix))
+    }
+
     /// Whether an address and its port are on it.
     pub fn allows(&self, address: SocketAddr) -> bool {
         self.0.iter().any(|entry| {
@@ -121,6 +128,25 @@ mod tests {
             assert!(!allows(&list, bad), "{bad}");
         }
         assert!(!allows(&AllowList::default(), "127.0.0.1:80"));
+    }
+
+    #[test]
+    fn sources_are_allowed_as_a_whole_and_with_all_ports() {
+        let list = AllowList::parse("192.0.2.0/24 80\n198.51.100.0/25\n2001:db8::/64\n").unwrap();
+        for (prefix, is_allowed) in [
+            ("198.51.100.0/25", true),
+            ("198.51.100.64/26", true),
+            ("198.51.100.0/24", false),
+            ("192.0.2.0/24", false),
+            ("2001:db8::/112", true),
+            ("10.0.0.0/8", false),
+        ] {
+            assert_eq!(
+                list.allows_source(prefix.parse().unwrap()),
+                is_allowed,
+                "{prefix}"
+            );
+        }
     }
 
     #[test]

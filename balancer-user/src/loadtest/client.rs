@@ -80,7 +80,7 @@ impl Client {
     pub fn new(target: &Target, address: SocketAddr, ask: Ask) -> Result<Self, String> {
         let default_port = match target.scheme {
             Scheme::Https => 443,
-            Scheme::Http | Scheme::Tcp => 80,
+            _ => 80,
         };
         let host = ask.host.unwrap_or_else(|| {
             let name = match target.host.contains(':') {
@@ -100,7 +100,7 @@ impl Client {
         }
         let tls = match target.scheme {
             Scheme::Https => Some(load::tls(&ask.tls).map_err(|error| error.to_string())?),
-            Scheme::Http | Scheme::Tcp => None,
+            _ => None,
         };
         Ok(Self {
             scheme: target.scheme,
@@ -121,8 +121,8 @@ impl Client {
     /// Requests a flow makes.
     pub fn requests(&self) -> u32 {
         match self.scheme {
-            Scheme::Tcp => 1,
             Scheme::Http | Scheme::Https => self.requests,
+            _ => 1,
         }
     }
 

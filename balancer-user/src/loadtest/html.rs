@@ -4,6 +4,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::report::Report;
 use super::tally::{Percentiles, Second};
+use super::verdict::Judged;
 
 const STYLE: &str = "\
 :root{color-scheme:light dark;--good:#1a7f37;--bad:#cf222e;--bar:#0969da;--line:#8886}\
@@ -23,8 +24,42 @@ const BOTTOM: f64 = 20.0;
 
 /// The page.
 pub fn render(report: &Report) -> String {
-    let title = format!("Load test of {}", report.target);
-    let (word, class) = match report.passed() {
+    let body = html! {
+        p {
+            (began(report.began)) ". "
+            (number(report.rate_wanted)) " requests a second wished for "
+            (number(report.seconds_wanted)) " s to " (report.address) ", "
+            (report.requests_per_connection) " a connection."
+        }
+        (verdict(&report.verdict))
+        h2 { "Times" }
+        (times(report))
+        h2 { "Second by second" }
+        (charts(&report.seconds))
+        @if !report.failures.is_empty() {
+            h2 { "Failures" }
+            (counts(&["failure", "requests"], report.failures.iter()))
+        }
+        @if !report.shares.is_empty() {
+            h2 { "Shares of backends" }
+            p { "Of service " (report.service.as_deref().unwrap_or("?"))
+                ", by the balancer's counters: flows of all clients." }
+            (shares("flows", report.shares.iter().map(|it| {
+                (it.backend.as_str(), it.flows, it.expected, it.seen)
+            })))
+        }
+        @if !report.answered_by.is_empty() {
+            h2 { "Who answered" }
+            (counts(&["server", "answers"], report.answered_by.iter()))
+        }
+    };
+    page(&report.target, report.passed(), &body)
+}
+
+/// What every report has around it.
+pub(super) fn page(target: &str, passed: bool, body: &Markup) -> String {
+    let title = format!("Load test of {target}");
+    let (word, class) = match passed {
         true => ("passed", "good"),
         false => ("failed", "bad"),
     };
@@ -39,48 +74,26 @@ pub fn render(report: &Report) -> String {
             }
             body {
                 h1 { (title) ": " span class=(class) { (word) } }
-                p {
-                    (began(report.began)) ". "
-                    (number(report.rate_wanted)) " requests a second wished for "
-                    (number(report.seconds_wanted)) " s to " (report.address) ", "
-                    (report.requests_per_connection) " a connection."
-                }
-                (verdict(report))
-                h2 { "Times" }
-                (times(report))
-                h2 { "Second by second" }
-                (charts(&report.seconds))
-                @if !report.failures.is_empty() {
-                    h2 { "Failures" }
-                    (counts(&["failure", "requests"], report.failures.iter()))
-                }
-                @if !report.shares.is_empty() {
-                    h2 { "Shares of backends" }
-                    p { "Of service " (report.service.as_deref().unwrap_or("?"))
-                        ", by the balancer's counters: flows of all clients." }
-                    (shares(report))
-                }
-                @if !report.answered_by.is_empty() {
-                    h2 { "Who answered" }
-                    (counts(&["server", "answers"], report.answered_by.iter()))
-                }
+                (body)
             }
         }
     };
     page.into_string()
 }
 
-fn began(seconds: u64) -> String {
+/// When that was.
+pub(super) fn began(seconds: u64) -> String {
     let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
     humantime::format_rfc3339_seconds(at).to_string()
 }
 
-fn verdict(report: &Report) -> Markup {
+/// Each limit and what was seen.
+pub(super) fn verdict(verdict: &[Judged]) -> Markup {
     html! {
         table {
             thead { tr { th { "" } th { "limit" } th { "seen" } th { "" } } }
             tbody {
-                @for judged in &report.verdict {
+                @for judged in verdict {
                     tr {
                         th scope="row" { (judged.name) }
                         td { (judged.limit) }
@@ -139,7 +152,7 @@ fn charts(seconds: &[Second]) -> Markup {
 }
 
 /// A line over the seconds, from 0 up.
-fn chart(name: &str, values: &[f64], color: &str) -> Markup {
+pub(super) fn chart(name: &str, values: &[f64], color: &str) -> Markup {
     let most = values.iter().copied().fold(0.0, f64::max);
     let top = if most > 0.0 { most } else { 1.0 };
     let step = (WIDTH - LEFT) / values.len().max(1) as f64;
@@ -186,21 +199,26 @@ fn counts<'a>(heads: &[&str; 2], rows: impl Iterator<Item = (&'a String, &'a u64
     }
 }
 
-fn shares(report: &Report) -> Markup {
+/// Names of backends with what was counted, the share of that expected and the
+/// one seen.
+pub(super) fn shares<'a>(
+    counted: &str,
+    rows: impl Iterator<Item = (&'a str, u64, f64, f64)>,
+) -> Markup {
     let percent = |share: f64| format!("{:.1} %", share * 100.0);
     html! {
         table {
             thead { tr {
-                th { "backend" } th class="n" { "flows" } th class="n" { "expected" }
+                th { "backend" } th class="n" { (counted) } th class="n" { "expected" }
                 th class="n" { "seen" }
             } }
             tbody {
-                @for share in &report.shares {
+                @for (backend, counted, expected, seen) in rows {
                     tr {
-                        th scope="row" { (share.backend) }
-                        td class="n" { (share.flows) }
-                        td class="n" { (percent(share.expected)) }
-                        td class="n" { (percent(share.seen)) }
+                        th scope="row" { (backend) }
+                        td class="n" { (counted) }
+                        td class="n" { (percent(expected)) }
+                        td class="n" { (percent(seen)) }
                     }
                 }
             }
@@ -209,7 +227,7 @@ fn shares(report: &Report) -> Markup {
 }
 
 /// As many digits as matter.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     match value {
         _ if value.fract() == 0.0 => format!("{value:.0}"),
         _ if value < 10.0 => format!("{value:.2}"),
@@ -220,7 +238,6 @@ fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::report::testing::report;
-    use super::super::verdict::Judged;
     use super::*;
 
     #[test]

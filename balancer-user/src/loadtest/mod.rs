@@ -1,5 +1,5 @@
 //! A load test: flows at a set rate to a service, and a verdict on what came
-//! of them.
+//! of them. [`packets`] are the kernel's, not of flows that anybody answers.
 //!
 //! The load is open-loop: each flow has its moment, and how long it took is
 //! counted from that moment on, also where the machine or the service was too
@@ -8,11 +8,12 @@
 //! (Tene's "coordinated omission"). [`target`] and [`verdict`] say what may be
 //! asked and what is good enough, [`tally`] and [`shares`] count, [`report`]
 //! and [`html`] tell; these are pure. [`client`] makes a flow and [`run`] all
-//! of them.
+//! of them. [`packets`] are the kernel's, not of flows that anybody answers.
 
 pub mod allow;
 pub mod client;
 pub mod html;
+pub mod packets;
 pub mod report;
 pub mod run;
 pub mod scrape;

@@ -6,10 +6,27 @@ use std::net::SocketAddr;
 use super::shares::Seen;
 use crate::api::types::{ServiceStatus, Status};
 
-/// The service that an address and port are of.
-pub fn service_at(status: &Status, address: SocketAddr) -> Option<&ServiceStatus> {
+/// What is counted of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counted {
+    /// Flows of TCP, each of which has one first packet.
+    Flows,
+    /// Packets of UDP.
+    Packets,
+}
+
+/// The service that an address and port are of, by what is counted of it.
+pub fn service_at(
+    status: &Status,
+    address: SocketAddr,
+    counted: Counted,
+) -> Option<&ServiceStatus> {
+    let protocol = match counted {
+        Counted::Flows => "tcp",
+        Counted::Packets => "udp",
+    };
     status.services.iter().find(|it| {
-        it.address == address.ip() && it.protocol == "tcp" && has_port(&it.ports, address.port())
+        it.address == address.ip() && it.protocol == protocol && has_port(&it.ports, address.port())
     })
 }
 
@@ -23,12 +40,15 @@ fn has_port(ports: &str, port: u16) -> bool {
 }
 
 /// The backends of a service in a status.
-pub fn of_status(service: &ServiceStatus) -> Vec<Seen> {
+pub fn of_status(service: &ServiceStatus, counted: Counted) -> Vec<Seen> {
     let backends = service.backends.iter();
     backends
         .map(|it| Seen {
             name: it.name.clone(),
-            flows: it.flows,
+            flows: match counted {
+                Counted::Flows => it.flows,
+                Counted::Packets => it.packets,
+            },
             share: it.share_expected,
         })
         .collect()
@@ -38,7 +58,11 @@ pub fn of_status(service: &ServiceStatus) -> Vec<Seen> {
 ///
 /// # Errors
 /// When this is no text of metrics.
-pub fn of_metrics(text: &str, service: &str) -> Result<Vec<Seen>, String> {
+pub fn of_metrics(text: &str, service: &str, counted: Counted) -> Result<Vec<Seen>, String> {
+    let total = match counted {
+        Counted::Flows => "balancer_backend_flows_total",
+        Counted::Packets => "balancer_backend_packets_total",
+    };
     let lines = text.lines().map(|line| Ok(line.to_owned()));
     let scrape = prometheus_parse::Scrape::parse(lines).map_err(|error| error.to_string())?;
     let mut backends: Vec<Seen> = Vec::new();
@@ -58,7 +82,7 @@ pub fn of_metrics(text: &str, service: &str) -> Result<Vec<Seen>, String> {
             _ => continue,
         };
         let (flows, share) = match sample.metric.as_str() {
-            "balancer_backend_flows_total" => (Some(value as u64), None),
+            name if name == total => (Some(value as u64), None),
             "balancer_backend_expected_share_ratio" => (None, Some(value)),
             _ => continue,
         };
@@ -87,17 +111,21 @@ mod tests {
         let text = "# TYPE balancer_backend_flows counter\n\
             balancer_backend_flows_total{service=\"web\",backend=\"web-1\"} 12\n\
             balancer_backend_flows_total{service=\"api\",backend=\"api-1\"} 99\n\
+            # TYPE balancer_backend_packets counter\n\
+            balancer_backend_packets_total{service=\"web\",backend=\"web-1\"} 77\n\
             # TYPE balancer_backend_expected_share_ratio gauge\n\
             balancer_backend_expected_share_ratio{service=\"web\",backend=\"web-1\"} 0.25\n\
             balancer_backend_expected_share_ratio{service=\"web\",backend=\"web-2\"} 0.75\n\
             # EOF\n";
-        let seen = of_metrics(text, "web").unwrap();
+        let seen = of_metrics(text, "web", Counted::Flows).unwrap();
         let got: Vec<_> = seen
             .iter()
             .map(|it| (it.name.as_str(), it.flows, it.share))
             .collect();
         assert_eq!(got, [("web-1", 12, 0.25), ("web-2", 0, 0.75)]);
-        assert_eq!(of_metrics(text, "mail").unwrap(), []);
+        let packets = of_metrics(text, "web", Counted::Packets).unwrap();
+        assert_eq!((packets[0].flows, packets[1].flows), (77, 0));
+        assert_eq!(of_metrics(text, "mail", Counted::Flows).unwrap(), []);
     }
 
     #[test]

@@ -13,6 +13,28 @@ pub enum Scheme {
     Https,
     /// Connections that are opened and closed.
     Tcp,
+    /// Packets of UDP.
+    Udp,
+    /// The first packets of TCP connections.
+    Syn,
+}
+
+impl Scheme {
+    /// As it is typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Syn => "syn",
+        }
+    }
+
+    /// Whether it is packets that are sent, which nobody answers here.
+    pub fn is_packets(self) -> bool {
+        matches!(self, Self::Udp | Self::Syn)
+    }
 }
 
 /// A service and what is asked of it.
@@ -24,24 +46,27 @@ pub struct Target {
     pub host: String,
     /// The port.
     pub port: u16,
-    /// The path, and a query where there is one; `/` for TCP.
+    /// The path, and a query where there is one; `/` where there are no requests.
     pub path: String,
 }
 
 impl Target {
     /// Reads `http://HOST[:PORT][/PATH]`, the same with `https`, or
-    /// `tcp://HOST:PORT`.
+    /// `tcp://HOST:PORT`, the same with `udp` and `syn`.
     ///
     /// # Errors
     /// What is wrong with it, and what would be right.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let forms = "http://HOST[:PORT][/PATH], https://HOST[:PORT][/PATH] or tcp://HOST:PORT";
+        let forms = "http://HOST[:PORT][/PATH], https://HOST[:PORT][/PATH], tcp://HOST:PORT, \
+                     udp://HOST:PORT or syn://HOST:PORT";
         let wrong = |what: &str| format!("{what}; a target is {forms}");
         let uri: Uri = text.parse().map_err(|_| wrong("this is no URL"))?;
         let scheme = match uri.scheme_str() {
             Some("http") => Scheme::Http,
             Some("https") => Scheme::Https,
             Some("tcp") => Scheme::Tcp,
+            Some("udp") => Scheme::Udp,
+            Some("syn") => Scheme::Syn,
             Some(other) => return Err(wrong(&format!("`{other}` is no scheme of a load test"))),
             None => return Err(wrong("the scheme is missing")),
         };
@@ -57,8 +82,9 @@ impl Target {
             _ => return Err(wrong("the port is missing")),
         };
         let path = uri.path_and_query().map_or("/", |it| it.as_str());
-        if scheme == Scheme::Tcp && path != "/" && !path.is_empty() {
-            return Err(wrong("a connection of TCP has no path"));
+        let has_path = matches!(scheme, Scheme::Http | Scheme::Https);
+        if !has_path && path != "/" && !path.is_empty() {
+            return Err(wrong("only requests have a path"));
         }
         Ok(Self {
             scheme,
@@ -71,10 +97,11 @@ impl Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (scheme, default) = match self.scheme {
-            Scheme::Http => ("http", 80),
-            Scheme::Https => ("https", 443),
-            Scheme::Tcp => ("tcp", 0),
+        let scheme = self.scheme.name();
+        let default = match self.scheme {
+            Scheme::Http => 80,
+            Scheme::Https => 443,
+            Scheme::Tcp | Scheme::Udp | Scheme::Syn => 0,
         };
         match self.host.contains(':') {
             true => write!(f, "{scheme}://[{}]", self.host)?,
@@ -84,7 +111,7 @@ impl fmt::Display for Target {
             write!(f, ":{}", self.port)?;
         }
         match self.scheme {
-            Scheme::Tcp => Ok(()),
+            Scheme::Tcp | Scheme::Udp | Scheme::Syn => Ok(()),
             Scheme::Http | Scheme::Https => f.write_str(&self.path),
         }
     }
@@ -102,6 +129,8 @@ mod tests {
             "https://[2001:db8::1]/login",
             "tcp://192.0.2.1:25",
             "tcp://[2001:db8::1]:25",
+            "udp://192.0.2.1:53",
+            "syn://[2001:db8::1]:80",
         ] {
             assert_eq!(Target::parse(text).unwrap().to_string(), text);
         }
@@ -117,7 +146,9 @@ mod tests {
             ("192.0.2.1:80", "scheme is missing"),
             ("ftp://192.0.2.1/", "`ftp` is no scheme"),
             ("tcp://192.0.2.1", "port is missing"),
-            ("tcp://192.0.2.1:1/a", "no path"),
+            ("udp://192.0.2.1", "port is missing"),
+            ("tcp://192.0.2.1:1/a", "have a path"),
+            ("syn://192.0.2.1:1/a", "have a path"),
             ("http://me@192.0.2.1/", "user"),
             ("http:// /", "no URL"),
         ] {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::report::Report;
-use super::shares::skew;
+use super::shares::{Share, skew};
 
 /// What a test has to show.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,35 +71,45 @@ impl Thresholds {
             });
         }
         if !report.shares.is_empty() {
-            let skew = skew(&report.shares);
-            judged.push(Judged {
-                name: "shares of backends".to_owned(),
-                limit: format!("off by a factor of {:.2} at most", self.skew),
-                seen: match skew {
-                    None => "as expected".to_owned(),
-                    Some((most, factor)) => format!(
-                        "{} got {}, expected {}: a factor of {factor:.2}",
-                        most.backend,
-                        percent(most.seen),
-                        percent(most.expected)
-                    ),
-                },
-                passed: skew.is_none_or(|(_, factor)| factor <= self.skew),
-            });
+            judged.push(shares(&report.shares, self.skew));
         }
         if report.interrupted {
-            judged.push(Judged {
-                name: "duration".to_owned(),
-                limit: format!("{:.0} s", report.seconds_wanted),
-                seen: format!("interrupted after {:.0} s", report.seconds_taken),
-                passed: false,
-            });
+            judged.push(interrupted(report.seconds_wanted, report.seconds_taken));
         }
         judged
     }
 }
 
-fn percent(share: f64) -> String {
+/// Whether backends got what they should, by a factor of `limit` at most.
+pub(super) fn shares(shares: &[Share], limit: f64) -> Judged {
+    let skew = skew(shares);
+    Judged {
+        name: "shares of backends".to_owned(),
+        limit: format!("off by a factor of {limit:.2} at most"),
+        seen: match skew {
+            None => "as expected".to_owned(),
+            Some((most, factor)) => format!(
+                "{} got {}, expected {}: a factor of {factor:.2}",
+                most.backend,
+                percent(most.seen),
+                percent(most.expected)
+            ),
+        },
+        passed: skew.is_none_or(|(_, factor)| factor <= limit),
+    }
+}
+
+/// Of a test that somebody ended early; in seconds.
+pub(super) fn interrupted(wanted: f64, taken: f64) -> Judged {
+    Judged {
+        name: "duration".to_owned(),
+        limit: format!("{wanted:.0} s"),
+        seen: format!("interrupted after {taken:.0} s"),
+        passed: false,
+    }
+}
+
+pub(super) fn percent(share: f64) -> String {
     let digits = if share > 0.0 && share < 0.001 { 4 } else { 1 };
     format!("{:.digits$} %", share * 100.0)
 }
@@ -108,7 +118,6 @@ fn percent(share: f64) -> String {
 mod tests {
     use super::super::report::testing::report;
     use super::*;
-    use crate::loadtest::shares::Share;
 
     const LIMITS: Thresholds = Thresholds {
         failures: 0.0,

@@ -107,22 +107,6 @@ fn bad_usage_is_told_on_stderr_with_exit_2() {
         &["trace", "--config", file, "--hex", "0"],
         &["trace", "--config", file, "--hex", "zz"],
         &["trace", "--config", file, "--hex", "00", "--pcap", file],
-        &["loadtest"],
-        &["loadtest", "192.0.2.1"],
-        &["loadtest", "tcp://192.0.2.1:80", "--requests", "2"],
-        &["loadtest", "tcp://192.0.2.1:80", "--expect-status", "200"],
-        &["loadtest", "http://192.0.2.1/", "--server-name", "web"],
-        &["loadtest", "http://192.0.2.1/", "--rate", "0"],
-        &["loadtest", "http://192.0.2.1/", "--duration", "0s"],
-        &["loadtest", "http://192.0.2.1/", "--max-failures", "101"],
-        &["loadtest", "http://192.0.2.1/", "--max-skew", "0.5"],
-        &["loadtest", "http://192.0.2.1/", "--header", "no field"],
-        &[
-            "loadtest",
-            "http://192.0.2.1/",
-            "--metrics",
-            "http://192.0.2.1/metrics",
-        ],
         &["capture", "--verdict", "accept"],
         &["capture", "--reason", "because"],
         &["capture", "--sample", "0"],
@@ -151,10 +135,70 @@ fn bad_usage_is_told_on_stderr_with_exit_2() {
         &["decap", "--interface", "lo", "--stats", "0"],
         &["completions", "tcsh"],
     ] {
-        let ran = run(balancer(args));
-        assert_eq!(ran.code, Some(2), "{args:?}: {ran:?}");
-        assert_eq!(ran.stdout, "", "{args:?}");
-        assert!(!ran.stderr.is_empty(), "{args:?}");
+        assert_bad_usage(args);
+    }
+}
+
+fn assert_bad_usage(args: &[&str]) {
+    let ran = run(balancer(args));
+    assert_eq!(ran.code, Some(2), "{args:?}: {ran:?}");
+    assert_eq!(ran.stdout, "", "{args:?}");
+    assert!(!ran.stderr.is_empty(), "{args:?}");
+}
+
+#[test]
+fn load_test_refuses_what_its_kind_of_target_has_no_use_for() {
+    let file = "/nonexistent";
+    for args in [
+        &["loadtest"][..],
+        &["loadtest", "192.0.2.1"],
+        &["loadtest", "tcp://192.0.2.1:80", "--requests", "2"],
+        &["loadtest", "tcp://192.0.2.1:80", "--expect-status", "200"],
+        &["loadtest", "http://192.0.2.1/", "--server-name", "web"],
+        &["loadtest", "http://192.0.2.1/", "--rate", "0"],
+        &["loadtest", "http://192.0.2.1/", "--duration", "0s"],
+        &["loadtest", "http://192.0.2.1/", "--max-failures", "101"],
+        &["loadtest", "http://192.0.2.1/", "--max-skew", "0.5"],
+        &["loadtest", "http://192.0.2.1/", "--header", "no field"],
+        &["loadtest", "http://192.0.2.1/", "--source", "192.0.2.0/24"],
+        &["loadtest", "http://192.0.2.1/", "--flows", "10"],
+        &["loadtest", "tcp://192.0.2.1:80", "--size", "100"],
+        &["loadtest", "tcp://192.0.2.1:80", "--max-lost", "1"],
+        &["loadtest", "udp://192.0.2.1"],
+        &["loadtest", "udp://192.0.2.1:53/path"],
+        &["loadtest", "udp://192.0.2.1:53", "--requests", "1"],
+        &["loadtest", "udp://192.0.2.1:53", "--timeout", "5s"],
+        &["loadtest", "udp://192.0.2.1:53", "--most-under-way", "9"],
+        &["loadtest", "udp://192.0.2.1:53", "--max-failures", "0"],
+        &["loadtest", "udp://192.0.2.1:53", "--max-p99", "5ms"],
+        &[
+            "loadtest",
+            "udp://192.0.2.1:53",
+            "--server-header",
+            "server",
+        ],
+        &["loadtest", "udp://192.0.2.1:53", "--ca-file", file],
+        &["loadtest", "udp://192.0.2.1:53", "--size", "63"],
+        &["loadtest", "udp://192.0.2.1:53", "--size", "1515"],
+        &["loadtest", "udp://192.0.2.1:53", "--flows", "0"],
+        &["loadtest", "udp://192.0.2.1:53", "--flows", "64513"],
+        &["loadtest", "udp://192.0.2.1:53", "--max-lost", "101"],
+        &["loadtest", "udp://192.0.2.1:53", "--source", "web"],
+        &[
+            "loadtest",
+            "udp://192.0.2.1:53",
+            "--source",
+            "192.0.2.7,192.0.2.8",
+        ],
+        &["loadtest", "syn://192.0.2.1:80", "--size", "100"],
+        &[
+            "loadtest",
+            "http://192.0.2.1/",
+            "--metrics",
+            "http://192.0.2.1/metrics",
+        ],
+    ] {
+        assert_bad_usage(args);
     }
 }
 

@@ -3,6 +3,7 @@
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::units;
+use crate::loadtest::packets::report::Second;
 use crate::loadtest::run::Glance;
 
 /// Drawn on stderr, where that is a terminal.
@@ -33,5 +34,21 @@ pub(super) fn live(glance: &Glance<'_>) -> String {
         tally.failed(),
         tally.skipped(),
         glance.under_way
+    )
+}
+
+/// What there is to see of packets, second by second.
+pub(super) fn packets(seconds: &[Second]) -> String {
+    let [sent, missed] = [
+        seconds.iter().map(|it| it.sent).sum::<u64>(),
+        seconds.iter().map(|it| it.missed).sum(),
+    ];
+    // The last one is not over.
+    let rate = seconds.iter().rev().nth(1).map_or(0, |it| it.sent);
+    format!(
+        "{} s  {} sent, {missed} missed, {} a second",
+        seconds.len().saturating_sub(1),
+        units::count(sent),
+        units::count(rate)
     )
 }

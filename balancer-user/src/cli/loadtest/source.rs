@@ -14,7 +14,7 @@ use hyper_util::rt::TokioExecutor;
 use super::Args;
 use crate::api::client::Client;
 use crate::cli::output;
-use crate::loadtest::scrape;
+use crate::loadtest::scrape::{self, Counted};
 use crate::loadtest::shares::{Seen, Shares};
 
 /// Longest that an answer may take.
@@ -26,7 +26,12 @@ const MOST: usize = 512 << 20;
 const SETTLING: Duration = Duration::from_millis(2500);
 
 /// A service of a balancer, or nothing.
-pub(super) enum Source {
+pub(super) struct Source {
+    from: From,
+    counted: Counted,
+}
+
+enum From {
     /// By its control socket.
     Socket(Client, String),
     /// By its metrics.
@@ -42,10 +47,16 @@ impl Source {
         args: &Args,
         client: &Client,
         address: SocketAddr,
+        counted: Counted,
     ) -> anyhow::Result<Self> {
+        let of = |from| Self { from, counted };
         if let (Some(uri), Some(service)) = (&args.metrics, &args.service) {
             let client = HttpClient::builder(TokioExecutor::new()).build_http();
-            let source = Self::Metrics(Box::new(client), uri.clone(), service.clone());
+            let source = of(From::Metrics(
+                Box::new(client),
+                uri.clone(),
+                service.clone(),
+            ));
             if source.backends().await?.is_empty() {
                 bail!("{uri} has no backends of a service {service}");
             }
@@ -53,44 +64,44 @@ impl Source {
         }
         let status = match client.status().await {
             Ok(status) => status,
-            Err(_) if args.service.is_none() => return Ok(Self::None),
+            Err(_) if args.service.is_none() => return Ok(of(From::None)),
             Err(error) => return Err(error.into()),
         };
         let service = match &args.service {
             Some(name) => status.services.iter().find(|it| it.name == *name),
-            None => scrape::service_at(&status, address),
+            None => scrape::service_at(&status, address, counted),
         };
         match (service, &args.service) {
             (Some(service), _) => {
                 let socket = Client::new(client.socket());
-                Ok(Self::Socket(socket, service.name.clone()))
+                Ok(of(From::Socket(socket, service.name.clone())))
             }
             (None, Some(name)) => bail!("the balancer has no service {name}"),
-            (None, None) => Ok(Self::None),
+            (None, None) => Ok(of(From::None)),
         }
     }
 
     /// Which service.
     pub(super) fn service(&self) -> Option<&str> {
-        match self {
-            Self::Socket(_, service) | Self::Metrics(_, _, service) => Some(service),
-            Self::None => None,
+        match &self.from {
+            From::Socket(_, service) | From::Metrics(_, _, service) => Some(service),
+            From::None => None,
         }
     }
 
     async fn backends(&self) -> anyhow::Result<Vec<Seen>> {
-        match self {
-            Self::None => Ok(Vec::new()),
-            Self::Socket(client, name) => {
+        match &self.from {
+            From::None => Ok(Vec::new()),
+            From::Socket(client, name) => {
                 let status = client.status().await?;
                 let service = status.services.iter().find(|it| it.name == *name);
-                Ok(service.map(scrape::of_status).unwrap_or_default())
+                Ok(service.map_or_else(Vec::new, |it| scrape::of_status(it, self.counted)))
             }
-            Self::Metrics(client, uri, service) => {
+            From::Metrics(client, uri, service) => {
                 let text = tokio::time::timeout(PATIENCE, fetch(client, uri))
                     .await
                     .with_context(|| format!("{uri} takes more than 5 s"))??;
-                scrape::of_metrics(&text, service)
+                scrape::of_metrics(&text, service, self.counted)
                     .map_err(|fault| anyhow::anyhow!("{uri} has no metrics: {fault}"))
             }
         }

@@ -2,12 +2,13 @@
 
 use crate::cli::table::{Color, Column, Table};
 use crate::cli::{output, units};
+use crate::loadtest::packets::report as packets;
 use crate::loadtest::report::Report;
 use crate::loadtest::tally::Percentiles;
+use crate::loadtest::verdict::Judged;
 
 /// The report for people.
 pub(super) fn render(report: &Report) -> String {
-    let color = output::stdout_has_color();
     let mut text = format!(
         "{}: {} answered, {} failed, {} not made in {:.0} s\n\n",
         report.target, report.answered, report.failed, report.skipped, report.seconds_taken
@@ -20,24 +21,9 @@ pub(super) fn render(report: &Report) -> String {
         text.push('\n');
     }
     if !report.shares.is_empty() {
-        let mut table = Table::new(
-            &[
-                Column::Text("BACKEND"),
-                Column::Number("FLOWS"),
-                Column::Number("EXPECTED"),
-                Column::Number("SEEN"),
-            ],
-            color,
-        );
-        for share in &report.shares {
-            table.row([
-                share.backend.clone(),
-                share.flows.to_string(),
-                units::percent(share.expected),
-                units::percent(share.seen),
-            ]);
-        }
-        text.push_str(&format!("{}\n", table.render("")));
+        let rows = report.shares.iter();
+        let rows = rows.map(|it| (it.backend.clone(), it.flows, it.expected, it.seen));
+        text.push_str(&shares("FLOWS", rows));
     }
     for (name, count) in &report.answered_by {
         text.push_str(&format!("{count} answered by {name}\n"));
@@ -45,6 +31,50 @@ pub(super) fn render(report: &Report) -> String {
     if !report.answered_by.is_empty() {
         text.push('\n');
     }
+    text.push_str(&verdict(&report.verdict));
+    text
+}
+
+/// The report of a test with packets for people.
+pub(super) fn of_packets(report: &packets::Report) -> String {
+    let mut text = format!(
+        "{}: {} sent, {} missed in {:.0} s, of {} flows by {}\n",
+        report.target,
+        report.sent,
+        report.missed,
+        report.seconds_taken,
+        report.flows,
+        report.interface
+    );
+    if let (Some(counted), Some(lost)) = (report.counted, report.lost) {
+        text.push_str(&format!("the balancer counted {counted}: {lost} lost\n"));
+    }
+    text.push('\n');
+    if !report.shares.is_empty() {
+        let rows = report.shares.iter();
+        let rows = rows.map(|it| (it.backend.clone(), it.counted, it.expected, it.seen));
+        text.push_str(&shares("COUNTED", rows));
+    }
+    text.push_str(&verdict(&report.verdict));
+    text
+}
+
+fn shares(counted: &'static str, rows: impl Iterator<Item = (String, u64, f64, f64)>) -> String {
+    let columns = [
+        Column::Text("BACKEND"),
+        Column::Number(counted),
+        Column::Number("EXPECTED"),
+        Column::Number("SEEN"),
+    ];
+    let mut table = Table::new(&columns, output::stdout_has_color());
+    for (backend, counted, expected, seen) in rows {
+        let [expected, seen] = [expected, seen].map(units::percent);
+        table.row([backend, counted.to_string(), expected, seen]);
+    }
+    format!("{}\n", table.render(""))
+}
+
+fn verdict(verdict: &[Judged]) -> String {
     let mut table = Table::new(
         &[
             Column::Text("VERDICT"),
@@ -52,9 +82,9 @@ pub(super) fn render(report: &Report) -> String {
             Column::Text("LIMIT"),
             Column::Text("SEEN"),
         ],
-        color,
+        output::stdout_has_color(),
     );
-    for judged in &report.verdict {
+    for judged in verdict {
         let (word, color) = match judged.passed {
             true => ("passed", Color::Green),
             false => ("failed", Color::Red),
@@ -66,8 +96,7 @@ pub(super) fn render(report: &Report) -> String {
             (judged.seen.clone(), None),
         ]);
     }
-    text.push_str(&table.render(""));
-    text
+    table.render("")
 }
 
 fn times(report: &Report) -> String {

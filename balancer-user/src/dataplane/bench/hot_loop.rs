@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use aya::maps::{Array, MapData, ProgramArray};
-use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp};
+use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use balancer_common::bench::{self, Cursor, Loop, MAX_WORDS, WORD_LEN, word_at};
 use nix::time::{ClockId, clock_gettime};
@@ -61,8 +61,7 @@ impl Stimulus {
     }
 
     fn parameters(&self) -> Result<Loop, Error> {
-        let words = (0..).find(|index| word_at(*index) >= self.restored);
-        let words = words.unwrap_or(usize::MAX);
+        let words = words(self.restored);
         if words > MAX_WORDS || words > 0 && word_at(words - 1) + WORD_LEN > self.frame.len() {
             return Err(Error::Foreign(format!(
                 "restoring {} bytes of a frame of {}: at most {} can be, in words that lie in the frame",
@@ -238,27 +237,21 @@ impl HotLoop {
     /// program in native mode, and this end one of any kind.
     pub fn send(&mut self, interface: u32, count: u32) -> Result<(), Error> {
         self.cursor.elements()[0].target = bench::FLOOR;
-        // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex and two
-        // fields that stay zero. The floor's XDP_TX goes back to the ingress.
-        let mut context = [0; 24];
-        context[4..8].copy_from_slice(&(self.frame.len() as u32).to_ne_bytes());
-        context[12..16].copy_from_slice(&interface.to_ne_bytes());
+        // The floor's XDP_TX goes back to the ingress.
         let program: &Xdp = object::xdp(&mut self.ebpf, "step")?;
-        let mut options = TestRunOptions::new();
-        options.data_in = Some(&self.frame);
-        options.ctx_in = Some(&context);
-        options.repeat = count;
-        options.attrs = TestRunAttrs::new().xdp_live_frames(BATCH);
-        program
-            .test_run(options)
-            .map_err(|error| Error::kernel(format!("sending {count} frames"), error))?;
-        Ok(())
+        runner::send(program, interface, &self.frame, count, BATCH)
     }
 
     /// The last frame as the program left it.
     pub fn frame_of(&self, run: &Run) -> &[u8] {
         &self.out[..run.frame_len.min(self.out.len())]
     }
+}
+
+/// Words of the template that so many bytes lie in.
+pub(in crate::dataplane) fn words(len: usize) -> usize {
+    let words = (0..).find(|index| word_at(*index) >= len);
+    words.unwrap_or(usize::MAX)
 }
 
 fn enter(
@@ -272,7 +265,7 @@ fn enter(
 }
 
 /// The frame's first bytes, as far as the template reaches.
-fn fill_template(ebpf: &mut Ebpf, frame: &[u8]) -> Result<(), Error> {
+pub(in crate::dataplane) fn fill_template(ebpf: &mut Ebpf, frame: &[u8]) -> Result<(), Error> {
     let mut template = [0u64; MAX_WORDS];
     for (index, word) in template.iter_mut().enumerate() {
         if let Some(bytes) = frame[word_at(index).min(frame.len())..].first_chunk() {

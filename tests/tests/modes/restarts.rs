@@ -458,7 +458,7 @@ fn in_status(status: &Status) -> BTreeMap<String, u64> {
 }
 
 /// Totals of what the kernel counts, and of incidents; what the process counts
-/// of itself, such as its probes, begins with it.
+/// of itself, such as its probes and who asks it, begins with it.
 fn in_metrics(network: &Network) -> Result<BTreeMap<String, u64>> {
     let balancer = network.lab.balancer();
     let address = (balancer.v4(), METRICS_PORT).into();
@@ -469,7 +469,7 @@ fn in_metrics(network: &Network) -> Result<BTreeMap<String, u64>> {
     let text = String::from_utf8_lossy(&response.body).into_owned();
     let of_kernel = |name: &str| {
         name.contains("_total")
-            && !["probe", "webhook", "process_"]
+            && !["probe", "webhook", "process_", "api_", "scrapes_"]
                 .iter()
                 .any(|own| name.contains(own))
     };

@@ -15,7 +15,7 @@ use balancer_user::api::types::{BackendStatus, ServiceStatus, Status};
 use nix::sys::signal::Signal;
 
 use crate::lab::cleanup::Scratch;
-use crate::lab::{Namespace, Process, wait_for};
+use crate::lab::{Namespace, Process, SmallDisk, wait_for};
 
 /// How long a daemon may take to be forwarding, or to end.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -219,6 +219,20 @@ impl<'a> Balancer<'a> {
         self.directory.path().join("state")
     }
 
+    /// Puts the state directory on a disk of its own of so many bytes, by a
+    /// restart.
+    pub fn move_state_to_disk(&mut self, size: u64) -> Result<SmallDisk> {
+        self.kill()?;
+        let state = self.state_dir();
+        let aside = state.with_file_name("aside");
+        fs::rename(&state, &aside)?;
+        fs::create_dir(&state)?;
+        let disk = SmallDisk::mount(&state, size)?;
+        copy(&aside, &state)?;
+        self.restart()?;
+        Ok(disk)
+    }
+
     /// Sends a signal.
     pub fn signal(&mut self, signal: Signal) -> Result<()> {
         self.process.signal(signal)
@@ -242,6 +256,20 @@ impl Drop for Balancer<'_> {
         // Before its pins go: a daemon that lives would pin anew.
         let _ = self.process.kill();
     }
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            fs::create_dir(&to)?;
+            copy(&entry.path(), &to)?;
+        } else {
+            fs::copy(entry.path(), to)?;
+        }
+    }
+    Ok(())
 }
 
 /// A service of a status.

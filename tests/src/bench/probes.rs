@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::scale::{Figure, MEGABYTE, cpu_seconds, status_field};
+use super::scale::{Figure, MEGABYTE, cpu_seconds};
 use crate::balancer::Balancer;
 use crate::lab::cleanup;
 use crate::lab::namespace::Namespace;
+use crate::lab::process::status_kib;
 use crate::lab::server::{Nginx, NginxConfig};
 use crate::lab::{Lab, LabConfig, Node, wait_for};
 use crate::metrics::Samples;
@@ -153,7 +154,7 @@ impl Look {
                 .join("fd")
                 .read_dir()?
                 .count() as f64,
-            memory: status_field(pid, "RssAnon")? as f64 * 1024.0 / MEGABYTE,
+            memory: status_kib(pid, "RssAnon")? as f64 * 1024.0 / MEGABYTE,
         })
     }
 }

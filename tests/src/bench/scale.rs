@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::spread::Spread;
 use crate::balancer::Balancer;
 use crate::lab::cleanup::{self, Scratch};
+use crate::lab::process::status_kib;
 use crate::lab::{Lab, LabConfig, wait_for};
 
 /// Services of the configuration.
@@ -159,8 +160,8 @@ pub fn memory_megabytes(balancer: &Balancer<'_>, pid: u32) -> Result<Memory> {
     let maps = pinned_maps(balancer.pin_dir())?;
     let maps: u64 = maps.iter().map(|(_, bytes)| bytes).sum();
     Ok(Memory {
-        private: status_field(pid, "RssAnon")? as f64 * 1024.0 / MEGABYTE,
-        resident: status_field(pid, "VmRSS")? as f64 * 1024.0 / MEGABYTE,
+        private: status_kib(pid, "RssAnon")? as f64 * 1024.0 / MEGABYTE,
+        resident: status_kib(pid, "VmRSS")? as f64 * 1024.0 / MEGABYTE,
         maps: maps as f64 / MEGABYTE,
     })
 }
@@ -190,15 +191,6 @@ fn memory(balancer: &Balancer<'_>, pid: u32, when: &str) -> Result<Vec<Figure>> 
             Some(500.0),
         ),
     ])
-}
-
-pub(super) fn status_field(pid: u32, name: &str) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let value = status.lines().find_map(|line| {
-        let value = line.strip_prefix(name)?.strip_prefix(':')?;
-        value.trim().strip_suffix(" kB")?.parse().ok()
-    });
-    value.with_context(|| format!("no {name} in {status}"))
 }
 
 /// User and system time of a process.

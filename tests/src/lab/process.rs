@@ -232,6 +232,20 @@ fn contents(file: &mut File) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// What `/proc/PID/status` says of a process's memory: `RssAnon` is its own,
+/// `VmRSS` that, its code and what it has mapped. In KiB.
+///
+/// # Errors
+/// When the process is gone, or has no such field.
+pub fn status_kib(pid: u32, name: &str) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let value = status.lines().find_map(|line| {
+        let value = line.strip_prefix(name)?.strip_prefix(':')?;
+        value.trim().strip_suffix(" kB")?.parse().ok()
+    });
+    value.with_context(|| format!("no {name} in {status}"))
+}
+
 fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("it ended with exit code {code}"),

@@ -55,6 +55,7 @@ pub(super) fn summary(report: &Report) -> String {
 fn text(held: &Held) -> String {
     let Held {
         memory_kib,
+        own_kib,
         descriptors,
         threads,
         maps,
@@ -63,9 +64,10 @@ fn text(held: &Held) -> String {
         state_bytes,
     } = held;
     format!(
-        "{:.1} MiB resident, {descriptors} descriptors, {threads} threads, {maps} maps, \
+        "{:.1} MiB resident, {:.1} its own, {descriptors} descriptors, {threads} threads, {maps} maps, \
          {programs} programs, {pins} pins, {:.1} MiB of state",
         *memory_kib as f64 / 1024.0,
+        *own_kib as f64 / 1024.0,
         *state_bytes as f64 / 1_048_576.0
     )
 }
@@ -122,8 +124,8 @@ fn markdown(report: &Report) -> Result<String> {
         let _ = writeln!(text, "| {times} | {} |", what.replace('|', "\\|"));
     }
     text.push_str(
-        "\n## What the daemon held\n\n| | resident, MiB | descriptors | threads | maps | \
-         programs | pins | state, MiB |\n|---|---|---|---|---|---|---|---|\n",
+        "\n## What the daemon held\n\n| | resident, MiB | its own | descriptors | threads | maps | \
+         programs | pins | state, MiB |\n|---|---|---|---|---|---|---|---|---|\n",
     );
     let names = [
         "the first, at rest",
@@ -133,8 +135,9 @@ fn markdown(report: &Report) -> Result<String> {
     for (name, held) in names.into_iter().zip(&report.held) {
         let _ = writeln!(
             text,
-            "| {name} | {:.1} | {} | {} | {} | {} | {} | {:.1} |",
+            "| {name} | {:.1} | {:.1} | {} | {} | {} | {} | {} | {:.1} |",
             held.memory_kib as f64 / 1024.0,
+            held.own_kib as f64 / 1024.0,
             held.descriptors,
             held.threads,
             held.maps,

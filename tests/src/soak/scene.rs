@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -160,7 +159,7 @@ impl<'a> Scene<'a> {
         let intervals = ["500ms", "600ms"];
         let namespace = lab.balancer().namespace();
         let mut balancer = Balancer::start(namespace, &["eth0"], &text(lab, intervals[0]))?;
-        let disk = on_disk(&mut balancer)?;
+        let disk = balancer.move_state_to_disk(DISK)?;
         for service in Service::ALL {
             for (backend, _) in service.backends(lab) {
                 balancer.wait_backend(service.name(), backend, "up")?;
@@ -300,33 +299,6 @@ fn server(node: &Node) -> Result<Nginx> {
     config.access_log = false;
     config.directives = "keepalive_timeout 1h;".to_owned();
     Nginx::start(node.namespace(), &config)
-}
-
-/// Puts the state directory on a disk of its own.
-fn on_disk(balancer: &mut Balancer<'_>) -> Result<SmallDisk> {
-    balancer.kill()?;
-    let state = balancer.state_dir();
-    let aside = state.with_file_name("aside");
-    fs::rename(&state, &aside)?;
-    fs::create_dir(&state)?;
-    let disk = SmallDisk::mount(&state, DISK)?;
-    copy(&aside, &state)?;
-    balancer.restart()?;
-    Ok(disk)
-}
-
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let to = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            fs::create_dir(&to)?;
-            copy(&entry.path(), &to)?;
-        } else {
-            fs::copy(entry.path(), to)?;
-        }
-    }
-    Ok(())
 }
 
 /// Clients of all services.

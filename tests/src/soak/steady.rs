@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use balancer_user::api::types::Status;
 
 use super::scene::{LIMIT, Scene, Service};
+use crate::lab::process::status_kib;
 use crate::lab::wait_for;
 
 /// Memory may differ by that share and that much, in KiB, between the first
@@ -21,8 +22,10 @@ const THREADS: usize = 8;
 /// What a daemon holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Held {
-    /// Resident, in KiB.
+    /// Resident, in KiB: its own, its code, the maps that it has mapped.
     pub memory_kib: u64,
+    /// Its own alone, in KiB.
+    pub own_kib: u64,
     /// Open descriptors.
     pub descriptors: usize,
     /// Its threads.
@@ -44,14 +47,10 @@ impl Held {
     /// The daemon is gone, or a directory cannot be read.
     fn look(pid: u32, pins: &Path, state: &Path) -> Result<Self> {
         let process = Path::new("/proc").join(pid.to_string());
-        let status = fs::read_to_string(process.join("status"))?;
-        let field = |name: &str| -> Option<u64> {
-            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-            line.split_whitespace().next()?.parse().ok()
-        };
         let mut held = Self {
-            memory_kib: field("VmRSS:").context("no VmRSS")?,
-            threads: field("Threads:").context("no Threads")? as usize,
+            memory_kib: status_kib(pid, "VmRSS")?,
+            own_kib: status_kib(pid, "RssAnon")?,
+            threads: fs::read_dir(process.join("task"))?.count(),
             ..Self::default()
         };
         for entry in fs::read_dir(process.join("fd"))? {

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use balancer_tests::lab::process::status_kib;
 use balancer_tests::lab::{Lab, Node, wait_for};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -176,14 +177,7 @@ fn file(node: &Node) -> String {
 /// Descriptors, and memory of its own in bytes.
 fn taken(pid: u32) -> Result<(usize, u64)> {
     let files = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let memory = status
-        .lines()
-        .find_map(|line| line.strip_prefix("RssAnon:"));
-    let memory = memory
-        .and_then(|it| it.trim().strip_suffix(" kB"))
-        .context("RssAnon")?;
-    Ok((files, memory.parse::<u64>()? * 1024))
+    Ok((files, status_kib(pid, "RssAnon")? * 1024))
 }
 
 /// Probes of each kind that failed, those of the kind that had fewest.

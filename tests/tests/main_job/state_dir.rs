@@ -9,7 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use balancer_tests::balancer::{Balancer, backend_of, binary};
-use balancer_tests::lab::{Lab, Process, SmallDisk, wait_for};
+use balancer_tests::lab::{Lab, Process, wait_for};
 use balancer_user::revision::Outcome;
 
 use crate::LIMIT;
@@ -21,33 +21,6 @@ use crate::revisions::{begin_apply, begin_apply_to, text, wait_stage, weight, wr
 
 /// Room for some revisions, and soon full.
 const DISK: u64 = 256 << 10;
-
-/// Puts the state directory on a disk of its own, while no daemon runs.
-fn on_small_disk(balancer: &mut Balancer<'_>) -> Result<SmallDisk> {
-    balancer.kill()?;
-    let state = balancer.state_dir();
-    let aside = state.with_file_name("aside");
-    fs::rename(&state, &aside)?;
-    fs::create_dir(&state)?;
-    let disk = SmallDisk::mount(&state, DISK)?;
-    copy(&aside, &state)?;
-    balancer.restart()?;
-    Ok(disk)
-}
-
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let to = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            fs::create_dir(&to)?;
-            copy(&entry.path(), &to)?;
-        } else {
-            fs::copy(entry.path(), to)?;
-        }
-    }
-    Ok(())
-}
 
 /// Every way to a change is refused with these words, and nothing changes.
 fn all_refused(balancer: &Balancer<'_>, parts: &[&str]) -> Result<()> {
@@ -102,7 +75,7 @@ fn full_disk_stops_changes_at_any_point_and_nothing_else() -> Result<()> {
     balancer.succeed(&["backend", "weight", "web", "backend0", "110"])?;
     balancer.succeed(&["backend", "weight", "web", "backend0", "100"])?;
     let load = load(&lab, service.dial())?;
-    let disk = on_small_disk(&mut balancer)?;
+    let disk = balancer.move_state_to_disk(DISK)?;
     let own = fs::read_to_string(balancer.config())?;
     write_weight(&balancer, &service, 150)?;
 
@@ -173,7 +146,7 @@ fn dead_backend_is_taken_out_while_the_disk_is_full() -> Result<()> {
     let mut servers = web_servers(&lab)?;
     let service = Service::web_l2(&lab);
     let mut balancer = balancer(&lab, &service.toml())?;
-    let disk = on_small_disk(&mut balancer)?;
+    let disk = balancer.move_state_to_disk(DISK)?;
     disk.fill()?;
     drop(servers.pop());
     balancer.wait_backend("web", "backend2", "down")?;
@@ -202,7 +175,7 @@ fn disk_that_turns_read_only_stops_changes_and_a_start_and_nothing_else() -> Res
     let mut balancer = balancer(&lab, &service.toml())?;
     balancer.succeed(&["backend", "weight", "web", "backend0", "110"])?;
     let load = load(&lab, service.dial())?;
-    let disk = on_small_disk(&mut balancer)?;
+    let disk = balancer.move_state_to_disk(DISK)?;
     write_weight(&balancer, &service, 150)?;
     disk.set_read_only(true)?;
     let parts = ["Read-only file system", "mount it writable"];

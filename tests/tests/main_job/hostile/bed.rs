@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use balancer_tests::balancer::Balancer;
 use balancer_tests::lab::client::{Curl, HttpLoad, RunningLoad};
+use balancer_tests::lab::process::status_kib;
 use balancer_tests::lab::server::Nginx;
 use balancer_tests::lab::{Lab, wait_for};
 use balancer_tests::metrics::Samples;
@@ -39,17 +40,10 @@ pub(super) struct Taken {
 
 impl Taken {
     pub(super) fn of(pid: u32) -> Result<Self> {
-        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let memory = status
-            .lines()
-            .find_map(|line| line.strip_prefix("RssAnon:"));
-        let memory = memory
-            .and_then(|it| it.trim().strip_suffix(" kB"))
-            .context("RssAnon")?;
         Ok(Self {
             threads: fs::read_dir(format!("/proc/{pid}/task"))?.count(),
             files: fs::read_dir(format!("/proc/{pid}/fd"))?.count(),
-            memory: memory.parse::<u64>()? * 1024,
+            memory: status_kib(pid, "RssAnon")? * 1024,
         })
     }
 }

@@ -4,6 +4,8 @@
 //! the file, and the whole configuration then passes the checks of the file:
 //! there is no second way in. Pure.
 
+mod edit;
+
 use std::collections::HashMap;
 use std::sync::Mutex;
 
@@ -14,14 +16,17 @@ use crate::config::model::{Backend, Backends, Config, Service};
 use crate::config::spans::Spans;
 use crate::config::{self, render};
 use crate::desired;
+use crate::probe::scheduler::TargetId;
+
+pub use edit::Edit;
 
 /// A configuration with a change in it, checked.
 #[derive(Debug, Clone)]
 pub struct Edited {
     /// The configuration as changed.
     pub config: Config,
-    /// What was done, in one sentence.
-    pub summary: String,
+    /// What was done.
+    pub edit: Edit,
     /// Findings of the check about it.
     pub report: Report,
 }
@@ -99,32 +104,31 @@ fn has_same_weights(one: &Backends, other: &Backends) -> bool {
 /// Makes the change; the error says why it cannot be made.
 pub fn edit(running: &Config, change: &Change, tables: &TableMemo) -> Result<Edited, String> {
     let mut next = running.clone();
-    let summary = match change {
+    let edit = match change {
         Change::ServiceAdd { toml } => {
             let added = parse_services(running, toml)?;
-            let names: Vec<&str> = added.iter().map(|service| service.name.as_str()).collect();
-            let summary = format!("service {} added", names.join(", "));
+            let names = added.iter().map(|service| service.name.clone()).collect();
             next.services.extend(added);
-            summary
+            Edit::ServicesAdded(names)
         }
         Change::ServiceRemove { service } => {
             find_service(&mut next, service)?;
             next.services.retain(|other| other.name != *service);
-            format!("service {service} removed")
+            Edit::ServiceRemoved(service.clone())
         }
         Change::BackendAdd { service, toml } => {
             let found = find_service(&mut next, service)?;
             let added = parse_backend(running, found, toml)?;
-            let summary = format!("backend {} added to service {service}", added.name);
+            let id = id(service, &added.name);
             found.backends.push(added);
-            summary
+            Edit::BackendAdded(id)
         }
         Change::BackendRemove { service, backend } => {
             find_backend(&mut next, service, backend)?;
             find_service(&mut next, service)?
                 .backends
                 .retain(|other| other.name != *backend);
-            format!("backend {backend} removed from service {service}")
+            Edit::BackendRemoved(id(service, backend))
         }
         Change::BackendDrain { service, backend } => {
             set_drain(find_backend(&mut next, service, backend)?, service, true)?
@@ -138,7 +142,7 @@ pub fn edit(running: &Config, change: &Change, tables: &TableMemo) -> Result<Edi
             weight,
         } => set_weight(find_backend(&mut next, service, backend)?, service, *weight)?,
     };
-    check_edited(next, summary, tables)
+    check_edited(next, edit, tables)
 }
 
 /// Shares of all backends whose share differs between two configurations.
@@ -281,19 +285,19 @@ pub fn examine(config: &Config, tables: &TableMemo) -> Report {
     Report::new("the configuration as changed", "", findings)
 }
 
-fn check_edited(config: Config, summary: String, tables: &TableMemo) -> Result<Edited, String> {
+fn check_edited(config: Config, edit: Edit, tables: &TableMemo) -> Result<Edited, String> {
     let report = examine(&config, tables);
     if report.has_errors() {
         return Err(report.render(false));
     }
     Ok(Edited {
         config,
-        summary,
+        edit,
         report,
     })
 }
 
-fn set_weight(backend: &mut Backend, service: &str, weight: u16) -> Result<String, String> {
+fn set_weight(backend: &mut Backend, service: &str, weight: u16) -> Result<Edit, String> {
     let before = std::mem::replace(&mut backend.weight, weight);
     if before == weight {
         return Err(format!(
@@ -301,29 +305,35 @@ fn set_weight(backend: &mut Backend, service: &str, weight: u16) -> Result<Strin
             backend.name
         ));
     }
-    Ok(format!(
-        "service {service}: weight of {} {before} -> {weight}",
-        backend.name
-    ))
+    Ok(Edit::Weight {
+        of: id(service, &backend.name),
+        before,
+        after: weight,
+    })
 }
 
-fn set_drain(backend: &mut Backend, service: &str, drain: bool) -> Result<String, String> {
-    let (state, done) = if drain {
-        ("draining", "drains")
-    } else {
-        ("not draining", "drains no more")
-    };
+fn set_drain(backend: &mut Backend, service: &str, drain: bool) -> Result<Edit, String> {
     if backend.drain == drain {
+        let state = if drain { "draining" } else { "not draining" };
         return Err(format!(
             "service {service}: backend {} is {state} already",
             backend.name
         ));
     }
     backend.drain = drain;
-    Ok(format!(
-        "service {service}: backend {} {done}",
-        backend.name
-    ))
+    let id = id(service, &backend.name);
+    Ok(if drain {
+        Edit::Drained(id)
+    } else {
+        Edit::Undrained(id)
+    })
+}
+
+fn id(service: &str, backend: &str) -> TargetId {
+    TargetId {
+        service: service.to_owned(),
+        backend: backend.to_owned(),
+    }
 }
 
 fn find_service<'a>(config: &'a mut Config, name: &str) -> Result<&'a mut Service, String> {
@@ -399,7 +409,7 @@ address = "10.0.0.3"
             toml: "name = \"c\"\naddress = \"10.0.0.4\"".to_owned(),
         };
         let edited = edit(&running(), &change, &TableMemo::default()).unwrap();
-        assert_eq!(edited.summary, "backend c added to service web");
+        assert_eq!(edited.edit.to_string(), "backend c added to service web");
         let names: Vec<_> = edited
             .config
             .services

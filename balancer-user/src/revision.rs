@@ -11,6 +11,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::change::Edit;
+
 /// Version of a revision's file.
 pub const VERSION: u32 = 1;
 
@@ -122,8 +124,10 @@ impl Cause {
 pub struct Origin {
     /// [`digest`] of the file's text.
     pub file_digest: String,
-    /// Changes made by command since, a sentence each; not the drains.
-    pub changes: Vec<String>,
+    /// What changes made by command since come to, a sentence each; not the
+    /// drains.
+    #[schemars(with = "Vec<String>")]
+    pub changes: Vec<Edit>,
     /// Drains made by command: they outlive a re-reading of the file.
     pub drains: Vec<OperatorDrain>,
 }

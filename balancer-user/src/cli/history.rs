@@ -135,7 +135,7 @@ fn about(revision: &Revision) -> String {
     }
     lines.extend(revision.reason.clone().map(|reason| ("why", reason)));
     let changes = revision.origin.changes.iter();
-    lines.extend(changes.map(|change| ("changed", change.clone())));
+    lines.extend(changes.map(|change| ("changed", change.to_string())));
     for drain in &revision.origin.drains {
         let since = moment(drain.since);
         let text = format!("service {}: {} since {since}", drain.service, drain.backend);

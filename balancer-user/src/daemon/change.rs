@@ -19,7 +19,7 @@ use crate::api::server::Begun;
 use crate::api::types::{
     ApplyRequest, ChangeRequest, Changed, History, How, Problem, RollbackRequest, StoredRevision,
 };
-use crate::change;
+use crate::change::{self, Edit};
 use crate::config;
 use crate::config::diagnostic::Report;
 use crate::config::model::Config;
@@ -44,7 +44,7 @@ impl Controller {
             shares: change::share_changes(&self.config, &edited.config, &self.tables),
             // What was so before is in the log since the file was read.
             warnings: warnings.difference(&self.warnings).cloned().collect(),
-            summary: edited.summary,
+            summary: edited.edit.to_string(),
             dry_run: request.dry_run,
             duration_micros: None,
             revision: None,
@@ -53,7 +53,7 @@ impl Controller {
             return Ok(changed);
         }
         let mut origin = self.origin.clone();
-        origin::note(&mut origin, &request.change, &changed.summary);
+        origin::note(&mut origin, edited.edit);
         let proposal = Proposal {
             config: edited.config,
             origin,
@@ -84,7 +84,8 @@ impl Controller {
             // A restart reads the daemon's own file: it must not take that
             // one for newer.
             origin.file_digest = self.origin.file_digest.clone();
-            origin.changes = vec![format!("the file {} was applied", request.name)];
+            let applied = format!("the file {} was applied", request.name);
+            origin.changes = vec![Edit::Whole(applied)];
         }
         self.say_what_is_undone(&mut summary);
         let wanted = Wanted {
@@ -128,7 +129,8 @@ impl Controller {
     fn say_what_is_undone(&self, summary: &mut String) {
         if !self.origin.changes.is_empty() {
             summary.push_str("; changes made by command are undone: ");
-            summary.push_str(&self.origin.changes.join(", "));
+            let changes: Vec<_> = self.origin.changes.iter().map(Edit::to_string).collect();
+            summary.push_str(&changes.join(", "));
         }
     }
 
@@ -151,16 +153,22 @@ impl Controller {
         match self.earlier(request.revision) {
             Ok(stored) => {
                 let number = stored.revision.number;
+                // What that one went back to is in its own record: who goes to
+                // and fro is not to have a sentence that grows.
+                let what = match stored.revision.cause {
+                    Cause::Rollback => "a rollback",
+                    _ => &stored.revision.summary,
+                };
                 let wanted = Wanted {
                     name: format!("revision {number}"),
                     text: stored.config,
                     origin: Origin {
                         file_digest: self.origin.file_digest.clone(),
-                        changes: vec![format!("rolled back to revision {number}")],
+                        changes: vec![Edit::Whole(format!("rolled back to revision {number}"))],
                         drains: stored.revision.origin.drains,
                     },
                     cause: Cause::Rollback,
-                    summary: format!("back to revision {number} ({})", stored.revision.summary),
+                    summary: format!("back to revision {number} ({what})"),
                     author,
                     how: request.how,
                 };

@@ -2,42 +2,36 @@
 //! command. Pure but for the time of a drain.
 
 use super::unix_now;
-use crate::api::types::Change;
+use crate::change::Edit;
+use crate::probe::scheduler::TargetId;
 use crate::revision::{OperatorDrain, Origin};
 
 /// Notes a change made by command. Drains are kept apart, as they outlive a
 /// re-reading of the file.
-pub(super) fn note(origin: &mut Origin, change: &Change, summary: &str) {
-    let position = |origin: &Origin, service: &str, backend: &str| {
-        let mut drains = origin.drains.iter();
-        drains.position(|it| it.service == service && it.backend == backend)
-    };
-    match change {
-        Change::BackendDrain { service, backend } => {
+pub(super) fn note(origin: &mut Origin, edit: Edit) {
+    let is_of =
+        |it: &OperatorDrain, id: &TargetId| it.service == id.service && it.backend == id.backend;
+    match &edit {
+        Edit::Drained(id) => {
             origin.drains.push(OperatorDrain {
-                service: service.clone(),
-                backend: backend.clone(),
+                service: id.service.clone(),
+                backend: id.backend.clone(),
                 since: unix_now(),
             });
             return;
         }
-        Change::BackendUndrain { service, backend } => {
-            if let Some(at) = position(origin, service, backend) {
-                origin.drains.remove(at);
+        Edit::Undrained(id) => {
+            let drains = origin.drains.len();
+            origin.drains.retain(|it| !is_of(it, id));
+            if origin.drains.len() < drains {
                 return;
             }
         }
-        Change::BackendRemove { service, backend } => {
-            if let Some(at) = position(origin, service, backend) {
-                origin.drains.remove(at);
-            }
-        }
-        Change::ServiceRemove { service } => {
-            origin.drains.retain(|drain| drain.service != *service);
-        }
-        Change::ServiceAdd { .. } | Change::BackendAdd { .. } | Change::BackendWeight { .. } => {}
+        Edit::BackendRemoved(id) => origin.drains.retain(|it| !is_of(it, id)),
+        Edit::ServiceRemoved(service) => origin.drains.retain(|it| it.service != *service),
+        Edit::ServicesAdded(_) | Edit::BackendAdded(_) | Edit::Weight { .. } | Edit::Whole(_) => {}
     }
-    origin.changes.push(summary.to_owned());
+    edit.join(&mut origin.changes);
 }
 
 /// All that a command changed, a sentence each.
@@ -48,5 +42,10 @@ pub(super) fn sentences(origin: &Origin) -> Vec<String> {
             drain.service, drain.backend
         )
     });
-    origin.changes.iter().cloned().chain(drains).collect()
+    origin
+        .changes
+        .iter()
+        .map(Edit::to_string)
+        .chain(drains)
+        .collect()
 }

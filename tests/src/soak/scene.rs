@@ -282,7 +282,7 @@ fn text(lab: &Lab, interval: &str) -> String {
     let services = Service::ALL.map(|service| service.toml(lab, interval));
     let pool = POOL.map(|address| address.to_string());
     format!(
-        "keep_forwarding = true\nlisten = \"{listen}\"\nflow_table_size = 524288\nfullnat_sources_v4 = {pool:?}\n\
+        "keep_forwarding = true\nlisten = \"{listen}\"\nflow_table_size = 1048576\nfullnat_sources_v4 = {pool:?}\n\
          fullnat_ports = \"1024-65535\"\nnat_closed_timeout = \"2s\"\n{}",
         services.concat()
     )

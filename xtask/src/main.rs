@@ -1,29 +1,28 @@
 //! The front door: `cargo xtask COMMAND` for everything a plain cargo command
 //! cannot do.
 //!
-//! One file a command. What they share stands in [`workspace`] (paths, a cargo
-//! whose environment is known) and [`process`] (running programs, errors that
-//! name the command). Results and progress go to stdout, errors to stderr; the
-//! exit code is 0 for done, 1 for failed, 2 for bad usage.
+//! One file a command; [`lab`] has those that are programs of the tests crate.
+//! What they share stands in [`workspace`] (paths, a cargo whose environment is
+//! known) and [`process`] (running programs, errors that name the command).
+//! Results and progress go to stdout, errors to stderr; the exit code is 0 for
+//! done, 1 for failed, 2 for bad usage.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use setup::Scope;
 use workspace::Workspace;
 
-mod bench;
 mod build;
 mod check;
-mod demo;
-mod drill;
 mod fuzz;
+mod lab;
 mod package;
 mod process;
 mod run;
 mod setup;
-mod soak;
 mod test;
 mod tidy;
 mod workspace;
@@ -62,19 +61,19 @@ enum Command {
     ///
     /// Sets up, builds, makes the lab, and removes the lab at the end, unless
     /// `--keep` says to leave it. Touches no real interface. Needs root.
-    Demo(demo::Args),
+    Demo(lab::Args),
     /// Plays drills: five real outages, prevented, undone and explained.
     ///
     /// `cargo xtask drill NAME` plays one, `--list` says which there are.
-    /// Reports and charts go to `target/drills`. Sets up and builds before;
-    /// touches no real interface. Needs root.
-    Drill(drill::Args),
+    /// Reports and charts go to `target/drills`, or where `--out DIR` says. Sets
+    /// up and builds before; touches no real interface. Needs root.
+    Drill(lab::Args),
     /// Soaks the balancer: random faults and changes under load, for 20 minutes.
     ///
     /// `--minutes N` and `--seed N` say otherwise. The report goes to
     /// `target/soak`. Exits with 1 when a request failed that no fault ate, or
     /// when something grew. Sets up and builds before. Needs root.
-    Soak(soak::Args),
+    Soak(lab::Args),
     /// Runs all tests: unit and property first, then those that need root.
     ///
     /// Sets up and builds before. The suites that need root make network
@@ -99,7 +98,7 @@ enum Command {
     ///
     /// Installs nftables and HAProxy to compare with. Needs root, and an idle
     /// machine for figures that mean something.
-    Bench(bench::Args),
+    Bench(lab::Args),
 }
 
 fn main() -> ExitCode {
@@ -120,14 +119,14 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Build(args) => build::run(&workspace, &args),
         Command::Package(args) => package::run(&workspace, &args),
         Command::Run(args) => run::run(&workspace, &args),
-        Command::Demo(args) => demo::run(&workspace, &args),
-        Command::Drill(args) => drill::run(&workspace, &args),
-        Command::Soak(args) => soak::run(&workspace, &args),
+        Command::Demo(args) => lab::run(&workspace, "demo", Scope::Lab, &args),
+        Command::Drill(args) => lab::run(&workspace, "drill", Scope::Lab, &args),
+        Command::Soak(args) => lab::run(&workspace, "soak", Scope::Lab, &args),
         Command::Test(args) => test::run(&workspace, &args),
         Command::Fuzz(args) => fuzz::run(&workspace, &args),
         Command::Check => check::run(&workspace),
         Command::Tidy => tidy::run(&workspace),
-        Command::Bench(args) => bench::run(&workspace, &args),
+        Command::Bench(args) => lab::run(&workspace, "bench", Scope::Bench, &args),
     }
 }
 

@@ -1,4 +1,5 @@
-//! `demo`: the balancer at work in a lab of network namespaces.
+//! `bench`, `demo`, `drill` and `soak`: programs of the tests crate that have
+//! the balancer at work in a lab of network namespaces.
 
 use std::process::Command;
 
@@ -8,31 +9,26 @@ use crate::setup::{self, Scope};
 use crate::workspace::{Workspace, require_root};
 use crate::{build, process};
 
-/// Arguments of `cargo xtask demo`.
+/// Arguments of these commands.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Arguments for the demo: `--keep` leaves the lab up to look around in,
-    /// `-- --help` lists the rest.
+    /// Arguments for the program; `-- --help` lists them.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) args: Vec<String>,
 }
 
-/// Sets up, builds, then executes the demo.
-pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
+/// Sets up what `scope` says, builds everything and becomes the program `name`
+/// of the tests crate.
+pub(crate) fn run(workspace: &Workspace, name: &str, scope: Scope, args: &Args) -> Result<()> {
     require_root(
-        "demo",
+        name,
         "makes network namespaces and loads a program into the kernel",
     )?;
-    setup::ensure(workspace, Scope::Lab)?;
-    exec_lab_program(workspace, "demo", &args.args)
-}
-
-/// Builds everything and becomes the program `name` of the tests crate.
-pub(crate) fn exec_lab_program(workspace: &Workspace, name: &str, args: &[String]) -> Result<()> {
+    setup::ensure(workspace, scope)?;
     build::run(workspace, &build::Args::default())?;
     let mut cargo = workspace.cargo_in_target("build");
     process::run(cargo.args(["--release", "--package", "balancer-tests", "--bin", name]))?;
     let mut program = Command::new(workspace.path("target/release").join(name));
     program.env("BALANCER_BIN", workspace.balancer("release"));
-    match process::exec(program.args(args))? {}
+    match process::exec(program.args(&args.args))? {}
 }

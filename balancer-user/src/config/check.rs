@@ -38,18 +38,14 @@ pub fn check_config(
     spans: &Spans,
     tables: Option<&SlotCounts<'_>>,
 ) -> Vec<Finding> {
-    let mut context = Context {
-        config,
-        spans,
-        findings: Vec::new(),
-    };
+    let mut context = Context::new(config, spans, ());
     shape::check(&mut context);
     distribution::check(&mut context, tables);
     context.findings
 }
 
 /// A finding of `rule` at a place, allowed if the file allows it there. For
-/// the rules that live elsewhere, such as those that look at the host.
+/// the rules that live elsewhere, such as those that look at a plan.
 pub fn finding(
     config: &Config,
     spans: &Spans,
@@ -71,21 +67,33 @@ fn allowed(service: &Service, rule: &Rule) -> Option<String> {
     listed.then(|| service.allow_reason.clone().unwrap_or_default())
 }
 
-/// What the rules read, and where they leave their findings.
-struct Context<'a> {
-    config: &'a Config,
-    spans: &'a Spans,
-    findings: Vec<Finding>,
+/// What rules read, and where they leave their findings. `H` is what they know
+/// of the host; those of this module look at the configuration alone.
+pub(crate) struct Context<'a, H = ()> {
+    pub(crate) config: &'a Config,
+    pub(crate) spans: &'a Spans,
+    pub(crate) host: H,
+    pub(crate) findings: Vec<Finding>,
 }
 
-impl<'a> Context<'a> {
+impl<'a, H> Context<'a, H> {
+    pub(crate) fn new(config: &'a Config, spans: &'a Spans, host: H) -> Self {
+        Self {
+            config,
+            spans,
+            host,
+            findings: Vec::new(),
+        }
+    }
+
     /// The services with their positions.
-    fn services(&self) -> impl Iterator<Item = (usize, &'a Service)> + use<'a> {
+    pub(crate) fn services(&self) -> impl Iterator<Item = (usize, &'a Service)> + use<'a, H> {
         self.config.services.iter().enumerate()
     }
 
-    /// Leaves a finding; `adjust` adds to it what it has beyond the usual.
-    fn report(
+    /// Leaves a finding of `rule` at a place, allowed if the file allows it
+    /// there; `adjust` adds to it what it has beyond the usual.
+    pub(crate) fn report(
         &mut self,
         rule: &'static Rule,
         place: Place,

@@ -104,6 +104,16 @@ pub fn detach(pin_dir: &Path, interface: &str) -> Result<bool, Error> {
 
 /// Interfaces that have a pinned link under `pin_dir`.
 pub fn pinned(pin_dir: &Path) -> Result<Vec<String>, Error> {
+    let names = names(pin_dir)?;
+    let links = names.iter().filter_map(|name| name.strip_prefix("link-"));
+    let mut interfaces: Vec<String> = links.map(str::to_owned).collect();
+    interfaces.sort();
+    Ok(interfaces)
+}
+
+/// Names of what is pinned under `pin_dir`; none where there is no such
+/// directory.
+pub(super) fn names(pin_dir: &Path) -> Result<Vec<String>, Error> {
     let entries = match fs::read_dir(pin_dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -114,15 +124,8 @@ pub fn pinned(pin_dir: &Path) -> Result<Vec<String>, Error> {
             ));
         }
     };
-    let mut interfaces: Vec<String> = entries
-        .flatten()
-        .filter_map(|entry| {
-            let name = entry.file_name().into_string().ok()?;
-            Some(name.strip_prefix("link-")?.to_owned())
-        })
-        .collect();
-    interfaces.sort();
-    Ok(interfaces)
+    let name = |entry: fs::DirEntry| entry.file_name().into_string().ok();
+    Ok(entries.flatten().filter_map(name).collect())
 }
 
 /// Numbers of the programs in the links that are pinned under `pin_dir`.

@@ -9,7 +9,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Map, MapData};
@@ -222,28 +221,17 @@ pub(super) fn remove_others(pin_dir: &Path, but: Option<&MapSet>) -> Result<bool
 }
 
 fn all(pin_dir: &Path) -> Result<Vec<MapSet>, Error> {
-    let entries = match fs::read_dir(pin_dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => {
-            return Err(Error::kernel(
-                format!("reading {}", pin_dir.display()),
-                error,
-            ));
-        }
-    };
-    let set = |entry: fs::DirEntry| {
-        let name = entry.file_name().into_string().ok()?;
+    let set = |name: &String| {
         let mut parts = name.strip_prefix(PREFIX)?.splitn(3, '-');
         let version = parts.next()?.parse().ok()?;
         // Other versions may have other names.
         let mut number = || u64::from_str_radix(parts.next()?, 16).ok();
         Some(MapSet {
-            path: entry.path(),
+            path: pin_dir.join(name),
             version,
             instance: number().unwrap_or_default(),
             number: number().unwrap_or_default(),
         })
     };
-    Ok(entries.flatten().filter_map(set).collect())
+    Ok(attach::names(pin_dir)?.iter().filter_map(set).collect())
 }

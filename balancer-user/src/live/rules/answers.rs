@@ -10,7 +10,7 @@ use crate::config::model::{Backend, Forward, Mac, Protocol, Service};
 use crate::config::spans::Place;
 
 pub(super) fn check(context: &mut Context<'_>) {
-    for (index, service) in context.config.services.iter().enumerate() {
+    for (index, service) in context.services() {
         claims(context, index, service);
         for (place, backend) in service.backends.iter().enumerate() {
             accepts(context, (index, place), service, backend);

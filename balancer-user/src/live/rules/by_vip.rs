@@ -10,7 +10,7 @@ use crate::config::spans::Place;
 use crate::netlink::Unresolved;
 
 pub(super) fn check(context: &mut Context<'_>) {
-    for (index, service) in context.config.services.iter().enumerate() {
+    for (index, service) in context.services() {
         let health = service.health.as_ref();
         if health.is_some_and(|health| health.via == Via::Vip) {
             possible(context, index, service);

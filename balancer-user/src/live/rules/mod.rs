@@ -8,21 +8,15 @@ mod ways;
 
 use super::host::Host;
 use crate::config::capacity::is_wanted;
-use crate::config::check::finding;
-use crate::config::check::rules::Rule;
+use crate::config::check;
 use crate::config::diagnostic::Finding;
 use crate::config::model::Config;
-use crate::config::spans::{Place, Spans};
+use crate::config::spans::Spans;
 
 /// All findings of the live rules; with empty `spans` they have paths but no
 /// places.
 pub fn check(config: &Config, spans: &Spans, host: &Host) -> Vec<Finding> {
-    let mut context = Context {
-        config,
-        spans,
-        host,
-        findings: Vec::new(),
-    };
+    let mut context = Context::new(config, spans, host);
     interfaces::check(&mut context);
     ways::check(&mut context);
     by_vip::check(&mut context);
@@ -31,27 +25,7 @@ pub fn check(config: &Config, spans: &Spans, host: &Host) -> Vec<Finding> {
     context.findings
 }
 
-/// What the rules read, and where they leave their findings.
-struct Context<'a> {
-    config: &'a Config,
-    spans: &'a Spans,
-    host: &'a Host,
-    findings: Vec<Finding>,
-}
-
-impl Context<'_> {
-    /// Leaves a finding; `adjust` adds to it what it has beyond the usual.
-    fn report(
-        &mut self,
-        rule: &'static Rule,
-        place: Place,
-        message: impl Into<String>,
-        adjust: impl FnOnce(Finding) -> Finding,
-    ) {
-        let finding = finding(self.config, self.spans, rule, place, message);
-        self.findings.push(adjust(finding));
-    }
-}
+type Context<'a> = check::Context<'a, &'a Host>;
 
 #[cfg(test)]
 mod tests;

@@ -23,7 +23,7 @@ const LEAST_MTU_V6: u32 = 1280;
 pub(super) fn check(context: &mut Context<'_>) {
     let hops = hops::for_members(context.config, &context.host.hops);
     let clients = Clients::new(context);
-    for (index, service) in context.config.services.iter().enumerate() {
+    for (index, service) in context.services() {
         neighbours(context, index, service);
         widths(context, index, service, &hops, &clients);
         reverse_paths(context, index, service);

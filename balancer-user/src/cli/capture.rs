@@ -10,6 +10,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -120,11 +122,14 @@ fn reasons() -> PossibleValuesParser {
     PossibleValuesParser::new(Reason::ALL.iter().map(|reason| reason.name()))
 }
 
+/// Packets that wait for a reader who takes none for a while, as a pager does.
+const WAITING: usize = 4096;
+
 /// Where packets go.
 enum Sink {
     Lines,
     Json,
-    PcapNg(PcapNg<Box<dyn Write>>),
+    PcapNg(PcapNg<Box<dyn Write + Send>>),
 }
 
 pub(super) fn run(args: &Args, client: &Client) -> anyhow::Result<Exit> {
@@ -141,27 +146,50 @@ pub(super) fn run(args: &Args, client: &Client) -> anyhow::Result<Exit> {
         return Ok(Exit::Done);
     }
     let request = request(args);
-    // A file is made once there is something to put into it: a refusal leaves
-    // an older one alone.
-    let mut capture = Capture {
-        args,
-        sink: None,
-        capture: Arc::new(AtomicU64::new(0)),
-        captured: 0,
-        over: None,
-        failed: None,
-    };
-    let number = Arc::clone(&capture.capture);
+    let number = Arc::new(AtomicU64::new(0));
+    let (events, waiting) = sync_channel(WAITING);
+    let mut queue = Queue { events, full: 0 };
     let looks_at_stdout = args.file().is_none();
-    let heard = runtime.block_on(async {
-        let listening = tokio::spawn(end_at_signal(client.clone(), number, looks_at_stdout));
-        let heard = client
-            .capture(&request, |event| capture.take(&event).is_some())
-            .await;
+    thread::scope(|scope| {
+        let writer = Writer::new(args, Arc::clone(&number));
+        let writer = scope.spawn(|| writer.write(waiting));
+        let listening = runtime.spawn(end_at_signal(client.clone(), number, looks_at_stdout));
+        let heard = runtime.block_on(client.capture(&request, |event| queue.put(event)));
+        drop(queue);
+        let written = writer.join();
         listening.abort();
-        heard
-    });
-    capture.finish(heard)
+        let written = written.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        written.finish(heard, args.limit)
+    })
+}
+
+/// Between what the daemon says and where it is written: a reader who takes
+/// nothing is no reason not to listen, as the daemon ends a capture then.
+struct Queue {
+    events: SyncSender<Captured>,
+    /// Packets that found no room.
+    full: u64,
+}
+
+impl Queue {
+    /// Whether more is wanted.
+    fn put(&mut self, mut event: Captured) -> bool {
+        if let Captured::Over { figures, .. } = &mut event {
+            figures.captured = figures.captured.saturating_sub(self.full);
+            figures.lost += self.full;
+        }
+        if !matches!(event, Captured::Packet(_)) {
+            return self.events.send(event).is_ok();
+        }
+        match self.events.try_send(event) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_)) => {
+                self.full += 1;
+                true
+            }
+            Err(TrySendError::Disconnected(_)) => false,
+        }
+    }
 }
 
 fn request(args: &Args) -> CaptureRequest {
@@ -218,31 +246,47 @@ fn is_stdout_left() -> bool {
     polled_well && seen.contains(PollFlags::POLLERR)
 }
 
-/// A capture under way.
-struct Capture<'a> {
+/// Writes a capture under way.
+struct Writer<'a> {
     args: &'a Args,
     sink: Option<Sink>,
-    /// Its number, once it is known.
+    /// The capture's number, once it is known.
     capture: Arc<AtomicU64>,
     captured: u64,
     over: Option<CaptureFigures>,
-    /// Why nothing can be written any more.
+}
+
+/// What came of it.
+struct Written {
+    captured: u64,
+    over: Option<CaptureFigures>,
+    /// Why nothing could be written any more.
     failed: Option<anyhow::Error>,
 }
 
-impl Capture<'_> {
-    /// Takes an event; nothing if no more are wanted.
-    fn take(&mut self, event: &Captured) -> Option<()> {
-        match self.try_take(event) {
-            Ok(()) => Some(()),
-            Err(error) => {
-                self.failed = Some(error);
-                None
-            }
+impl<'a> Writer<'a> {
+    fn new(args: &'a Args, capture: Arc<AtomicU64>) -> Self {
+        Self {
+            args,
+            sink: None,
+            capture,
+            captured: 0,
+            over: None,
         }
     }
 
-    fn try_take(&mut self, event: &Captured) -> anyhow::Result<()> {
+    /// Writes all that comes. A file is made once there is something to put
+    /// into it: a refusal leaves an older one alone.
+    fn write(mut self, events: Receiver<Captured>) -> Written {
+        let failed = events.into_iter().find_map(|event| self.take(&event).err());
+        Written {
+            captured: self.captured,
+            over: self.over,
+            failed,
+        }
+    }
+
+    fn take(&mut self, event: &Captured) -> anyhow::Result<()> {
         match event {
             Captured::Begun { capture, what, .. } => {
                 self.capture.store(*capture, Ordering::Relaxed);
@@ -266,7 +310,7 @@ impl Capture<'_> {
             return Ok(Sink::Json);
         }
         let is_terminal = io::stdout().is_terminal();
-        let output: Box<dyn Write> = match self.args.file() {
+        let output: Box<dyn Write + Send> = match self.args.file() {
             Some(path) => {
                 let mut options = OpenOptions::new();
                 options.write(true).create(true).truncate(true).mode(0o600);
@@ -278,13 +322,15 @@ impl Capture<'_> {
             }
             None => Box::new(io::stdout()),
         };
-        let output: Box<dyn Write> = Box::new(BufWriter::new(output));
+        let output: Box<dyn Write + Send> = Box::new(BufWriter::new(output));
         let file = PcapNg::begin(output, begun)?;
         Ok(Sink::PcapNg(file))
     }
+}
 
+impl Written {
     /// Says what was counted.
-    fn finish(self, heard: Result<(), Error>) -> anyhow::Result<Exit> {
+    fn finish(self, heard: Result<(), Error>, limit: u32) -> anyhow::Result<Exit> {
         if let Some(failed) = self.failed {
             return Err(failed);
         }
@@ -301,9 +347,38 @@ impl Capture<'_> {
             units::counted(figures.captured, "packet"),
             figures.looked_at,
             units::counted(figures.limited, "packet"),
-            self.args.limit,
+            limit,
             units::counted(figures.lost, "packet"),
         ));
         Ok(Exit::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pcapng::tests::packet;
+    use super::*;
+
+    #[test]
+    fn packets_beyond_what_may_wait_for_a_reader_are_counted_as_lost() {
+        let (events, waiting) = sync_channel(1);
+        let mut queue = Queue { events, full: 0 };
+        for _ in 0..3 {
+            assert!(queue.put(Captured::Packet(Box::new(packet()))));
+        }
+        assert!(matches!(waiting.recv(), Ok(Captured::Packet(_))));
+        assert!(queue.put(Captured::Over {
+            why: "it was ended by command".to_owned(),
+            figures: CaptureFigures {
+                captured: 3,
+                ..CaptureFigures::default()
+            },
+        }));
+        let Ok(Captured::Over { figures, .. }) = waiting.recv() else {
+            panic!("it is not over");
+        };
+        assert_eq!((figures.captured, figures.lost), (1, 2));
+        drop(waiting);
+        assert!(!queue.put(Captured::Packet(Box::new(packet()))));
     }
 }

@@ -42,7 +42,11 @@ fn two_hundred_weight_changes_under_full_load_lose_nothing() -> Result<()> {
     ensure!(during > u64::from(CHANGES), "too little traffic to tell");
     let status = api.status()?;
     // One for each of the four backends, however often it was changed.
-    ensure!(status.runtime_changes.len() == 4, "{:?}", status.runtime_changes);
+    ensure!(
+        status.runtime_changes.len() == 4,
+        "{:?}",
+        status.runtime_changes
+    );
     ensure!(status.problems.is_empty(), "{:?}", status.problems);
     Ok(())
 }

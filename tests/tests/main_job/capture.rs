@@ -2,10 +2,14 @@
 //! packet path is as it was before when it is over.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::mpsc;
+use std::thread;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use aya::programs::loaded_programs;
 use balancer_tests::balancer::{Balancer, binary};
 use balancer_tests::lab::cleanup::Scratch;
@@ -14,6 +18,8 @@ use balancer_tests::lab::server::Nginx;
 use balancer_tests::lab::{Lab, LabConfig, Namespace, Replies, wait_for};
 use balancer_user::api::types::Change;
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 
 use crate::LIMIT;
 use crate::fixture::{
@@ -232,6 +238,67 @@ fn captures_that_begin_and_end_under_load_fail_no_request_and_lose_no_count() ->
     let flows: u64 = status.services[0].backends.iter().map(|it| it.flows).sum();
     ensure!(flows >= answered, "{flows} flows for {answered} requests");
     println!("{answered} requests answered, 0 failed, under 20 captures");
+    Ok(())
+}
+
+/// A pager whose reader looks away: what it has no room for is lost, and the
+/// capture goes on.
+#[test]
+fn capture_whose_reader_takes_nothing_goes_on_and_says_what_was_lost() -> Result<()> {
+    const PACKETS: u64 = 30_000;
+    let (lab, _servers, service) = lab_of(2)?;
+    let balancer = balancer(&lab, &service.toml())?;
+    let load = load(&lab, service.dial())?;
+    wait_answers(&load, 100)?;
+    let scratch = Scratch::create("reader")?;
+    let [pipe, file] = ["pipe", "file"].map(|name| scratch.path().join(name));
+    mkfifo(&pipe, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    let pipe_name = pipe.to_string_lossy();
+    let arguments = ["--verdict", "tx", "--limit", "100000", "-w", &pipe_name];
+    let (look_back, away) = mpsc::channel::<()>();
+    let reader = thread::spawn({
+        let (pipe, file) = (pipe.clone(), file.clone());
+        move || {
+            let mut pipe = File::open(pipe)?;
+            // It ends with the test, well or not.
+            let _ = away.recv();
+            io::copy(&mut pipe, &mut File::create(file)?)
+        }
+    });
+    let mut capture = Running::start(&balancer, &arguments)?;
+    balancer.wait_status("many packets", LIMIT, |status| {
+        (status.capture.as_ref()?.figures.captured > PACKETS).then_some(())
+    })?;
+    stop_unharmed(load)?;
+    balancer.succeed(&["capture", "--stop"])?;
+    drop(look_back);
+    capture.end()?;
+    let bytes = reader
+        .join()
+        .map_err(|_| anyhow!("the reader panicked"))??;
+    let said = capture.log();
+    println!("{said}{bytes} bytes written");
+    let count = |what: &str| -> Result<u64> {
+        let mut lines = said.lines();
+        let line = lines.find(|it| it.contains(what)).context("not said")?;
+        let digits: String = line
+            .chars()
+            .take_while(|it| *it != ' ')
+            .filter(char::is_ascii_digit)
+            .collect();
+        Ok(digits.parse()?)
+    };
+    let (captured, lost) = (count("captured of")?, count("lost: no room")?);
+    ensure!(
+        captured + lost > PACKETS && lost > 0 && captured > 0,
+        "{said}"
+    );
+    // Each came and left.
+    let frames = read(&file)?.len() as u64;
+    ensure!(
+        frames == 2 * captured,
+        "{frames} frames of {captured} packets"
+    );
     Ok(())
 }
 

@@ -3,7 +3,8 @@
 //! say nothing until the end, nor who reads the counters.
 //!
 //! Of each way there are two rounds a mode; `BALANCER_TEST_RESTARTS` says
-//! otherwise.
+//! otherwise. `BALANCER_TEST_OTHER_BUILD` names a balancer to upgrade to and
+//! back from, such as one with another kernel program.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -286,10 +287,9 @@ impl fmt::Display for Told {
 
 fn all_rounds(network: &Network, balancer: &mut Balancer<'_>) -> Result<Told> {
     let mut told = Told::default();
-    let builds = [
-        balancer_tests::balancer::binary(),
-        PathBuf::from(env!("CARGO_BIN_EXE_mortal")),
-    ];
+    let mortal = PathBuf::from(env!("CARGO_BIN_EXE_mortal"));
+    let other = std::env::var_os("BALANCER_TEST_OTHER_BUILD").map_or(mortal, PathBuf::from);
+    let builds = [balancer_tests::balancer::binary(), other];
     let orders = balancer.config().with_file_name("orders");
     let mut build = 0;
     for round in 1..=rounds()? {

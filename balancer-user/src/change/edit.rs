@@ -66,29 +66,28 @@ impl Edit {
                 let known = edits.len();
                 edits.retain(|it| *it != Self::BackendAdded(id.clone()));
                 if edits.len() == known {
-                    edits.push(Self::BackendRemoved(id));
+                    Self::BackendRemoved(id).put_last(edits);
                 }
             }
             Self::ServiceRemoved(service) => {
                 edits.retain(|it| it.backend().is_none_or(|it| it.service != service));
-                let mut was_added = false;
-                for edit in edits.iter_mut() {
-                    if let Self::ServicesAdded(names) = edit {
-                        let known = names.len();
-                        names.retain(|it| *it != service);
-                        was_added |= names.len() < known;
-                    }
-                }
-                edits.retain(|it| !matches!(it, Self::ServicesAdded(names) if names.is_empty()));
-                if !was_added {
-                    edits.push(Self::ServiceRemoved(service));
+                if !take_added(edits, &service) {
+                    Self::ServiceRemoved(service).put_last(edits);
                 }
             }
-            edit => {
-                edits.retain(|it| *it != edit);
-                edits.push(edit);
+            Self::ServicesAdded(names) => {
+                for service in &names {
+                    take_added(edits, service);
+                }
+                edits.push(Self::ServicesAdded(names));
             }
+            edit => edit.put_last(edits),
         }
+    }
+
+    fn put_last(self, edits: &mut Vec<Self>) {
+        edits.retain(|it| *it != self);
+        edits.push(self);
     }
 
     /// The backend that it is about.
@@ -132,12 +131,13 @@ impl Edit {
                     after: after.parse().ok()?,
                 });
             }
-            let rest = rest.strip_prefix("backend ")?;
-            if let Some(backend) = rest.strip_suffix(" drains no more") {
-                return Some(Self::Undrained(id(service, backend)));
+            if let Some(rest) = rest.strip_prefix("backend ") {
+                let undrained = rest.strip_suffix(" drains no more");
+                let undrained = undrained.map(|backend| Self::Undrained(id(service, backend)));
+                let drained = || Some(Self::Drained(id(service, rest.strip_suffix(" drains")?)));
+                return undrained.or_else(drained);
             }
-            let backend = rest.strip_suffix(" drains")?;
-            return Some(Self::Drained(id(service, backend)));
+            // A name may end with a colon.
         }
         if let Some(service) = rest.strip_suffix(" removed") {
             return Some(Self::ServiceRemoved(service.to_owned()));
@@ -145,6 +145,21 @@ impl Edit {
         let names = rest.strip_suffix(" added")?.split(", ");
         Some(Self::ServicesAdded(names.map(str::to_owned).collect()))
     }
+}
+
+/// Takes a service out of those that were added; whether it was one of them.
+fn take_added(edits: &mut Vec<Edit>, service: &str) -> bool {
+    let mut was_added = false;
+    edits.retain_mut(|edit| {
+        let Edit::ServicesAdded(names) = edit else {
+            return true;
+        };
+        let known = names.len();
+        names.retain(|it| it != service);
+        was_added |= names.len() < known;
+        !names.is_empty()
+    });
+    was_added
 }
 
 impl fmt::Display for Edit {

@@ -55,6 +55,16 @@ pub struct Revision {
 }
 
 impl Revision {
+    /// What a list of many has of it: neither the plan nor the figures of its
+    /// stages, each of which may be megabytes.
+    pub fn in_brief(mut self) -> Self {
+        self.plan = None;
+        for stage in &mut self.stages {
+            stage.figures = Vec::new();
+        }
+        self
+    }
+
     /// Whether it was in force and nothing undid it.
     pub fn is_committed(&self) -> bool {
         matches!(self.outcome, Outcome::Committed { .. })

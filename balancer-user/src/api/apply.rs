@@ -84,7 +84,8 @@ pub struct History {
     pub in_force: Option<u64>,
     /// The change under way, in one sentence.
     pub change_under_way: Option<String>,
-    /// The oldest first.
+    /// The oldest first, without plans and figures of stages: a revision by
+    /// itself has them.
     pub revisions: Vec<Revision>,
     /// Those that cannot be read, and why.
     pub damaged: BTreeMap<u64, String>,

@@ -14,6 +14,7 @@ mod ends;
 mod existing;
 mod explain;
 mod first_probes;
+mod history;
 pub mod hops;
 mod host;
 mod incidents;

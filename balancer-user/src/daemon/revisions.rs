@@ -39,7 +39,8 @@ pub(super) struct Stored {
 #[derive(Debug)]
 pub(super) struct Revisions {
     directory: PathBuf,
-    /// Those that can be read, without their configurations.
+    /// Those that can be read, in brief: a thousand of them may be kept for
+    /// months.
     known: BTreeMap<u64, Revision>,
     /// Why others cannot.
     damaged: BTreeMap<u64, String>,
@@ -63,9 +64,15 @@ impl Revisions {
             damaged: BTreeMap::new(),
             unnoted: Vec::new(),
         };
+        let mut pending = Vec::new();
         for number in revisions.numbers()? {
             match revisions.read(number) {
-                Ok(revision) => drop(revisions.known.insert(number, revision)),
+                Ok(revision) => {
+                    revisions.remember(&revision);
+                    if revision.outcome == Outcome::Pending {
+                        pending.push(revision);
+                    }
+                }
                 Err(error) => {
                     let why = format!("{error:#}");
                     tracing::error!(revision = number, %why, "a revision is damaged; it is not used");
@@ -73,11 +80,7 @@ impl Revisions {
                 }
             }
         }
-        let pending = revisions
-            .known
-            .values()
-            .filter(|revision| revision.outcome == Outcome::Pending);
-        for mut revision in pending.cloned().collect::<Vec<_>>() {
+        for mut revision in pending {
             tracing::warn!(
                 revision = revision.number,
                 summary = %revision.summary,
@@ -126,7 +129,8 @@ impl Revisions {
         last.map_or(1, |last| last + 1)
     }
 
-    /// Those that can be read, the oldest first, and why others cannot.
+    /// Those that can be read, in brief and the oldest first, and why others
+    /// cannot.
     pub(super) fn all(&self) -> (Vec<Revision>, BTreeMap<u64, String>) {
         (self.known.values().cloned().collect(), self.damaged.clone())
     }
@@ -137,7 +141,7 @@ impl Revisions {
         before.rev().find(|revision| revision.is_committed())
     }
 
-    /// The revision of that number.
+    /// The revision of that number, in brief.
     pub(super) fn one(&self, number: u64) -> Option<&Revision> {
         self.known.get(&number)
     }
@@ -168,7 +172,7 @@ impl Revisions {
         if let Some(why) = self.damaged.get(&number) {
             bail!("revision {number} is damaged and cannot be used: {why}");
         }
-        let Some(revision) = self.known.get(&number) else {
+        let Some(known) = self.known.get(&number) else {
             match (self.known.keys().next(), self.known.keys().next_back()) {
                 (Some(first), Some(last)) => {
                     bail!("there is no revision {number}; there are {first} to {last}")
@@ -179,16 +183,16 @@ impl Revisions {
         let path = self.path(number, "toml");
         let config =
             fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        if digest(&config) != revision.config_digest {
+        if digest(&config) != known.config_digest {
             bail!(
                 "{} was edited or is torn: its digest is not that of revision {number}",
                 path.display()
             );
         }
-        Ok(Stored {
-            revision: revision.clone(),
-            config,
-        })
+        let mut revision = self.read(number)?;
+        // The disk may not have taken it yet.
+        revision.outcome = known.outcome.clone();
+        Ok(Stored { revision, config })
     }
 
     /// Writes a new revision with its configuration, durably.
@@ -211,13 +215,14 @@ impl Revisions {
         let mut bytes = serde_json::to_vec_pretty(&sealed)?;
         bytes.push(b'\n');
         self.write(revision.number, "json", &bytes)?;
-        self.known.insert(revision.number, revision.clone());
+        self.remember(revision);
         Ok(())
     }
 
     /// Has what became of a revision told, though the disk does not say it.
     pub(super) fn remember(&mut self, revision: &Revision) {
-        self.known.insert(revision.number, revision.clone());
+        let brief = revision.clone().in_brief();
+        self.known.insert(revision.number, brief);
     }
 
     /// Removes the oldest: what is more than `keep` says, in number or in age.

@@ -13,7 +13,7 @@ use balancer_user::revision::{Outcome, Revision};
 
 use crate::LIMIT;
 use crate::fixture::{
-    Service, balancer, get_well, l2, load, load_of, stop_unharmed, wait_answers, web_servers,
+    Api, Service, balancer, get_well, l2, load, load_of, stop_unharmed, wait_answers, web_servers,
 };
 
 /// How long a stage is watched here.
@@ -36,8 +36,10 @@ pub(crate) fn history(balancer: &Balancer<'_>) -> Result<History> {
 }
 
 pub(crate) fn last(balancer: &Balancer<'_>) -> Result<Revision> {
-    let revision = history(balancer)?.revisions.pop();
-    revision.context("there is no revision")
+    let newest = history(balancer)?.revisions.pop();
+    let newest = newest.context("there is no revision")?;
+    // The list is in brief.
+    Ok(Api::new(balancer)?.revision(newest.number)?.revision)
 }
 
 /// Every weight of a service's file, in its order.

@@ -15,7 +15,7 @@ use balancer_user::revision::Outcome;
 use crate::LIMIT;
 use crate::apply::history;
 use crate::fixture::{
-    Service, balancer, l2, load, stop_unharmed, wait_answers, web_server, web_servers,
+    Api, Service, balancer, l2, load, stop_unharmed, wait_answers, web_server, web_servers,
 };
 use crate::revisions::{begin_apply, begin_apply_to, text, wait_stage, weight, write_weight};
 
@@ -362,7 +362,8 @@ fn applied_is_what_was_read_asked_about_and_planned_whatever_becomes_of_the_file
     ensure!(shown.contains("weight = 150"), "{shown}");
     let known = history(&balancer)?;
     ensure!(known.in_force == Some(2), "{known:?}");
-    let plan = serde_json::to_string(&known.revisions[1].plan)?;
+    let second = Api::new(&balancer)?.revision(2)?;
+    let plan = serde_json::to_string(&second.revision.plan)?;
     ensure!(plan.contains("150") && !plan.contains("190"), "{plan}");
     // What the file says now is another change, and plan shows it.
     let planned = balancer.command(&["plan", text(&balancer.config())?])?;

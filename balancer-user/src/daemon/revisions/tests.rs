@@ -62,6 +62,35 @@ fn pending_one_is_interrupted_and_the_one_before_it_in_force() {
 }
 
 #[test]
+fn list_is_brief_and_what_is_loaded_is_whole() {
+    let figures = crate::revision::Figures::default();
+    let mut whole = stored(1, Outcome::Pending);
+    whole.revision.stages = vec![crate::revision::Stage {
+        percent: 50.0,
+        began_at: 3,
+        good: Some(true),
+        figures: vec![figures],
+    }];
+    let state = written(&[]);
+    let mut revisions = Revisions::open(state.path(), 0).unwrap();
+    revisions.add(&whole).unwrap();
+    let told = |revisions: &Revisions| revisions.all().0;
+    let listed = told(&revisions);
+    assert_eq!(listed, [whole.revision.clone().in_brief()]);
+    assert!(listed[0].plan.is_none() && listed[0].stages[0].figures.is_empty());
+    assert_eq!(revisions.load(1).unwrap(), whole);
+    // A disk that does not take it yet has the last word on nothing.
+    whole.revision.outcome = COMMITTED;
+    revisions.remember(&whole.revision);
+    assert_eq!(revisions.load(1).unwrap(), whole);
+    // What the last daemon left pending stays whole.
+    let again = Revisions::open(state.path(), 9).unwrap();
+    whole.revision.outcome = Outcome::Interrupted { at: 9 };
+    assert_eq!(again.load(1).unwrap(), whole);
+    assert_eq!(told(&again), [whole.revision.in_brief()]);
+}
+
+#[test]
 fn edited_or_torn_revision_is_named_and_never_used() {
     let path = |state: &tempfile::TempDir, name: &str| state.path().join("revisions").join(name);
     let cut = |text: String| text[..text.len() / 2].to_owned();

@@ -16,7 +16,7 @@ use balancer_user::api::server::{self, Command};
 use balancer_user::api::types::{
     Change, ChangeRequest, Changed, PlanRequest, Planned, Problem, Status,
 };
-use balancer_user::change::{self, TableMemo};
+use balancer_user::change::{self, Edit, TableMemo};
 use balancer_user::config::model::{Config, Service};
 use balancer_user::config::{self, render};
 use balancer_user::plan::{self, Base, Plan, Proofs};
@@ -109,7 +109,7 @@ impl Accept for OneConnection {
 struct Control {
     config: Config,
     tables: TableMemo,
-    changes: Vec<String>,
+    changes: Vec<Edit>,
 }
 
 impl Control {
@@ -168,10 +168,15 @@ impl Control {
         }
         if !request.dry_run {
             self.config = edited.config;
-            self.changes.push(edited.summary.clone());
+            edited.edit.clone().join(&mut self.changes);
+            // However many came: a few of each thing that there was and is.
+            let things =
+                |it: &Config| -> usize { it.services.iter().map(|it| 1 + it.backends.len()).sum() };
+            let most = 5 * (things(&running()) + things(&self.config));
+            assert!(self.changes.len() <= most, "{:?}", self.changes);
         }
         Ok(Changed {
-            summary: edited.summary,
+            summary: edited.edit.to_string(),
             dry_run: request.dry_run,
             shares,
             warnings: Vec::new(),
@@ -237,7 +242,7 @@ impl Control {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             config_file: "running.toml".to_owned(),
-            runtime_changes: self.changes.clone(),
+            runtime_changes: self.changes.iter().map(Edit::to_string).collect(),
             ..Status::default()
         }
     }

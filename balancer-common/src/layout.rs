@@ -29,11 +29,14 @@ pub use counters::{
     HANDSHAKE_BUCKETS, HANDSHAKE_SLOTS, Handshake, HandshakeCounters, MemberCounters,
 };
 pub use flow::{FlowKey, FlowRecord, FragmentKey, FragmentRecord, LimitKey, SourceKey};
-pub use nat::{Candidate, MAX_NAT_SOURCES, NatKey, NatRecord, NatSettings};
+pub use nat::{
+    CROWDED_CLOSED_NS, Candidate, LOOK_AGAIN_NS, MAX_NAT_SOURCES, NatCursors, NatKey, NatQueue,
+    NatQueued, NatRecord, NatSettings,
+};
 pub use slot::Slot;
 
 /// Bumped with every change of a structure here.
-pub const LAYOUT_VERSION: u32 = 9;
+pub const LAYOUT_VERSION: u32 = 10;
 /// Configurations that stand side by side; one is in force.
 pub const GENERATIONS: u32 = 2;
 /// Slots in one element of `SLOTS`: 64 bytes, a cache line.

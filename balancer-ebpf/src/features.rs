@@ -12,6 +12,17 @@ static FEATURES: u32 = Features::ALL.0;
 #[unsafe(no_mangle)]
 static CPUS: u32 = 1;
 
+/// Places that each CPU has in `NAT_QUEUE`; set likewise.
+#[unsafe(no_mangle)]
+static NAT_ROOM: u32 = 0;
+
+/// [`NAT_ROOM`].
+#[inline(always)]
+pub(crate) fn nat_room() -> u32 {
+    // SAFETY: as in `any`.
+    unsafe { core::ptr::read_volatile(&raw const NAT_ROOM) }
+}
+
 /// How many CPUs share what each has a part of.
 #[inline(always)]
 pub(crate) fn cpus() -> u32 {

@@ -21,7 +21,7 @@ use balancer_common::parse::Packet;
 use balancer_common::verdict::Reason;
 
 pub(crate) use self::nat::{
-    forget_translation, nat_cursors, nat_scratch, nat_settings, translate, translation,
+    forget_translation, nat_cursors, nat_queued, nat_scratch, nat_settings, translate, translation,
 };
 use crate::icmp_error::Told;
 

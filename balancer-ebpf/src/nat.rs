@@ -6,7 +6,7 @@
 //! needs no record, as its member follows from slots and flow tables as ever;
 //! the reply record is looked up for each request all the same, which keeps it
 //! from being evicted, and is written where it is missing. What `fullnat` adds
-//! is in [`full`].
+//! is in [`full`], how records of flows that are over go in [`queue`].
 //!
 //! The packet is routed here, not bridged: its TTL goes down by one, which
 //! also ends a circle of balancers that are each other's backends.
@@ -19,6 +19,7 @@
 
 pub(crate) mod error;
 mod full;
+mod queue;
 mod record;
 mod rewrite;
 mod scratch;
@@ -238,8 +239,12 @@ extern "C" fn nat_keep(ctx: *mut xdp_md, generation: u32, service: u32, seat: u3
         if !record.is_over(scratch.record.seen_ns, settings) {
             return NOT_DONE;
         }
+        // In the queue as it is.
+        maps::translate(&scratch.reply, &scratch.record);
+        return DONE;
     }
     maps::translate(&scratch.reply, &scratch.record);
+    queue::nat_queue(generation);
     DONE
 }
 

@@ -4,6 +4,12 @@ use bytemuck::{Pod, Zeroable};
 
 /// Most addresses of a family that `fullnat` sends from.
 pub const MAX_NAT_SOURCES: usize = 64;
+/// How long a closed connection keeps its translation where these are many:
+/// long enough for the answer to a FIN, and for one that is sent again.
+pub const CROWDED_CLOSED_NS: u64 = 1_000_000_000;
+/// How long after it was looked at, or written, a place of `NAT_QUEUE` is not
+/// looked at again, however fast new flows come.
+pub const LOOK_AGAIN_NS: u64 = 1_000_000_000;
 
 /// Key of `NAT`: a packet as it arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
@@ -99,10 +105,28 @@ impl NatRecord {
     /// walks every branch of every round.
     #[inline(always)]
     pub const fn is_over(&self, now: u64, settings: &NatSettings) -> bool {
+        self.is_silent_for(now, settings.idle_ns, settings.closed_ns)
+    }
+
+    /// [`NatRecord::is_over`] where records are many for their table: a closed
+    /// connection waits [`CROWDED_CLOSED_NS`] at most.
+    #[inline(always)]
+    pub const fn is_over_in_a_crowd(&self, now: u64, settings: &NatSettings) -> bool {
+        let is_shorter = settings.closed_ns < CROWDED_CLOSED_NS;
+        let closed_ns = if is_shorter {
+            settings.closed_ns
+        } else {
+            CROWDED_CLOSED_NS
+        };
+        self.is_silent_for(now, settings.idle_ns, closed_ns)
+    }
+
+    #[inline(always)]
+    const fn is_silent_for(&self, now: u64, idle_ns: u64, closed_ns: u64) -> bool {
         let bits = self.closed_bits() as u64;
         let is_closed = (bits | bits >> 1) & 1;
-        let only_closed = (settings.idle_ns ^ settings.closed_ns) & is_closed.wrapping_neg();
-        let patience = settings.idle_ns ^ only_closed;
+        let only_closed = (idle_ns ^ closed_ns) & is_closed.wrapping_neg();
+        let patience = idle_ns ^ only_closed;
         now.wrapping_sub(self.seen_ns) as i64 >= patience as i64
     }
 }
@@ -175,6 +199,92 @@ pub struct Candidate {
     pub next: u32,
 }
 
+/// One entry of `NAT_CURSORS` for each CPU: what translations it sees to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct NatCursors {
+    /// Where its search for a port of either family goes on.
+    pub ports: [u32; 2],
+    /// Its part of `NAT_QUEUE`.
+    pub queue: NatQueue,
+}
+
+/// A place of `NAT_QUEUE`: a translation that its CPU looks after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct NatQueued {
+    /// Of its reply record.
+    pub key: NatKey,
+    /// When it was looked at or written, as [`NatRecord::seen_ns`].
+    pub looked_ns: u64,
+}
+
+impl NatQueued {
+    /// Whether it may be looked at again at `now`; a `now` that is a little
+    /// before the last look is none.
+    #[inline(always)]
+    pub const fn is_due(&self, now: u64) -> bool {
+        now.wrapping_sub(self.looked_ns) as i64 >= LOOK_AGAIN_NS as i64
+    }
+}
+
+/// A ring in a CPU's part of `NAT_QUEUE`: the translations that it looks
+/// after, the one that was not looked at for longest first. `room` is the size of the
+/// part; what was noted with another room counts as nothing where it cannot
+/// be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct NatQueue {
+    /// Place of the first.
+    pub first: u32,
+    /// How many there are.
+    pub count: u32,
+}
+
+impl NatQueue {
+    /// The place of the first.
+    #[inline(always)]
+    pub const fn first(&mut self, room: u32) -> Option<u32> {
+        if self.first >= room || self.count == 0 || self.count > room {
+            *self = Self { first: 0, count: 0 };
+            return None;
+        }
+        Some(self.first)
+    }
+
+    /// Takes [`NatQueue::first`], where there is one, away.
+    #[inline(always)]
+    pub const fn take(&mut self, room: u32) {
+        let next = self.first + 1;
+        self.first = if next >= room { 0 } else { next };
+        self.count = self.count.saturating_sub(1);
+    }
+
+    /// Adds one behind the last; gives its place. `None` if there is no room:
+    /// then it is not looked after.
+    #[inline(always)]
+    pub const fn add(&mut self, room: u32) -> Option<u32> {
+        if self.first >= room || self.count >= room {
+            return None;
+        }
+        let to_end = room - self.first;
+        let place = if self.count < to_end {
+            self.first + self.count
+        } else {
+            self.count - to_end
+        };
+        self.count += 1;
+        Some(place)
+    }
+
+    /// Whether the CPU has seven eighths of its equal share of the flows that
+    /// the table has room for; `room` is twice that share.
+    #[inline(always)]
+    pub const fn is_crowded(&self, room: u32) -> bool {
+        self.count >= room / 16 * 7
+    }
+}
+
 impl Default for NatSettings {
     /// Nothing to send from, and nothing kept.
     fn default() -> Self {
@@ -188,10 +298,14 @@ const _: () = {
     assert!(core::mem::offset_of!(NatRecord, seen_ns) == 40);
     assert!(core::mem::offset_of!(NatRecord, service) == 60);
     assert!(size_of::<NatSettings>() == 32 + 2 * 16 * MAX_NAT_SOURCES);
+    assert!(size_of::<NatCursors>() == 16);
+    assert!(size_of::<NatQueued>() == 48);
 };
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -296,6 +410,69 @@ mod tests {
         ] {
             assert_eq!(open.is_over(now, &settings), open_is_over, "{now}");
             assert_eq!(closed.is_over(now, &settings), closed_is_over, "{now}");
+        }
+    }
+
+    #[test]
+    fn closed_connection_waits_a_second_at_most_where_records_are_many() {
+        let record = |client| NatRecord {
+            seen_ns: 1000,
+            client,
+            ..NatRecord::zeroed()
+        };
+        let (open, closed) = (record(0), record(NatRecord::RST));
+        for (closed_ns, waits) in [(30 * CROWDED_CLOSED_NS, CROWDED_CLOSED_NS), (10, 10)] {
+            let settings = NatSettings {
+                idle_ns: 100 * CROWDED_CLOSED_NS,
+                closed_ns,
+                ..NatSettings::zeroed()
+            };
+            let over = |record: &NatRecord, age| record.is_over_in_a_crowd(1000 + age, &settings);
+            assert!(!over(&closed, waits - 1) && over(&closed, waits));
+            assert!(!over(&open, settings.idle_ns - 1) && over(&open, settings.idle_ns));
+        }
+    }
+
+    #[test]
+    fn place_is_due_a_second_after_the_last_look() {
+        let place = NatQueued {
+            looked_ns: 1000,
+            ..NatQueued::zeroed()
+        };
+        assert!(place.is_due(1000 + LOOK_AGAIN_NS));
+        assert!(!place.is_due(999 + LOOK_AGAIN_NS) && !place.is_due(990));
+    }
+
+    proptest! {
+        /// Whatever was there before, such as of another room.
+        #[test]
+        fn queue_gives_first_what_was_added_first_and_no_place_twice(
+            room in 0_u32..20,
+            before in any::<[u32; 2]>(),
+            adds in proptest::collection::vec(any::<bool>(), 0..200),
+        ) {
+            let mut queue = NatQueue { first: before[0] % 40, count: before[1] % 40 };
+            while queue.first(room).is_some() {
+                queue.take(room);
+            }
+            let mut model = std::collections::VecDeque::new();
+            for is_added in adds {
+                if is_added {
+                    let place = queue.add(room);
+                    prop_assert_eq!(place.is_some(), model.len() < room as usize);
+                    if let Some(place) = place {
+                        prop_assert!(place < room && !model.contains(&place));
+                        model.push_back(place);
+                    }
+                } else {
+                    let first = queue.first(room);
+                    prop_assert_eq!(first, model.pop_front());
+                    if first.is_some() {
+                        queue.take(room);
+                    }
+                }
+                prop_assert_eq!(queue.count as usize, model.len());
+            }
         }
     }
 }

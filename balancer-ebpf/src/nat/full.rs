@@ -4,7 +4,7 @@
 //! to; that of the reply, which is keyed by the backend, the address and the
 //! port, is the lease of that port, and holds all that changes. A request's
 //! record counts only while the reply's is there and leads back to it, or a
-//! flow whose lease was evicted could send into another one's.
+//! flow whose lease has gone could send into another one's.
 //!
 //! Every CPU has ports of its own, so no two ever look for the same one and
 //! nothing is locked. The same port may be leased once for each backend.
@@ -14,6 +14,7 @@ use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use aya_ebpf::programs::XdpContext;
 use balancer_common::layout::{MAX_NAT_SOURCES, NatRecord, NatSettings};
 
+use super::queue::nat_queue;
 use super::{DONE, NOT_DONE, Record, Scratch, begin, is_syn, scratch, take_seat};
 use crate::{features, maps};
 
@@ -83,10 +84,8 @@ pub(super) extern "C" fn nat_lease(generation: u32, seat: u32) -> u32 {
     if !find(scratch, settings) {
         return NOT_DONE;
     }
-    if let Some(record) = maps::translation(&scratch.reply) {
-        record.write_answer_key(scratch.reply.protocol, &mut scratch.other);
-        forget(scratch);
-    }
+    // One that is there is in the queue, and goes on in it.
+    let is_new = maps::translation(&scratch.reply).is_none();
     take_seat(scratch, seat);
     maps::translate(&scratch.reply, &scratch.record);
     scratch.record.source = scratch.source;
@@ -94,6 +93,9 @@ pub(super) extern "C" fn nat_lease(generation: u32, seat: u32) -> u32 {
     scratch.record.ports = scratch.ports;
     scratch.record.kind = NatRecord::REQUEST;
     maps::translate(&scratch.arrives, &scratch.record);
+    if is_new {
+        nat_queue(generation);
+    }
     DONE
 }
 
@@ -121,32 +123,20 @@ fn draw(scratch: &mut Scratch, settings: &NatSettings) -> bool {
     // SAFETY: a helper call without arguments.
     let cpu = unsafe { bpf_get_smp_processor_id() };
     let pool = scratch.pool as usize & 1;
-    // SAFETY: the entry of this CPU in a live map; programs do not interrupt
-    // each other on one.
-    let Some(cursors) = maps::nat_cursors().map(|cursors| unsafe { &mut *cursors }) else {
+    let Some(cursors) = maps::nat_cursors() else {
         return false;
     };
-    let Some(found) = settings.candidate(pool, (cpu, features::cpus()), cursors[pool]) else {
+    let cursor = cursors.ports[pool];
+    let Some(found) = settings.candidate(pool, (cpu, features::cpus()), cursor) else {
         return false;
     };
-    cursors[pool] = found.next;
+    cursors.ports[pool] = found.next;
     scratch.source = settings.sources[pool][found.source as usize & (MAX_NAT_SOURCES - 1)];
     scratch.reply.destination = scratch.source;
     let [a, b] = found.port.to_be_bytes();
     [scratch.ports[0], scratch.ports[1]] = [a, b];
     [scratch.reply.ports[2], scratch.reply.ports[3]] = [a, b];
     true
-}
-
-/// The flow that had the lease is over: its request record goes with it,
-/// unless that flow has another lease by now.
-#[inline(always)]
-fn forget(scratch: &Scratch) {
-    if let Some(request) = maps::translation(&scratch.other)
-        && request.leaves_as(&scratch.reply)
-    {
-        maps::forget_translation(&scratch.other);
-    }
 }
 
 /// A reply of a flow whose client says little: looking up its request's

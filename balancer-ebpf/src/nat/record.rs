@@ -73,6 +73,11 @@ impl Record {
         self.get().is_over(now, settings)
     }
 
+    #[inline(always)]
+    pub(crate) fn is_over_in_a_crowd(self, now: u64, settings: &NatSettings) -> bool {
+        self.get().is_over_in_a_crowd(now, settings)
+    }
+
     /// Whether replies become what `other` says: it is of the same flow.
     #[inline(always)]
     pub(crate) fn is_of(self, other: &NatRecord) -> bool {
@@ -123,18 +128,6 @@ impl Record {
         key.destination = record.source;
         key.ports = [c, d, a, b];
         key.protocol = protocol;
-    }
-
-    /// Whether the record has these packets leave as `reply` has their replies
-    /// come in.
-    #[inline(always)]
-    pub(crate) fn leaves_as(&self, reply: &NatKey) -> bool {
-        let record = self.get();
-        let [a, b, c, d] = record.ports;
-        record.kind == NatRecord::REQUEST
-            && word(&record.source) == word(&reply.destination)
-            && word(&record.destination) == word(&reply.source)
-            && [c, d, a, b] == reply.ports
     }
 
     /// Index and incarnation of the member that a request record names.

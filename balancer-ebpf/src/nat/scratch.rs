@@ -35,6 +35,8 @@ pub(crate) struct Scratch {
     pub(super) record: NatRecord,
     /// How requests of another flow come in.
     pub(super) other: NatKey,
+    /// How replies of the flow come in that the queue gave.
+    pub(super) queued: NatKey,
     /// What the packet becomes.
     pub(super) source: [u8; 16],
     pub(super) destination: [u8; 16],

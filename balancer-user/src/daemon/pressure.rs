@@ -4,14 +4,14 @@
 //! Both are of the least-recently-used kind: one that is full forgets the flow
 //! that was silent longest, also where that is alive.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use balancer_common::layout::{FlowKey, FlowRecord, NatKey, NatRecord};
 use nix::time::{ClockId, clock_gettime};
 
 use super::controller::Controller;
-use crate::config::model::Affinity;
+use crate::config::model::{Affinity, Forward};
 use crate::dataplane::ServiceId;
 use crate::dataplane::census::{Census, Occupancy};
 
@@ -95,18 +95,33 @@ impl Controller {
         // slots settle.
         let is_settling = self.builder.next_settling().is_some();
         let nat_idle = nanos(self.config.node.nat_idle_timeout);
-        let is_flow = |key: &FlowKey, record: &FlowRecord| match idle.get(&key.service) {
-            Some(Some(idle)) => now.saturating_sub(record.stamp) < *idle,
-            Some(None) => is_settling,
-            None => false,
+        let fullnat: BTreeSet<ServiceId> = self
+            .config
+            .services
+            .iter()
+            .filter(|service| service.forward == Forward::Fullnat)
+            .filter_map(|service| self.builder.service_id(&service.name))
+            .collect();
+        let flows = |key: &FlowKey, record: &FlowRecord| {
+            let is_used = match idle.get(&key.service) {
+                Some(Some(idle)) => now.saturating_sub(record.stamp) < *idle,
+                Some(None) => is_settling,
+                None => false,
+            };
+            u64::from(is_used)
         };
-        let is_translation = |_: &NatKey, record: &NatRecord| {
-            record.kind == NatRecord::REQUEST
-                || record.kind == NatRecord::REPLY
-                    && !record.is_closed()
-                    && now.saturating_sub(record.seen_ns) < nat_idle
+        let translations = |_: &NatKey, record: &NatRecord| {
+            let is_used = record.kind == NatRecord::REPLY
+                && !record.is_closed()
+                && now.saturating_sub(record.seen_ns) < nat_idle;
+            match is_used {
+                // The record of requests stands with that of replies, and
+                // outlives it without being of use.
+                true if fullnat.contains(&record.service) => 2,
+                used => u64::from(used),
+            }
         };
-        census.look(is_flow, is_translation)?;
+        census.look(flows, translations)?;
         self.pressure.judge("the flow table", census.flows());
         self.pressure
             .judge("the table of translations", census.translations());

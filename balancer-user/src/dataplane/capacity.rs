@@ -32,6 +32,8 @@ pub struct Capacity {
     pub flows: u32,
     /// Entries of the table of translations.
     pub translations: u32,
+    /// Entries of the queue in which they are looked after.
+    pub queued_translations: u32,
     /// Packets in fragments whose first one is remembered.
     pub fragments: u32,
 }
@@ -124,6 +126,7 @@ impl Capacity {
             limits: if_used(Features::LIMIT, LIMITS),
             flows: state.settings.flow_records,
             translations: translations(state),
+            queued_translations: queued_translations(state),
             fragments: FRAGMENTS,
         }
     }
@@ -152,6 +155,15 @@ fn translations(state: &State) -> u32 {
         return flows;
     }
     1
+}
+
+/// Twice as many as there may be flows: packets do not come to all CPUs alike,
+/// and each has an equal part.
+fn queued_translations(state: &State) -> u32 {
+    match translations(state) {
+        1 => 1,
+        _ => state.settings.flow_records * 2,
+    }
 }
 
 /// Each key may come with a mark of its address.

@@ -63,14 +63,14 @@ impl<K: AnyBitPattern, V: AnyBitPattern> Walk<K, V> {
         })
     }
 
-    /// Goes on for a look's worth of entries.
-    fn look(&mut self, mut is_used: impl FnMut(&K, &V) -> bool) -> Result<(), Error> {
+    /// Goes on for a look's worth of entries, each in use as so many.
+    fn look(&mut self, mut uses: impl FnMut(&K, &V) -> u64) -> Result<(), Error> {
         let wanted = LEAST_A_LOOK.max(self.capacity as usize / LOOKS_A_ROUND);
         let mut seen = 0;
         while seen < wanted {
             let (count, is_over) = self.batch()?;
             let records = self.keys[..count].iter().zip(&self.values[..count]);
-            self.used += records.filter(|(key, value)| is_used(key, value)).count() as u64;
+            self.used += records.map(|(key, value)| uses(key, value)).sum::<u64>();
             seen += count;
             if is_over {
                 self.last = Some(Occupancy {
@@ -119,17 +119,18 @@ impl Census {
         self.blueprint.is_of_same_tables(blueprint)
     }
 
-    /// Goes on a little, with what tells records in use.
+    /// Goes on a little, with what tells how many records in use one stands
+    /// for: itself, none, or another one, too.
     ///
     /// # Errors
     /// A system call fails.
     pub fn look(
         &mut self,
-        is_flow: impl FnMut(&FlowKey, &FlowRecord) -> bool,
-        is_translation: impl FnMut(&NatKey, &NatRecord) -> bool,
+        flows: impl FnMut(&FlowKey, &FlowRecord) -> u64,
+        translations: impl FnMut(&NatKey, &NatRecord) -> u64,
     ) -> Result<(), Error> {
-        self.flows.look(is_flow)?;
-        self.translations.look(is_translation)
+        self.flows.look(flows)?;
+        self.translations.look(translations)
     }
 
     /// The flow table at the end of the last round.

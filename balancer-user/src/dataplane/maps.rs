@@ -10,8 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use aya::maps::{Map, MapData, MapInfo, MapType};
 use balancer_common::layout::{
     FlowKey, FlowRecord, FragmentKey, FragmentRecord, GENERATIONS, Handshake, HandshakeCounters,
-    LimitKey, MARKS_PER_ELEMENT, MAX_EGRESS_PORTS, Marks, Member, MemberCounters, NatKey,
-    NatRecord, NatSettings, Node, ServiceOptions, ServiceV4, ServiceV6, SlotBlock, SourceKey,
+    LimitKey, MARKS_PER_ELEMENT, MAX_EGRESS_PORTS, Marks, Member, MemberCounters, NatCursors,
+    NatKey, NatQueued, NatRecord, NatSettings, Node, ServiceOptions, ServiceV4, ServiceV6,
+    SlotBlock, SourceKey,
 };
 use balancer_common::verdict::Reason;
 
@@ -50,8 +51,10 @@ pub(super) struct Row {
 /// Entries of each map.
 pub(super) type Sizes = BTreeMap<&'static str, u32>;
 
-/// Where each CPU looks for its next port.
+/// What translations each CPU sees to.
 pub(super) const NAT_CURSORS: &str = "NAT_CURSORS";
+/// Which ones, in a part for each CPU.
+pub(super) const NAT_QUEUE: &str = "NAT_QUEUE";
 
 /// Every map that outlives a program.
 pub(super) const MAPS: &[Row] = &[
@@ -82,7 +85,11 @@ pub(super) const MAPS: &[Row] = &[
     occasional::<NatKey, NatRecord>("NAT", |capacity| capacity.translations),
     Row {
         kind: MapType::PerCpuArray,
-        ..occasional::<u32, [u32; 2]>(NAT_CURSORS, |_| 1)
+        ..occasional::<u32, NatCursors>(NAT_CURSORS, |_| 1)
+    },
+    Row {
+        kind: MapType::Array,
+        ..occasional::<u32, NatQueued>(NAT_QUEUE, |capacity| capacity.queued_translations)
     },
     occasional::<LimitKey, u64>("LIMITS", |capacity| capacity.limits),
     Row {

@@ -16,7 +16,7 @@ use super::capture;
 use super::counts::{Counts, ascending};
 use super::handshakes::{self, Opened, Places};
 use super::mapping::Mapped;
-use super::maps::{Sizes, Source};
+use super::maps::{NAT_QUEUE, Sizes, Source};
 use super::memory::{self, KernelMemory};
 use super::set::MapSet;
 use super::{Counters, Error, embedded};
@@ -237,6 +237,7 @@ fn load(
     pins: impl Fn(&str) -> Option<PathBuf>,
 ) -> Result<Ebpf, Error> {
     let cpus = possible_cpus()?;
+    let nat_room = sizes.get(NAT_QUEUE).copied().unwrap_or_default() / cpus.max(1);
     let tracing = purpose.number();
     let mut loader = EbpfLoader::new();
     for (name, entries) in sizes {
@@ -258,6 +259,7 @@ fn load(
     loader
         .override_global("TRACING", &tracing, true)
         .override_global("CPUS", &cpus, true)
+        .override_global("NAT_ROOM", &nat_room, true)
         .override_global("FEATURES", &features.0, true);
     let mut ebpf = loader
         .load(embedded::BALANCER.bytes()?)

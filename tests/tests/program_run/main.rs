@@ -9,6 +9,7 @@
 mod affinity;
 mod capture;
 mod cluster;
+mod crowd;
 mod decap;
 mod echo;
 mod extensions;

@@ -229,9 +229,9 @@ impl NatQueued {
 }
 
 /// A ring in a CPU's part of `NAT_QUEUE`: the translations that it looks
-/// after, the one that was not looked at for longest first. `room` is the size of the
-/// part; what was noted with another room counts as nothing where it cannot
-/// be.
+/// after, the one that was not looked at for longest first. `room` is the size
+/// of the part; what was noted with another room counts as nothing where it
+/// cannot be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct NatQueue {

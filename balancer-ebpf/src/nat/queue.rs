@@ -6,9 +6,10 @@
 //! ones as the table has room for, however short those were. So each CPU keeps
 //! the keys of what it wrote in a ring, and with each new record it looks at a
 //! few that it did not look at for longest: what is over is removed, what is
-//! not has just been used and goes back to the end. Nothing waits for it, and no daemon is needed.
-//! What was looked at a second ago or less is left alone, so that in a flood
-//! of new flows a look costs as little as there are places.
+//! not has just been used and goes back to the end. Nothing waits for it, and
+//! no daemon is needed. What was looked at within the last second is left
+//! alone, so that a flood of new flows pays for one look at each place a
+//! second, and not for several with each flow.
 //!
 //! Where a CPU has nearly its share of the table, it looks at more, and closed
 //! connections have to be closed for a second only. A flow that finds no place

@@ -81,11 +81,9 @@ pub(super) extern "C" fn nat_lease(generation: u32, seat: u32) -> u32 {
     scratch.reply.source = scratch.destination;
     scratch.reply.ports = [c, d, 0, 0];
     scratch.reply.protocol = scratch.arrives.protocol;
-    if !find(scratch, settings) {
+    let Some(lease) = find(scratch, settings) else {
         return NOT_DONE;
-    }
-    // One that is there is in the queue, and goes on in it.
-    let is_new = maps::translation(&scratch.reply).is_none();
+    };
     take_seat(scratch, seat);
     maps::translate(&scratch.reply, &scratch.record);
     scratch.record.source = scratch.source;
@@ -93,27 +91,37 @@ pub(super) extern "C" fn nat_lease(generation: u32, seat: u32) -> u32 {
     scratch.record.ports = scratch.ports;
     scratch.record.kind = NatRecord::REQUEST;
     maps::translate(&scratch.arrives, &scratch.record);
-    if is_new {
+    // One that is there is in the queue, and goes on in it.
+    if lease == Lease::New {
         nat_queue(generation);
     }
     DONE
 }
 
+/// How a port was found for a flow.
+#[derive(PartialEq)]
+enum Lease {
+    /// Nobody has it.
+    New,
+    /// It has a record, of a flow that is over.
+    Again,
+}
+
 /// Looks for a port that nobody has, or whose flow is over.
 #[inline(always)]
-fn find(scratch: &mut Scratch, settings: &NatSettings) -> bool {
+fn find(scratch: &mut Scratch, settings: &NatSettings) -> Option<Lease> {
     for _ in 0..TRIES {
         if !draw(scratch, settings) {
-            return false;
+            return None;
         }
         let Some(record) = maps::translation(&scratch.reply) else {
-            return true;
+            return Some(Lease::New);
         };
         if record.is_over(scratch.record.seen_ns, settings) {
-            return true;
+            return Some(Lease::Again);
         }
     }
-    false
+    None
 }
 
 /// Puts this CPU's next address and port into the scratch entry, if it has

@@ -41,9 +41,33 @@ const INPUT_LIMIT_SECS: u32 = 10;
 /// What one input may make a target use.
 const MEMORY_LIMIT_MB: u32 = 2_048;
 
-/// Enough to try hundreds of inputs a second, and built in half the time of
-/// full optimisation.
-const OPT_LEVEL: &str = "1";
+/// How much is built for: what takes long to build tries more inputs a second.
+#[derive(Clone, Copy)]
+enum Purpose {
+    /// Minutes and hours.
+    Search,
+    /// Seconds, in `test`: not worth any optimization.
+    Moment,
+}
+
+impl Purpose {
+    /// For a search enough to try hundreds of inputs a second, and built in
+    /// half the time of full optimisation.
+    fn opt_level(self) -> &'static str {
+        match self {
+            Self::Search => "1",
+            Self::Moment => "0",
+        }
+    }
+
+    /// A directory each, as no file of one is of use to the other.
+    fn directory(self, sanitizer: Sanitizer) -> &'static str {
+        match self {
+            Self::Search => sanitizer.name(),
+            Self::Moment => "moment",
+        }
+    }
+}
 
 /// Arguments of `cargo xtask fuzz`.
 #[derive(clap::Args)]
@@ -73,10 +97,10 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         let [target] = targets.as_slice() else {
             bail!("--input needs one target, the one that the input is for");
         };
-        let built = build(workspace, &targets, args.sanitizer)?;
+        let built = build(workspace, &targets, args.sanitizer, Purpose::Search)?;
         return process::run(Command::new(built.program(target)).arg(input));
     }
-    let built = build(workspace, &targets, args.sanitizer)?;
+    let built = build(workspace, &targets, args.sanitizer, Purpose::Search)?;
     let failed = run_all(workspace, &built, &targets, args.seconds, args.jobs)?;
     if failed.is_empty() {
         return Ok(());
@@ -91,7 +115,7 @@ pub(crate) fn fuzz_quickly(
     targets: &[String],
     seconds: u32,
 ) -> Result<Vec<String>> {
-    let built = build(workspace, targets, Some(Sanitizer::None))?;
+    let built = build(workspace, targets, Some(Sanitizer::None), Purpose::Moment)?;
     run_all(workspace, &built, targets, seconds, None)
 }
 
@@ -167,7 +191,12 @@ impl Built {
     }
 }
 
-fn build(workspace: &Workspace, targets: &[String], sanitizer: Option<Sanitizer>) -> Result<Built> {
+fn build(
+    workspace: &Workspace,
+    targets: &[String],
+    sanitizer: Option<Sanitizer>,
+    purpose: Purpose,
+) -> Result<Built> {
     let started = Instant::now();
     let cargo_fuzz = setup::find_fuzzer(workspace)?;
     let (triple, has_runtime) = examine_rustc()?;
@@ -183,9 +212,11 @@ fn build(workspace: &Workspace, targets: &[String], sanitizer: Option<Sanitizer>
         }
     };
     println!("building {}", sanitizer.describe());
-    // A directory each, as no file of one is of use to the other.
-    let target_dir = workspace.path("target/fuzz").join(sanitizer.name());
+    let target_dir = workspace
+        .path("target/fuzz")
+        .join(purpose.directory(sanitizer));
     let mut cargo = fuzz_cargo(workspace, &cargo_fuzz, sanitizer);
+    cargo.env("CARGO_PROFILE_DEV_OPT_LEVEL", purpose.opt_level());
     cargo.args(["--target", &triple, "--target-dir"]);
     cargo.arg(&target_dir);
     // It builds one target or all.
@@ -213,7 +244,6 @@ fn fuzz_cargo(workspace: &Workspace, cargo_fuzz: &Path, sanitizer: Sanitizer) ->
     // Its release profile makes line tables for every library and one large
     // unit of each, which doubles the time.
     cargo.args(["--dev", "--codegen-units", "16"]);
-    cargo.env("CARGO_PROFILE_DEV_OPT_LEVEL", OPT_LEVEL);
     cargo.env("CARGO_PROFILE_DEV_DEBUG", sanitizer.debug_info());
     cargo.env("CARGO_INCREMENTAL", "0");
     cargo.args(["--fuzz-dir", "fuzz", "--sanitizer", sanitizer.name()]);

@@ -80,14 +80,14 @@ pub(super) fn text(report: &Report) -> Result<String> {
     }
     text.push_str("```\n\nWhat it says was typed as it stands there; then it was over.\n");
     let machine = Machine::look()?;
-    let build = if cfg!(debug_assertions) {
-        ", by a build without optimization"
+    let clients = if cfg!(debug_assertions) {
+        ", clients built without optimization"
     } else {
         ""
     };
     let _ = write!(
         text,
-        "\nPlayed on {} CPUs, {}, Linux {}{build}; times are those of the daemon's log.\n",
+        "\nPlayed on {} CPUs, {}, Linux {}{clients}; times are those of the daemon's log.\n",
         machine.cpus, machine.cpu_model, machine.kernel
     );
     Ok(text)

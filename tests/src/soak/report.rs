@@ -147,15 +147,15 @@ fn markdown(report: &Report) -> Result<String> {
         );
     }
     let machine = Machine::look()?;
-    let build = if cfg!(debug_assertions) {
-        ", by a build without optimization"
+    let clients = if cfg!(debug_assertions) {
+        ", clients built without optimization"
     } else {
         ""
     };
     let _ = write!(
         text,
         "\n{} counters were compared with what they were one fault before; none went back.\n\n\
-         {} CPUs, {}, Linux {}{build}.\n",
+         {} CPUs, {}, Linux {}{clients}.\n",
         report.counters, machine.cpus, machine.cpu_model, machine.kernel
     );
     Ok(text)

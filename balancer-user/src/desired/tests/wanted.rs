@@ -89,9 +89,9 @@ fn slow_start_has_that_part_of_its_slots_and_touches_no_others() {
         let now: BTreeSet<usize> = slots(&service).iter().enumerate().filter_map(has).collect();
         assert!(now.is_superset(&had), "a step only adds");
         // All others are where they were, or where they will be.
-        for (at, slot) in slots(&service).iter().enumerate() {
-            let (before, after) = (slots(&without)[at].current(), slots(&whole)[at].current());
-            assert!([before, after].contains(&slot.current()));
+        let (before, after) = (slots(&without), slots(&whole));
+        for ((slot, before), after) in slots(&service).iter().zip(before).zip(after) {
+            assert!([before.current(), after.current()].contains(&slot.current()));
         }
         had = now;
     }
